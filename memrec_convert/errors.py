@@ -1,0 +1,75 @@
+"""Every error that a user can cause: one closed hierarchy, one sentence each, exit code 2.
+
+MemrecError
+├── CheckpointError          the source model's file cannot be read, or is not a checkpoint
+│   ├── NoTablesError        it was read, and holds no embedding table
+│   ├── IncompleteCheckpointError   it lacks tables that its own network needs
+│   └── NonFiniteRowsError   a table holds NaN or infinite rows
+├── LogError                 a click log cannot be read, or does not fit the tables
+│   ├── IdRangeError         ids outside a table
+│   └── ProfileLeakError     evaluation on the data that the profile was taken from
+├── BudgetError              a byte budget that cannot be understood
+│   └── BudgetTooSmallError  or that cannot be reached
+├── RecipeError              a recipe with unknown keys or wrong values
+├── ModelError               a live module that cannot be converted, or does not match its file
+├── ArtifactError            an artifact that is damaged, foreign or newer than this version
+└── OutputError              the target cannot be written
+"""
+
+from __future__ import annotations
+
+
+class MemrecError(Exception):
+    """What failed, where, what was found and expected, and what to do: one sentence."""
+
+
+class CheckpointError(MemrecError):
+    """The source model's file cannot be read, or is not a checkpoint."""
+
+
+class NoTablesError(CheckpointError):
+    """The file was read and holds no embedding table."""
+
+
+class IncompleteCheckpointError(CheckpointError):
+    """The file lacks tables that its own network needs."""
+
+
+class NonFiniteRowsError(CheckpointError):
+    """A table holds NaN or infinite rows."""
+
+
+class LogError(MemrecError):
+    """A click log cannot be read, or does not fit the tables."""
+
+
+class IdRangeError(LogError):
+    """A log holds ids outside a table."""
+
+
+class ProfileLeakError(LogError):
+    """Evaluation was asked on the data that the profile was taken from."""
+
+
+class BudgetError(MemrecError):
+    """A byte budget that cannot be understood."""
+
+
+class BudgetTooSmallError(BudgetError):
+    """A byte budget that cannot be reached; the message names the smallest that can."""
+
+
+class RecipeError(MemrecError):
+    """A recipe with unknown keys or wrong values."""
+
+
+class ModelError(MemrecError):
+    """A live module that cannot be converted, or does not match its file."""
+
+
+class ArtifactError(MemrecError):
+    """An artifact that is damaged, foreign or newer than this version."""
+
+
+class OutputError(MemrecError):
+    """The target cannot be written."""
