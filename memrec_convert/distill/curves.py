@@ -1,0 +1,125 @@
+"""Rate curves: what each way of holding a table costs in logit**2, per class of rows. All that the planner needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memrec_convert.distill.rows import RowReader, read_chunks
+from memrec_convert.distill.stages import FittedList, fit_lists
+from memrec_convert.distill.survey import Sample, Survey, ValueClasses, draw_sample, group_by_value
+from memrec_convert.encoding.codecs import CODECS
+
+STAGE_LISTS: tuple[tuple[int, ...], ...] = (
+    (16, 16, 256, 256, 256, 256, 256, 256),
+    (16, 16, 64, 64, 64, 64, 64, 64, 64, 64),
+    (4, 4, 16, 16, 64, 64, 256, 256, 256),
+    (2, 4, 16, 64, 256, 256, 256),
+    (4, 16, 64, 256, 256, 256, 256),
+    (8, 32, 128, 256, 256, 256),
+    (4, 8, 16, 32, 64, 128, 256, 256),
+    (2, 2, 2, 4, 8, 16, 32, 64, 128, 256),
+)
+"""Small first stages give every row of a huge table a cheap code; small later ones spare codebook bytes."""
+
+SAMPLE_ROWS = 32_768
+KMEANS_ITERATIONS = 10
+
+
+@dataclass(frozen=True)
+class ListCurve:
+    """A stage list and its distortion: float64 [depth + 1, classes], the sum over rows of weight * |(t - z) A|**2."""
+
+    sizes: tuple[int, ...]
+    distortion: np.ndarray
+
+
+@dataclass(frozen=True)
+class TableCurves:
+    """One table as the planner sees it.
+
+    class_rows int64 [classes], most valuable first; lists: the replaced forms; stored: per row codec the distortion
+    of stored rows, float64 [classes]; kept: per row codec that of the whole table.
+    """
+
+    name: str
+    rows: int
+    dim: int
+    class_rows: np.ndarray
+    lists: tuple[ListCurve, ...]
+    stored: Mapping[str, np.ndarray]
+    kept: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class TableFit:
+    """The fit behind the curves: what the chosen list is finished from."""
+
+    survey: Survey
+    classes: ValueClasses
+    sample: Sample
+    lists: Mapping[tuple[int, ...], FittedList]
+    curves: TableCurves
+
+
+def fit_table(
+    name: str, reader: RowReader, survey: Survey, *, replaceable: bool, seed: int,
+    lists: Sequence[tuple[int, ...]] = STAGE_LISTS, sample_rows: int = SAMPLE_ROWS,
+) -> TableFit:  # fmt: skip
+    """Fits every stage list on a sample and measures every form; a table that is not replaceable only as kept."""
+    rows, dim = reader.shape
+    classes = group_by_value(survey.values)
+    sample = draw_sample(reader, survey, size=sample_rows, seed=seed)
+    number = torch.from_numpy(classes.number[sample.numbers].astype(np.int64))
+    fitted: dict[tuple[int, ...], FittedList] = {}
+    useful = [sizes for sizes in lists if sum(sizes) <= 2 * rows] if replaceable else []
+    for one in fit_lists(
+        sample.rows, survey.metric, useful, scale=survey.scale, iterations=KMEANS_ITERATIONS, seed=seed
+    ):
+        fitted[one.sizes] = one
+    curves = tuple(
+        ListCurve(one.sizes, _sum_by_class(one.distances, sample, number, classes)) for one in fitted.values()
+    )
+    at_zero = (sample.rows.residual @ survey.metric).square().sum(dim=1)
+    stored = {}
+    for codec in ("int8",) if replaceable else ():
+        distances = torch.stack([at_zero, _codec_distance(sample.rows.residual + survey.centre, survey.metric, codec)])
+        stored[codec] = _sum_by_class(distances, sample, number, classes)[1]
+    kept = {codec: _kept_distortion(reader, survey, codec) for codec in CODECS}
+    return TableFit(
+        survey, classes, sample, fitted, TableCurves(name, rows, dim, classes.rows, curves, stored, kept)
+    )
+
+
+def _sum_by_class(distances: Tensor, sample: Sample, number: Tensor, classes: ValueClasses) -> np.ndarray:
+    """Weighted distances [depth + 1, n] summed per class, scaled so that depth 0 meets the class's exact energy."""
+    weighted = (distances * sample.rows.weights).to(torch.float64)
+    sums = torch.zeros(len(distances), len(classes.rows), dtype=torch.float64).index_add_(1, number, weighted).numpy()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(sums[0] > 0, sums / sums[0], _overall_share(sums)[:, None])
+    scaled: np.ndarray = share * classes.energy
+    return scaled
+
+
+def _overall_share(sums: np.ndarray) -> np.ndarray:
+    total = sums.sum(axis=1)
+    return total / total[0] if total[0] > 0 else np.zeros(len(total))
+
+
+def _codec_distance(rows: Tensor, metric: Tensor, codec: str) -> Tensor:
+    parts = CODECS[codec].encode(rows)
+    return ((CODECS[codec].decode(parts, torch.arange(len(rows))) - rows) @ metric).square().sum(dim=1)
+
+
+def _kept_distortion(reader: RowReader, survey: Survey, codec: str) -> float:
+    if codec == "fp32":
+        return 0.0
+    total = 0.0
+    for start, chunk in read_chunks(reader):
+        weights = torch.from_numpy(survey.weights[start : start + len(chunk)])
+        total += float((weights * _codec_distance(chunk, survey.metric, codec)).to(torch.float64).sum())
+    return total

@@ -1,0 +1,148 @@
+"""Residual quantisation in fixed point: one codebook per stage, each rounded before the next one is fitted.
+
+Every stage is a weighted k-means of what the stages before it left over, measured in the model's own metric
+(section 'warm start' of docs/method.md). Stage lists that begin alike share the stages of their common beginning.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memrec_convert.distill.kmeans import assign, fit_centres
+
+LARGEST_ENTRY = 127
+LARGEST_SHIFT = 7
+LARGEST_SUM = 32767
+"""Sums of entries stay within int16, whatever the codes."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One codebook: int8 [size, dim] in units of scale * 2**-shift; `reach` int64 [dim] bounds |sum| up to here."""
+
+    codebook: Tensor
+    shift: int
+    reach: Tensor
+
+    @property
+    def size(self) -> int:
+        """Entries."""
+        return len(self.codebook)
+
+    def values(self, scale: float) -> Tensor:
+        """The entries as float32 [size, dim]."""
+        return self.codebook.to(torch.float32) * (scale * 2.0**-self.shift)
+
+
+@dataclass(frozen=True)
+class SampleRows:
+    """Rows to fit on: what is left of them after the centre (float32 [n, dim]), and what each stands for (float32 [n])."""
+
+    residual: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class FittedList:
+    """The stages of one list, and the squared distance of each sample row after 0, 1, ... of them, float32 [depth + 1, n]."""
+
+    sizes: tuple[int, ...]
+    stages: tuple[Stage, ...]
+    distances: Tensor
+
+
+def fit_lists(
+    sample: SampleRows, metric: Tensor, lists: Sequence[tuple[int, ...]], *, scale: float, iterations: int, seed: int
+) -> Iterator[FittedList]:
+    """Fits every stage list once on the sample; metric is float32 [dim, dim], distances are |residual @ metric|**2."""
+    start = _Prefix((), (), sample.residual, (_distance(sample.residual, metric),))
+    memory: dict[tuple[int, ...], _Prefix] = {(): start}
+    for sizes in sorted(lists):
+        for depth in range(1, len(sizes) + 1):
+            beginning = sizes[:depth]
+            if beginning not in memory:
+                generator = seeded_generator(seed, *beginning)
+                memory[beginning] = _extend(
+                    memory[beginning[:-1]], beginning[-1], sample.weights, metric, scale, iterations, generator
+                )
+        full = memory[sizes]
+        yield FittedList(sizes, full.stages, torch.stack(full.distances))
+        memory = {key: prefix for key, prefix in memory.items() if key == sizes[: len(key)]}
+
+
+def fit_stage(
+    residual: Tensor, weights: Tensor, metric: Tensor, size: int, *, scale: float, before: Stage | None,
+    iterations: int, generator: torch.Generator,
+) -> Stage:  # fmt: skip
+    """One codebook for these residuals (float32 [n, dim]), rounded to fixed point."""
+    points = residual @ metric
+    centres = fit_centres(points, weights, size, iterations=iterations, generator=generator)
+    nearest = assign(points, centres)
+    mass = torch.zeros(size).index_add_(0, nearest, weights)
+    sums = torch.zeros(size, residual.shape[1]).index_add_(0, nearest, residual * weights.unsqueeze(1))
+    means = sums / mass.clamp(min=1e-30).unsqueeze(1)  # linear, so the metric need not be inverted
+    return round_stage(means, widest=float(means.abs().max()), scale=scale, before=before)
+
+
+def round_stage(entries: Tensor, *, widest: float, scale: float, before: Stage | None) -> Stage:
+    """Entries (float32 [size, dim]) in fixed point: the finest shift that holds `widest`, and lets no sum leave int16."""
+    least = before.shift if before else 0
+    carried = before.reach if before else torch.zeros(entries.shape[1], dtype=torch.int64)
+    shift = least
+    while shift < LARGEST_SHIFT and widest * 2 ** (shift + 1) <= LARGEST_ENTRY * scale:
+        shift += 1
+    while shift > least and int((carried << (shift - least)).max()) + LARGEST_ENTRY > LARGEST_SUM:
+        shift -= 1
+    codebook = (entries / (scale * 2.0**-shift)).round_().clamp_(-LARGEST_ENTRY, LARGEST_ENTRY).to(torch.int8)
+    reach = (carried << (shift - least)) + codebook.to(torch.int64).abs().amax(dim=0)
+    return Stage(codebook, shift, reach)
+
+
+def encode_rows(residual: Tensor, metric: Tensor, stages: Sequence[Stage], *, scale: float) -> tuple[Tensor, Tensor]:
+    """Codes uint8 [n, depth] and squared distances float32 [depth + 1, n] of rows (less the centre, float32 [n, dim])."""
+    codes = torch.empty(len(residual), len(stages), dtype=torch.uint8)
+    distances = torch.empty(len(stages) + 1, len(residual))
+    distances[0] = _distance(residual, metric)
+    for depth, stage in enumerate(stages):
+        values = stage.values(scale)
+        nearest = assign(residual @ metric, values @ metric)
+        codes[:, depth] = nearest.to(torch.uint8)
+        residual = residual - values[nearest]
+        distances[depth + 1] = _distance(residual, metric)
+    return codes, distances
+
+
+def seeded_generator(*parts: int) -> torch.Generator:
+    """A generator whose stream depends on these numbers alone."""
+    return torch.Generator().manual_seed(zlib.crc32(repr(parts).encode()))
+
+
+@dataclass(frozen=True)
+class _Prefix:
+    sizes: tuple[int, ...]
+    stages: tuple[Stage, ...]
+    residual: Tensor
+    distances: tuple[Tensor, ...]
+
+
+def _extend(
+    prefix: _Prefix, size: int, weights: Tensor, metric: Tensor, scale: float, iterations: int,
+    generator: torch.Generator,
+) -> _Prefix:  # fmt: skip
+    before = prefix.stages[-1] if prefix.stages else None
+    stage = fit_stage(
+        prefix.residual, weights, metric, size, scale=scale, before=before, iterations=iterations, generator=generator
+    )
+    values = stage.values(scale)
+    residual = prefix.residual - values[assign(prefix.residual @ metric, values @ metric)]
+    distances = (*prefix.distances, _distance(residual, metric))
+    return _Prefix((*prefix.sizes, size), (*prefix.stages, stage), residual, distances)
+
+
+def _distance(residual: Tensor, metric: Tensor) -> Tensor:
+    return (residual @ metric).square().sum(dim=1)

@@ -1,0 +1,47 @@
+"""Codes packed bit by bit: little-endian within bytes, entry after entry, with slack for a reader's wide loads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SLACK_BYTES = 8
+"""Zero bytes behind packed codes, so that an 8-byte load at the last entry stays inside the tensor."""
+
+
+def packed_bytes(entries: int, bits_per_entry: int) -> int:
+    """Bytes of `entries` packed codes including the slack; none at all where there is nothing to store."""
+    bits = entries * bits_per_entry
+    return (bits + 7) // 8 + SLACK_BYTES if bits else 0
+
+
+def pack_codes(codes: np.ndarray, bits: Sequence[int], *, entries_per_chunk: int = 1 << 16) -> np.ndarray:
+    """Packs codes [entries, stages] (unsigned, below 2**bits[stage]) into uint8; an entry's stages lie side by side."""
+    entries, width = len(codes), sum(bits)
+    packed = np.zeros(packed_bytes(entries, width), dtype=np.uint8)
+    for start in range(0, entries if width else 0, entries_per_chunk):  # a chunk of 8 n entries ends on a whole byte
+        piece = codes[start : start + entries_per_chunk]
+        columns = [_to_bits(piece[:, stage], count) for stage, count in enumerate(bits) if count]
+        chunk = np.packbits(np.concatenate(columns, axis=1).reshape(-1), bitorder="little")
+        position = start * width // 8
+        packed[position : position + len(chunk)] = chunk
+    return packed
+
+
+def read_codes(packed: Tensor, entries: Tensor, *, entry_bits: int, first_bit: int, bits: int) -> Tensor:
+    """The `bits` wide field that starts at `first_bit` of each entry, as int64 of the shape of `entries`; bits <= 16."""
+    position = entries * entry_bits + first_bit
+    byte = position >> 3
+    word = packed[byte].to(torch.int64) | (packed[byte + 1].to(torch.int64) << 8)
+    if bits > 9:  # 7 bits of offset and 9 of field fill two bytes
+        word = word | (packed[byte + 2].to(torch.int64) << 16)
+    return (word >> (position & 7)) & ((1 << bits) - 1)
+
+
+def _to_bits(values: np.ndarray, count: int) -> np.ndarray:
+    little_endian = np.ascontiguousarray(values, dtype="<u2").view(np.uint8).reshape(len(values), 2)
+    bits: np.ndarray = np.unpackbits(little_endian, axis=1, bitorder="little")[:, :count]
+    return bits

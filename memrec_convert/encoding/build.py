@@ -1,0 +1,50 @@
+"""The tensors of a spec, from codes, levels and rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memrec_convert.encoding.bits import pack_codes
+from memrec_convert.encoding.codecs import CODECS
+from memrec_convert.encoding.index import build_index, order_ids
+from memrec_convert.encoding.spec import TableSpec
+
+ReadRows = Callable[[np.ndarray], Tensor]
+"""Rows (float32 [n, dim]) of these ids (int64 [n])."""
+
+
+def build_kept(spec: TableSpec, rows: Tensor) -> dict[str, Tensor]:
+    """The tensors of a kept table; rows float32 [rows, dim]."""
+    return CODECS[spec.codec].encode(rows)
+
+
+def build_replaced(
+    spec: TableSpec, *, centre: Tensor, scale: float, codebook: Tensor | None, codes: np.ndarray, levels: np.ndarray,
+    read_rows: ReadRows,
+) -> dict[str, Tensor]:  # fmt: skip
+    """The tensors of a replaced table.
+
+    centre float32 [dim]; codebook int8 [entries, dim]; codes uint8 [rows, >= depth]; levels int8 [rows] numbers the
+    level of the spec that each id is in, -1 for none.
+    """
+    tensors: dict[str, Tensor] = {"frame": torch.cat([torch.tensor([scale]), centre]).to(torch.float32)}
+    if spec.stages:
+        assert codebook is not None
+        tensors["codebook"] = codebook[: sum(spec.stages)].contiguous()
+    bits = spec.stage_bits
+    if spec.base_bits():
+        tensors["base"] = torch.from_numpy(pack_codes(codes[:, : spec.base_depth], bits[: spec.base_depth]))
+    for number, level in enumerate(spec.levels):
+        ids = order_ids(level.index, np.flatnonzero(levels == number).astype(np.int64))
+        tensors[f"level{number}_index"] = torch.from_numpy(build_index(level.index, ids))
+        if level.kind == "codes":
+            own = slice(spec.base_depth, level.depth)
+            tensors[f"level{number}_codes"] = torch.from_numpy(pack_codes(codes[ids, own], bits[own]))
+        else:
+            parts = CODECS[level.codec].encode(read_rows(ids))
+            tensors |= {f"level{number}_{part}": tensor for part, tensor in parts.items()}
+    return tensors

@@ -1,0 +1,11 @@
+"""Row codecs: how the rows of kept tables and stored rows are held. One file each behind one interface."""
+
+from __future__ import annotations
+
+from memrec_convert.encoding.codecs.codec import RowCodec
+from memrec_convert.encoding.codecs.floats import BF16, FP32
+from memrec_convert.encoding.codecs.int8 import INT8
+
+CODECS: dict[str, RowCodec] = {codec.name: codec for codec in (FP32, BF16, INT8)}
+
+__all__ = ["BF16", "CODECS", "FP32", "INT8", "RowCodec"]

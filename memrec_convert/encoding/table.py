@@ -1,0 +1,177 @@
+"""A table in its new representation, as an nn.Module whose buffers are exactly the tensors of its spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from memrec_convert.encoding.bits import read_codes
+from memrec_convert.encoding.codecs import CODECS
+from memrec_convert.encoding.index import find_places
+from memrec_convert.encoding.spec import HashSpec, LevelSpec, TableSpec, TensorShapes
+from memrec_convert.kernels.reference import scale_and_centre, sum_hashed, sum_tokens
+
+OOV_CHOICES = ("error", "clip", "hash", "zero")
+"""For an id outside its table: refuse it, take the nearest id, take it modulo the rows, or give a zero vector."""
+
+
+class HashGroup(nn.Module):
+    """Token table M and weight table W shared by the hashed ids of all tables of one dim."""
+
+    def __init__(self, spec: HashSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        register_buffers(self, spec.tensors())
+
+    def encode(self, ids: Tensor, seed: int) -> Tensor:
+        """alpha * sum of the hashed tokens of ids (int64 [n]), float32 [n, dim]."""
+        weights = self.get_buffer("weights") if self.spec.k_weights else None
+        return sum_hashed(
+            ids, seed=seed, tokens=self.get_buffer("tokens"), scale=self.get_buffer("scale"), weights=weights,
+            k=self.spec.k, k_weights=self.spec.k_weights,
+        )  # fmt: skip
+
+
+class CompressedTable(nn.Module):
+    """Rows of one table, decoded on demand. `lookup` is the reference; pooling is the subclasses' part.
+
+    oov says what happens to an id outside [0, rows): one of OOV_CHOICES. padding_idx names a row that reads as zero.
+    """
+
+    def __init__(
+        self,
+        spec: TableSpec,
+        *,
+        name: str = "",
+        oov: str = "error",
+        padding_idx: int | None = None,
+        group: HashGroup | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec, self.name, self.oov, self.padding_idx = spec, name, oov, padding_idx
+        register_buffers(self, spec.tensors())
+        self.group = group
+
+    def extra_repr(self) -> str:
+        """One line for print(model)."""
+        return f"{self.spec.rows} x {self.spec.dim}, {describe_form(self.spec)}"
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes over the tensors of the spec, by name; their shapes and dtypes must be the spec's."""
+        for name, tensor in tensors.items():
+            buffer = self.get_buffer(name)
+            if buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+                raise ValueError(f"{name}: {tensor.dtype} {list(tensor.shape)} for {buffer.dtype} {list(buffer.shape)}")
+            setattr(self, name, tensor)
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        """The rows of ids (int64 or int32 [n]) as float32 [n, dim]; IndexError for ids outside where oov is "error"."""
+        if ids.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"table {self.name or '?'}: ids are {ids.dtype}, expected int64 or int32")
+        ids = ids.to(torch.int64)
+        outside = self._find_outside(ids)
+        if outside is not None:
+            ids = self._bring_inside(ids, outside)
+        rows = self._decode(ids)
+        if outside is not None and self.oov == "zero":
+            rows = rows.masked_fill(outside.unsqueeze(1), 0.0)
+        return rows
+
+    def locate(self, ids: Tensor) -> list[Tensor]:
+        """Per level the place of each id (int64 [n]), -1 where it is not in that level."""
+        return [
+            find_places(level.index, self.get_buffer(f"level{number}_index"), ids)
+            for number, level in enumerate(self.spec.levels)
+        ]
+
+    def read_entries(self, ids: Tensor, first: int, last: int, level: tuple[int, Tensor] | None = None) -> list[Tensor]:
+        """Entry numbers in the joint codebook of stages first..last-1: from the base code of `ids`, or from a level.
+
+        level is (number of the level, places in it): its codes begin behind the base's stages.
+        """
+        spec, entries = self.spec, []
+        if level is None:
+            packed, owners, entry_bits, position = self.get_buffer("base"), ids, spec.base_bits(), 0
+        else:
+            number, owners = level
+            packed, entry_bits = self.get_buffer(f"level{number}_codes"), spec.level_bits(spec.levels[number])
+            position = -spec.base_bits()
+        for stage in range(last):
+            bits = spec.stage_bits[stage]
+            if stage >= first:
+                code = read_codes(packed, owners, entry_bits=entry_bits, first_bit=position, bits=bits)
+                entries.append(code + spec.first_entries[stage])
+            position += bits
+        return entries
+
+    def _decode(self, ids: Tensor) -> Tensor:
+        spec = self.spec
+        if spec.form == "kept":
+            return CODECS[spec.codec].decode(dict(self.named_buffers(recurse=False)), ids)
+        frame = self.get_buffer("frame")
+        base_sum: Tensor | None = None
+        if spec.base_depth:
+            entries = self.read_entries(ids, 0, spec.base_depth)
+            base_sum = sum_tokens(self.get_buffer("codebook"), entries, (0, *spec.shifts[: spec.base_depth]), None)
+            rows = scale_and_centre(base_sum, frame, spec.shifts[spec.base_depth - 1])
+        elif self.group is not None:
+            rows = self.group.encode(ids, spec.hash_seed) + frame[1:]
+        else:
+            rows = frame[1:].expand(len(ids), -1).clone()
+        for number, (level, places) in enumerate(zip(spec.levels, self.locate(ids), strict=True)):
+            member = (places >= 0).nonzero().squeeze(1)
+            if len(member):
+                carried = None if base_sum is None else base_sum[member]
+                rows[member] = self._decode_level(number, level, places[member], carried)
+        return rows
+
+    def _decode_level(self, number: int, level: LevelSpec, places: Tensor, carried: Tensor | None) -> Tensor:
+        spec = self.spec
+        if level.kind == "rows":
+            prefix = f"level{number}_"
+            parts = {name: self.get_buffer(prefix + name) for name in CODECS[level.codec].parts(0, spec.dim)}
+            return CODECS[level.codec].decode(parts, places)
+        entries = self.read_entries(places, spec.base_depth, level.depth, (number, places))
+        before = spec.shifts[spec.base_depth - 1] if spec.base_depth else 0
+        shifts = (before, *spec.shifts[spec.base_depth : level.depth])
+        acc = sum_tokens(self.get_buffer("codebook"), entries, shifts, carried)
+        return scale_and_centre(acc, self.get_buffer("frame"), spec.shifts[level.depth - 1])
+
+    def _find_outside(self, ids: Tensor) -> Tensor | None:
+        if ids.numel() == 0:
+            return None
+        low, high = torch.aminmax(ids)
+        if int(low) >= 0 and int(high) < self.spec.rows:
+            return None
+        return (ids < 0) | (ids >= self.spec.rows)
+
+    def _bring_inside(self, ids: Tensor, outside: Tensor) -> Tensor:
+        if self.oov == "error":
+            count, example = int(outside.sum()), int(ids[outside][0])
+            raise IndexError(
+                f"table {self.name or '?'} has {self.spec.rows} rows: {count} ids are outside, the first is {example}"
+            )
+        return torch.remainder(ids, self.spec.rows) if self.oov == "hash" else ids.clamp(0, self.spec.rows - 1)
+
+
+def register_buffers(module: nn.Module, shapes: TensorShapes) -> None:
+    """Empty buffers of these names, dtypes and shapes, zero until they are filled or loaded."""
+    for name, (dtype, shape) in shapes.items():
+        module.register_buffer(name, torch.zeros(shape, dtype=dtype))
+
+
+def describe_form(spec: TableSpec) -> str:
+    """The form in a few words: "int8 rows", "4-bit codes + 812 ids at 44 bits"."""
+    if spec.form == "kept":
+        return f"{spec.codec} rows"
+    if spec.hashing is not None:
+        weights = f", {spec.hashing.k_weights} weights" if spec.hashing.k_weights else ""
+        parts = [f"{spec.hashing.k} hashed tokens{weights}"]
+    else:
+        parts = [f"{spec.base_bits()}-bit codes" if spec.base_depth else "mean row"]
+    for level in spec.levels:
+        what = f"{level.codec} rows" if level.kind == "rows" else f"{spec.base_bits() + spec.level_bits(level)} bits"
+        parts.append(f"{level.index.count} ids at {what}")
+    return " + ".join(parts)

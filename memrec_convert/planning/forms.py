@@ -1,0 +1,143 @@
+"""The forms that a table can take, and the best one at a price per byte. Pure: numbers in, a choice out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from memrec_convert.distill.curves import ListCurve, TableCurves
+from memrec_convert.encoding.codecs import CODECS
+from memrec_convert.encoding.index import choose_index
+from memrec_convert.encoding.spec import LevelSpec, TableSpec, count_bytes
+
+BYTES_PER_TENSOR = 130
+"""About what one tensor adds to the header; only the search uses it, the final count is exact."""
+
+_KEY_BITS_GUESS = 9.0
+_KEY_BITS_TRIED = (3.0, 6.0, 9.0, 13.0)
+
+
+@dataclass(frozen=True)
+class LevelChoice:
+    """A level: codes down to `depth`, or (depth 0) rows stored in `codec`."""
+
+    depth: int = 0
+    codec: str = ""
+
+
+@dataclass(frozen=True)
+class FormChoice:
+    """How one table is held: `kept` names a row codec, else `sizes`, `base_depth` and `levels` say how it is replaced.
+
+    counts are the ids per level, distortion the predicted sum of weight * (logit change)**2, nbytes exact for `counts`
+    but for the header.
+    """
+
+    kept: str = ""
+    sizes: tuple[int, ...] = ()
+    base_depth: int = 0
+    levels: tuple[LevelChoice, ...] = ()
+    counts: tuple[int, ...] = ()
+    distortion: float = 0.0
+    nbytes: int = 0
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """All depths at which some row is held."""
+        return (self.base_depth, *(level.depth for level in self.levels if not level.codec))
+
+
+def spec_of(choice: FormChoice, rows: int, dim: int, shifts: tuple[int, ...] | None = None) -> TableSpec:
+    """The spec of a table held as `choice`; levels that no id uses, and stages below the deepest used, are left out."""
+    if choice.kept:
+        return TableSpec(rows, dim, "kept", codec=choice.kept)
+    levels = tuple(
+        LevelSpec("rows", choose_index(rows, count), codec=level.codec)
+        if level.codec
+        else LevelSpec("codes", choose_index(rows, count), depth=level.depth)
+        for level, count in zip(choice.levels, choice.counts, strict=True)
+        if count
+    )
+    deepest = max([choice.base_depth, *(level.depth for level in levels)])
+    stages = choice.sizes[:deepest]
+    shifts = (0,) * deepest if shifts is None else shifts[:deepest]
+    return TableSpec(rows, dim, "replaced", stages=stages, shifts=shifts, base_depth=choice.base_depth, levels=levels)
+
+
+def count_form_bytes(choice: FormChoice, rows: int, dim: int) -> int:
+    """Bytes of the table's tensors with an allowance for their entries in the header."""
+    shapes = spec_of(choice, rows, dim).tensors()
+    return count_bytes(shapes.values()) + BYTES_PER_TENSOR * len(shapes)
+
+
+def choose_form(curves: TableCurves, price: float, *, thorough: bool = False, methods: str = "auto") -> FormChoice:
+    """The form that minimises distortion + price * bytes.
+
+    methods: "auto" takes everything, "codes" no stored rows, "int8" kept int8 tables or stored int8 rows and the mean.
+    thorough tries several guesses of what a key costs instead of one.
+    """
+    found = [_kept_choice(curves, codec) for codec in _kept_codecs(methods)]
+    for bits in _KEY_BITS_TRIED if thorough else (_KEY_BITS_GUESS,):
+        for curve in curves.lists:
+            bases = (0,) if methods == "int8" else range(len(curve.sizes) + 1)
+            found.extend(_replaced_choice(curves, curve, base, price, bits, methods) for base in bases)
+            if methods == "int8":
+                break
+    return min(found, key=lambda choice: (choice.distortion + price * choice.nbytes, choice.nbytes, choice.sizes))
+
+
+def _kept_codecs(methods: str) -> tuple[str, ...]:
+    return ("int8",) if methods == "int8" else tuple(CODECS)
+
+
+def _kept_choice(curves: TableCurves, codec: str) -> FormChoice:
+    choice = FormChoice(kept=codec, distortion=curves.kept[codec])
+    return replace(choice, nbytes=count_form_bytes(choice, curves.rows, curves.dim))
+
+
+def _replaced_choice(
+    curves: TableCurves, curve: ListCurve, base: int, price: float, key_bits: float, methods: str
+) -> FormChoice:
+    """The best levels over this base: each class of rows takes whichever of base and levels is cheapest."""
+    bits = np.cumsum([0, *(size.bit_length() - 1 for size in curve.sizes)])
+    options = [] if methods == "int8" else [LevelChoice(depth=d) for d in range(base + 1, len(bits))]
+    costs = [curve.distortion[o.depth] + price * curves.class_rows * (bits[o.depth] - bits[base] + key_bits) / 8 for o in options]
+    for codec, distortion in curves.stored.items() if methods != "codes" else ():
+        options.append(LevelChoice(codec=codec))
+        row_bytes = count_bytes(CODECS[codec].parts(1, curves.dim).values())
+        costs.append(distortion + price * curves.class_rows * (row_bytes + key_bits / 8))
+    levels = _best_pair(curve.distortion[base], np.array(costs), options, base, curve.sizes, curves.dim * price)
+    table = np.array([curve.distortion[base], *(costs[options.index(level)] for level in levels)])
+    taken = table.argmin(axis=0)
+    counts = tuple(int(curves.class_rows[taken == number + 1].sum()) for number in range(len(levels)))
+    pure = np.array([curve.distortion[base], *(_distortion(curves, curve, level) for level in levels)])
+    kept_levels = [number for number, count in enumerate(counts) if count]
+    choice = FormChoice(
+        sizes=curve.sizes, base_depth=base, levels=tuple(levels[number] for number in kept_levels),
+        counts=tuple(counts[number] for number in kept_levels),
+        distortion=float(pure[taken, np.arange(pure.shape[1])].sum()),
+    )  # fmt: skip
+    return replace(choice, nbytes=count_form_bytes(choice, curves.rows, curves.dim))
+
+
+def _distortion(curves: TableCurves, curve: ListCurve, level: LevelChoice) -> np.ndarray:
+    return curves.stored[level.codec] if level.codec else curve.distortion[level.depth]
+
+
+def _best_pair(
+    base_cost: np.ndarray, costs: np.ndarray, options: list[LevelChoice], base: int, sizes: tuple[int, ...], entry_price: float
+) -> list[LevelChoice]:
+    """No level, one, or two: whichever lowers the sum over classes plus the price of the codebooks most."""
+    entries = np.cumsum([0, *sizes])
+    best, levels = float(base_cost.sum() + entry_price * entries[base]), list[LevelChoice]()
+    if not options:
+        return levels
+    floor = np.minimum(base_cost, costs)
+    sums = np.minimum(floor[:, None, :], floor[None, :, :]).sum(axis=2)
+    reach = np.array([entries[max(base, option.depth)] for option in options])
+    sums += entry_price * np.maximum(reach[:, None], reach[None, :])
+    first, second = np.unravel_index(int(sums.argmin()), sums.shape)
+    if sums[first, second] < best:
+        levels = [options[number] for number in sorted({int(first), int(second)})]
+    return levels
