@@ -1,0 +1,211 @@
+"""torch.save's form since 1.6: a zip archive of `data.pkl` and one uncompressed member per storage."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from memrec_convert.checkpoint.containers.container import Container, Contents
+from memrec_convert.checkpoint.pickle_reader import MOST_BYTES, read_pickle
+from memrec_convert.checkpoint.stand_ins import Storage, printable
+from memrec_convert.checkpoint.tensor_ref import TensorRef
+from memrec_convert.errors import CheckpointError
+
+NAME = "zip .pt"
+_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+_CHUNK_BYTES = 2**20
+_STORAGE_KEY = re.compile(r"[0-9A-Za-z_.-]{1,100}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One stored member: its name, where its header and its bytes begin, and the CRC-32 that the archive gives."""
+
+    name: str
+    header_offset: int
+    offset: int
+    nbytes: int
+    crc: int
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A checked archive: its members by name, and the folder that torch put all of them into."""
+
+    path: Path
+    members: dict[str, Member]
+    folder: str
+
+    def load_storage(self, key: str, dtype: str, elements: int) -> Storage:
+        """The storage `data/<key>`; its length must be the member's, to the byte."""
+        where = f"{self.path} > data.pkl"
+        member = self.members.get(f"{self.folder}data/{key}") if _STORAGE_KEY.fullmatch(key) else None
+        if member is None:
+            raise CheckpointError(
+                f"{where}: the storage data/{printable(key)} is not in the archive; download or copy the file again."
+            )
+        storage = Storage(self.path, member.offset, dtype, elements, key)
+        if storage.nbytes != member.nbytes:
+            raise CheckpointError(
+                f"{self.path} > data/{key}: the storage has {member.nbytes} bytes, the pickle says {elements} elements "
+                f"of {dtype} ({storage.nbytes} bytes); the file is damaged."
+            )
+        return storage
+
+
+def is_zip(path: Path, head: bytes) -> bool:
+    """Whether a file begins as a zip archive does."""
+    return head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
+
+
+def read_zip(path: Path) -> Contents:
+    """The pickled object of a torch archive, its tensors as checked references into the file."""
+    archive = open_archive(path)
+    pickled = read_member(path, archive.members[f"{archive.folder}data.pkl"])
+    contents = read_pickle(io.BytesIO(pickled), f"{path} > data.pkl", load_storage=archive.load_storage)
+    return Contents(NAME, contents.root, contents.unrun_classes)
+
+
+def open_archive(path: Path) -> Archive:
+    """Check an archive's members (names, places, storage method, byte order) and find torch's folder in it."""
+    try:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+            folder = _find_folder(path, {entry.orig_filename for entry in entries})
+            members = [_locate(path, file, entry) for entry in entries]
+            directory_offset = archive.start_dir
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, struct.error, OverflowError):
+        raise CheckpointError(
+            f"{path}: a zip archive that is truncated or damaged ({path.stat().st_size} bytes, no readable "
+            "directory of members at its end); download or copy it again."
+        ) from None
+    _refuse_overlaps(path, members, directory_offset)
+    by_name = _index_by_name(path, members)
+    _check_byte_order(path, by_name, folder)
+    return Archive(path, by_name, folder)
+
+
+def _locate(path: Path, file: BinaryIO, entry: zipfile.ZipInfo) -> Member:
+    """A member's bytes, through its local header, which must bear the directory's name."""
+    shown = f"{path} > {printable(entry.orig_filename)}"
+    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size or entry.flag_bits & 1:
+        raise CheckpointError(
+            f"{shown}: compressed or encrypted; torch.save stores members as they are: unpack the archive and pack it "
+            "again without compression (zip -0)."
+        )
+    file.seek(entry.header_offset)
+    header = file.read(_LOCAL_HEADER.size)
+    if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
+        raise CheckpointError(f"{shown}: the archive's directory points to a place where no member begins.")
+    *_, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header)
+    if file.read(name_bytes) != _encode_name(entry):
+        raise CheckpointError(f"{shown}: the member has another name where it lies than in the archive's directory.")
+    offset = entry.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes
+    return Member(entry.orig_filename, entry.header_offset, offset, entry.file_size, entry.CRC)
+
+
+def _encode_name(entry: zipfile.ZipInfo) -> bytes:
+    """A member's name as its bytes in the file: UTF-8 where flagged, else code page 437, as zipfile decoded it."""
+    return entry.orig_filename.encode("utf-8" if entry.flag_bits & 0x800 else "cp437")
+
+
+def _refuse_overlaps(path: Path, members: list[Member], directory_offset: int) -> None:
+    """No two members may share bytes, and none may reach into the directory."""
+    end, before = 0, ""
+    for member in sorted(members, key=lambda member: member.offset):
+        if member.header_offset < end:
+            raise CheckpointError(
+                f"{path} > {printable(member.name)}: overlaps {printable(before)}; the archive is damaged or forged."
+            )
+        end, before = member.offset + member.nbytes, member.name
+    if end > directory_offset:
+        raise CheckpointError(
+            f"{path} > {printable(before)}: reaches past the archive's members; the archive is damaged or forged."
+        )
+
+
+def _index_by_name(path: Path, members: list[Member]) -> dict[str, Member]:
+    by_name: dict[str, Member] = {}
+    for member in members:
+        name = member.name
+        if name.startswith("/") or ".." in name.split("/") or "\\" in name or "\0" in name:
+            raise CheckpointError(f"{path} > {printable(name)}: the name leads out of the archive; it is forged.")
+        if name in by_name:
+            raise CheckpointError(f"{path} > {printable(name)}: the archive holds this member twice; it is forged.")
+        by_name[name] = member
+    return by_name
+
+
+def _find_folder(path: Path, members: set[str]) -> str:
+    """The folder of `data.pkl`; a sentence of its own for other kinds of zip archive."""
+    pickles = [name for name in members if name.count("/") <= 1 and name.split("/")[-1] == "data.pkl"]
+    if len(pickles) == 1:
+        folder = pickles[0].removesuffix("data.pkl")
+        if f"{folder}constants.pkl" in members or any(name.startswith(f"{folder}code/") for name in members):
+            raise CheckpointError(
+                f"{path}: a TorchScript archive (torch.jit.save), which holds code; save the model's state instead: "
+                "torch.save(model.state_dict(), ...)."
+            )
+        return folder
+    if not pickles and members and all(name.endswith(".npy") for name in members):
+        raise CheckpointError(f"{path}: a numpy .npz archive, not a checkpoint; if it is a click log, pass it as one.")
+    found = f"{len(pickles)} members named data.pkl" if pickles else f"{len(members)} members, none named data.pkl"
+    raise CheckpointError(f"{path}: a zip archive, but not one of torch.save ({found}).")
+
+
+def _check_byte_order(path: Path, members: dict[str, Member], folder: str) -> None:
+    member = members.get(f"{folder}byteorder")
+    if member is not None and read_member(path, member, limit_bytes=64) != b"little":
+        raise CheckpointError(
+            f"{path} > byteorder: the storages are not little-endian; save it once on a little-endian machine."
+        )
+
+
+def read_member(path: Path, member: Member, *, limit_bytes: int = MOST_BYTES) -> bytes:
+    """A member's bytes, compared with the archive's CRC-32."""
+    if member.nbytes > limit_bytes:
+        raise CheckpointError(f"{path} > {member.name}: {member.nbytes} bytes; at most {limit_bytes} are read.")
+    with path.open("rb") as file:
+        file.seek(member.offset)
+        content = file.read(member.nbytes)
+    if len(content) != member.nbytes or zlib.crc32(content) != member.crc:
+        raise _wrong_checksum(path, member)
+    return content
+
+
+def verify_zip(path: Path, tensors: Iterable[TensorRef]) -> None:
+    """Compare each storage under these tensors with the archive's CRC-32, one pass, a mebibyte at a time."""
+    starts = {tensor.offset for tensor in tensors if tensor.nbytes}
+    for member in open_archive(path).members.values():
+        if any(member.offset <= start < member.offset + member.nbytes for start in starts):
+            _verify_member(path, member)
+
+
+def _verify_member(path: Path, member: Member) -> None:
+    left, crc = member.nbytes, 0
+    with path.open("rb") as file:
+        file.seek(member.offset)
+        while left:
+            chunk = file.read(min(left, _CHUNK_BYTES))
+            if not chunk:
+                break
+            left, crc = left - len(chunk), zlib.crc32(chunk, crc)
+    if left or crc != member.crc:
+        raise _wrong_checksum(path, member)
+
+
+def _wrong_checksum(path: Path, member: Member) -> CheckpointError:
+    return CheckpointError(
+        f"{path} > {printable(member.name)}: the bytes do not match the archive's checksum (CRC-32); it was damaged "
+        "after it was written: download or copy it again."
+    )
+
+
+ZIP_ARCHIVE = Container(NAME, is_zip, read_zip, verify_zip)

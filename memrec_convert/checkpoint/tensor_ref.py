@@ -1,0 +1,154 @@
+"""A tensor that stays on disk: where its elements lie in which file, read in chunks of rows with plain file reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from memrec_convert.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_STORED = {
+    "float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2",
+    "int64": "<i8", "int32": "<i4", "int16": "<i2", "int8": "<i1", "uint8": "<u1", "bool": "<u1",
+}  # fmt: skip
+DTYPES = frozenset(_STORED)
+"""The element types that can be read; numpy knows no bfloat16, so its bits travel as uint16."""
+
+FLOATING = frozenset({"float64", "float32", "float16", "bfloat16"})
+
+_SPARSE_READ = 4
+"""Read a strided block in one piece while at most this many times its elements lie between its ends."""
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes of one element of a dtype of `DTYPES`."""
+    return np.dtype(_STORED[dtype]).itemsize
+
+
+def span_of(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """Elements from the first to the last element of a strided view, both included; 0 for an empty one."""
+    if 0 in shape:
+        return 0
+    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+
+
+@dataclass(frozen=True)
+class TensorRef:
+    """A strided little-endian tensor inside a file: element 0 at byte `offset`, strides in elements.
+
+    The container that makes one has checked that the whole view lies inside its storage.
+    """
+
+    path: Path
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        """The first dimension; 1 for a scalar."""
+        return self.shape[0] if self.shape else 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its elements in the stored dtype."""
+        return math.prod(self.shape) * itemsize(self.dtype)
+
+    def read_rows(self, start: int, stop: int) -> Array:
+        """Rows `start` to `stop` (cut at the last row, as slices are) as a C-contiguous copy.
+
+        Floating dtypes come as float32, all others as they are; CheckpointError where the file has changed.
+        """
+        start, stop, _ = slice(start, stop).indices(self.rows)
+        shape = (max(stop - start, 0), *self.shape[1:]) if self.shape else ()
+        first = self.offset + (start * self.strides[0] * itemsize(self.dtype) if self.shape else 0)
+        try:
+            with self.path.open("rb") as file:
+                stored = self._gather(file, first, shape, self.strides)
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: cannot be read ({error.strerror or error}).") from error
+        return _decode(stored, self.dtype)
+
+    def read(self) -> Array:
+        """The whole tensor, as `read_rows` returns it."""
+        return self.read_rows(0, self.rows)
+
+    def chunks(self, rows_per_chunk: int) -> Iterator[tuple[int, Array]]:
+        """Pairs (first row, rows) over the tensor, `rows_per_chunk` rows at a time."""
+        for start in range(0, self.rows, max(rows_per_chunk, 1)):
+            yield start, self.read_rows(start, start + max(rows_per_chunk, 1))
+
+    def as_tensor(self) -> torch.Tensor:
+        """The whole tensor as a float32 torch tensor of the same shape (a copy)."""
+        import torch
+
+        whole: torch.Tensor = torch.from_numpy(self.read()).to(torch.float32)
+        return whole
+
+    def _gather(self, file: BinaryIO, position: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
+        """The strided block at byte `position`, still in its stored dtype.
+
+        A block that is thinly spread over its storage (a few rows of a transposed table) is read slice by slice along
+        its widest stride, so that a chunk never costs the memory of the whole storage.
+        """
+        item, wanted, span = itemsize(self.dtype), math.prod(shape), span_of(shape, strides)
+        if wanted == 0:
+            return np.empty(shape, _STORED[self.dtype])
+        if span <= _SPARSE_READ * wanted:
+            flat = self._read_span(file, position, span)
+            if span == wanted and strides == contiguous_strides(shape):
+                return flat.reshape(shape)
+            view: Array = np.lib.stride_tricks.as_strided(flat, shape, [stride * item for stride in strides])
+            return np.array(view, order="C")
+        axis = max((axis for axis, size in enumerate(shape) if size > 1), key=strides.__getitem__)
+        block = np.empty(shape, _STORED[self.dtype])
+        target = np.moveaxis(block, axis, 0)
+        for place in range(shape[axis]):
+            inner = position + place * strides[axis] * item
+            target[place] = self._gather(file, inner, _without(shape, axis), _without(strides, axis))
+        return block
+
+    def _read_span(self, file: BinaryIO, position: int, elements: int) -> Array:
+        flat: Array = np.empty(elements, _STORED[self.dtype])
+        file.seek(position)
+        got = file.readinto(flat.view(np.uint8).data)  # type: ignore[attr-defined]
+        if got != flat.nbytes:
+            raise CheckpointError(
+                f"{self.path}: {flat.nbytes} bytes were expected at byte {position}, {got} are there: "
+                "the file was changed or cut while it was read; copy it again."
+            )
+        return flat
+
+
+def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides, in elements, of a row-major tensor of this shape."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return tuple(reversed(strides))
+
+
+def _without(values: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return values[:axis] + values[axis + 1 :]
+
+
+def _decode(stored: Array, dtype: str) -> Array:
+    """Stored elements as float32 (floating dtypes) or as their own dtype."""
+    if dtype == "bfloat16":
+        return (stored.astype(np.uint32) << 16).view(np.float32)  # bfloat16 is the upper half of a float32
+    if dtype in FLOATING:
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, which the conversion reports
+            return stored.astype(np.float32, copy=False)
+    return stored.astype(np.bool_) if dtype == "bool" else stored

@@ -1,0 +1,156 @@
+"""Arrow columns -> the numpy columns of a block: types, missing values, ranges and the dense transform."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from memrec_convert.clicklog.block import MISSING_ID, Block, Ragged
+from memrec_convert.clicklog.schema import ColumnChoice, LogSchema
+from memrec_convert.errors import IdRangeError, LogError
+
+BLOCK_ROWS = 65_536
+"""Rows decoded at once: large enough for vectorised work, small beside any table."""
+
+
+def assemble_block(
+    columns: Mapping[str, pa.Array], choice: ColumnChoice, schema: LogSchema, *, multi_hot: bool, where: str
+) -> Block:
+    """The chosen columns of B rows as a block, checked; LogError or IdRangeError naming file and column."""
+    rows = len(columns[choice.all[0]]) if choice.all else 0
+    dense = np.empty((rows, len(choice.dense)), dtype=np.float32)
+    for place, name in enumerate(choice.dense):
+        dense[:, place] = read_dense(columns[name], where=f"{where} > {name}")
+    labels = None if choice.label is None else read_labels(columns[choice.label], where=f"{where} > {choice.label}")
+    names = list(zip(choice.tables, schema.tables, strict=True))
+    ids: np.ndarray | tuple[Ragged, ...]
+    if multi_hot:
+        ids = tuple(read_bags(columns[n], table, schema, where=f"{where} > {n}") for n, table in names)
+    else:
+        ids = np.empty((rows, len(names)), dtype=_choose_id_type(schema))
+        for place, (name, table) in enumerate(names):
+            found = read_ids(columns[name], where=f"{where} > {name}")
+            ids[:, place] = settle_range(found, table, schema.oov, where=f"{where} > {name}")
+    return Block(transform_dense(dense, schema.dense_transform, choice.dense, where=where), ids, labels)
+
+
+def read_ids(column: pa.Array, *, where: str) -> np.ndarray:
+    """A column of integers as int64; LogError for nulls, other types and values past int64."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if not pa.types.is_integer(column.type):
+        raise LogError(f"{where}: found values of type {column.type}, expected integer ids (the rows of the table).")
+    if column.null_count:
+        raise LogError(
+            f"{where}: found {column.null_count:,} missing ids among {len(column):,}, expected an id in every row; "
+            "give missing values an id of their own, as in training."
+        )
+    with arrow_errors(where):
+        return np.asarray(column.cast(pa.int64()).to_numpy(zero_copy_only=False))
+
+
+def read_bags(column: pa.Array, table: tuple[str, int], schema: LogSchema, *, where: str) -> Ragged:
+    """A column of id lists (a null list is an empty one) or of single ids as a ragged column."""
+    if not is_list(column.type):
+        return Ragged.from_single(settle_range(read_ids(column, where=where), table, schema.oov, where=where))
+    lengths = np.asarray(pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False))
+    values = settle_range(read_ids(column.flatten(), where=where), table, schema.oov, where=where)
+    return Ragged.from_lengths(values.astype(_choose_id_type(schema)), lengths)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds several ids a row."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def settle_range(ids: np.ndarray, table: tuple[str, int], oov: str, *, where: str) -> np.ndarray:
+    """int64 ids with those outside [0, rows) dealt with as `oov` says; a dropped lookup becomes MISSING_ID."""
+    name, rows = table
+    # Seen as unsigned, a negative id is larger than any table: one comparison finds both ends.
+    outside = ids.view(np.uint64) >= np.uint64(rows)
+    if not outside.any():
+        return ids
+    if oov == "error":
+        found = int(np.count_nonzero(outside))
+        raise IdRangeError(
+            f"{where}: {found:,} of the {len(ids):,} ids read here lie outside table {name!r} of {rows:,} rows "
+            f"(first: {int(ids[np.argmax(outside)])}); expected 0 to {rows - 1}; check that the log was numbered like "
+            "the model's training log, or say what such ids do with --oov clip|hash|zero."
+        )
+    if oov == "clip":
+        return np.asarray(np.clip(ids, 0, rows - 1))
+    settled: np.ndarray = ids % rows if oov == "hash" else np.where(outside, MISSING_ID, ids)
+    return settled
+
+
+def read_labels(column: pa.Array, *, where: str) -> np.ndarray:
+    """Labels as float32 in [0, 1]; LogError for nulls and other values."""
+    labels = _read_numbers(column, where=where)
+    if labels.size and not (labels.min() >= 0 and labels.max() <= 1):
+        odd = labels[~((labels >= 0) & (labels <= 1))]
+        raise LogError(
+            f"{where}: found the label {odd[0]:g}, expected 0 or 1 (or a probability between); "
+            "turn the labels into clicks before."
+        )
+    return labels
+
+
+def read_dense(column: pa.Array, *, where: str) -> np.ndarray:
+    """Dense values as float32; LogError for nulls, NaN and infinities."""
+    values = _read_numbers(column, where=where)
+    wrong = int(np.count_nonzero(~np.isfinite(values)))
+    if wrong:
+        raise LogError(
+            f"{where}: found {wrong:,} NaN or infinite values among {len(values):,}, expected finite numbers; "
+            "fill them as in training."
+        )
+    return values
+
+
+def transform_dense(dense: np.ndarray, transform: str, names: tuple[str, ...], *, where: str) -> np.ndarray:
+    """The dense transform, in float32 as in training; LogError where a logarithm has no finite value."""
+    if transform == "identity":
+        return dense
+    shift = np.float32(1 if transform == "log1p" else 3)
+    too_small = dense <= -shift
+    if too_small.any():
+        row, place = np.argwhere(too_small)[0]
+        raise LogError(
+            f"{where} > {names[place]}: found {dense[row, place]:g}, and {transform} has no finite value there; "
+            "expected raw dense values; choose the dense transform of the training, or clamp the values as it did."
+        )
+    transformed: np.ndarray = np.log1p(dense) if transform == "log1p" else np.log(dense + shift)
+    return transformed
+
+
+@contextmanager
+def arrow_errors(where: str) -> Iterator[None]:
+    """Failures of pyarrow and of the file system as LogError naming `where`."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
+        reason = " ".join((str(error).splitlines() or [type(error).__name__])[0].split()).rstrip(".")
+        raise LogError(f"cannot read {where}: {reason[:300]}; check that the file is complete.") from error
+
+
+def _read_numbers(column: pa.Array, *, where: str) -> np.ndarray:
+    kind = column.type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        raise LogError(f"{where}: found values of type {kind}, expected numbers.")
+    if column.null_count:
+        raise LogError(
+            f"{where}: found {column.null_count:,} missing values among {len(column):,}, expected a number in every "
+            "row; fill them as in training."
+        )
+    with np.errstate(over="ignore"):  # past float32 is infinite, which the callers refuse
+        # A copy, since arrow's own memory would be read-only.
+        return np.array(column.to_numpy(zero_copy_only=False), dtype=np.float32)
+
+
+def _choose_id_type(schema: LogSchema) -> type[np.int32] | type[np.int64]:
+    # Half the memory of a shuffle window; batches are widened.
+    return np.int32 if all(rows < 2**31 for _, rows in schema.tables) else np.int64
