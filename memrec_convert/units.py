@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from memrec_convert.errors import BudgetError
@@ -16,7 +17,8 @@ _FACTORS = {
     "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
     "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
 }  # fmt: skip
-_NUMBER = r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
+_LARGEST_BYTES = 2**63 - 1
+_NUMBER = r"([0-9]{1,30}(?:\.[0-9]{1,30})?|\.[0-9]{1,30})"
 _FORMS = "bytes as 600kB, 48MB, 46MiB, 1GB or a plain number; a share as 5% or 100x; or llc"
 
 
@@ -37,7 +39,9 @@ class Budget:
         if self.fixed_bytes is not None:
             return self.fixed_bytes
         assert self.table_share is not None
-        return int(table_bytes * self.table_share) + dense_bytes + SHARE_ALLOWANCE_BYTES
+        # 49x is 1/49 again, not the float just below it, which would cost a byte.
+        share = Fraction(self.table_share).limit_denominator(10**15)
+        return int(table_bytes * share) + dense_bytes + SHARE_ALLOWANCE_BYTES
 
 
 def parse_bytes(text: str | int) -> int:
@@ -48,9 +52,12 @@ def parse_bytes(text: str | int) -> int:
         match = re.fullmatch(_NUMBER + r"\s*([a-zA-Z]*)", str(text).strip())
         if match is None or match.group(2).lower() not in _FACTORS:
             raise BudgetError(f"cannot read the size {str(text)!r}: expected {_FORMS}.")
-        size = int(float(match.group(1)) * _FACTORS[match.group(2).lower()])
+        # Exact: 2.01 * 10**6 as floats is a byte short of 2.01 MB.
+        size = int(Fraction(match.group(1)) * _FACTORS[match.group(2).lower()])
     if size <= 0:
         raise BudgetError(f"the size {str(text)!r} is {size} bytes: give a number of bytes above zero.")
+    if size > _LARGEST_BYTES:
+        raise BudgetError("a size of 2^63 bytes or more is more than any file can hold: give a size such as 48MB.")
     return size
 
 
@@ -61,7 +68,8 @@ def parse_budget(text: str | int) -> Budget:
     plain = str(text).strip().lower()
     if plain == "llc":
         size, source = last_level_cache()
-        return Budget(plain, fixed_bytes=size, note=f"last-level cache of this machine, {format_bytes(size)} ({source})")
+        note = f"last-level cache of this machine, {format_bytes(size)} ({source})"
+        return Budget(plain, fixed_bytes=size, note=note)
     share = re.fullmatch(_NUMBER + r"\s*(%|x)", plain)
     if share is None:
         return Budget(plain, fixed_bytes=parse_bytes(text))
@@ -78,29 +86,42 @@ def last_level_cache(sysfs: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -
         try:
             kind = (index / "type").read_text().strip()
             level = int((index / "level").read_text())
-            size_text = (index / "size").read_text().strip()
+            kibibytes = int((index / "size").read_text().strip().removesuffix("K"))
         except (OSError, ValueError):
             continue
-        if kind in ("Unified", "Data") and size_text.endswith("K"):
-            found.append((level, int(size_text[:-1]) * 1024, index / "size"))
+        if kind in ("Unified", "Data") and kibibytes > 0:
+            found.append((level, kibibytes * 1024, index / "size"))
     if not found:
-        raise BudgetError(f"budget 'llc': {sysfs} does not tell the cache size of this machine; give bytes, such as 32MiB.")
+        raise BudgetError(
+            f"budget 'llc': {sysfs} does not tell the cache size of this machine; give bytes, such as 32MiB."
+        )
     level, size, source = max(found)
     return size, f"L{level}, {source}"
 
 
 def format_bytes(size: float) -> str:
-    """Bytes for people, in powers of ten and three digits: 538 kB, 48.0 MB, 2.16 GB."""
-    for factor, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if abs(size) >= factor:
-            value = size / factor
-            return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}" if value < 10 else f"{value:.1f} {unit}"
-    return f"{size:.0f} B"
+    """Bytes for people, in powers of ten and three digits: 600 B, 538 kB, 48.0 MB, 2.16 GB."""
+    value, unit = float(size), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if abs(value) < 999.5:  # what would print as 1000 belongs to the next unit
+            break
+        value, unit = value / 1000, larger
+    if unit == "B":
+        return f"{value:.0f} B"
+    decimals = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
+    return f"{value:,.{decimals}f} {unit}"
 
 
 def parse_threshold(text: str | int) -> tuple[str, int]:
     """A table threshold: ("rows", n) from "10000rows", ("bytes", n) from a size."""
-    match = re.fullmatch(r"([0-9]+)\s*rows", str(text).strip().lower())
+    match = re.fullmatch(r"([0-9]{1,18})\s*rows", str(text).strip().lower())
     if match is not None:
         return "rows", int(match.group(1))
-    return ("bytes", 0) if str(text).strip() == "0" else ("bytes", parse_bytes(text))
+    if str(text).strip() == "0":
+        return "bytes", 0
+    try:
+        return "bytes", parse_bytes(text)
+    except BudgetError:
+        raise BudgetError(
+            f"cannot read the threshold {str(text)!r}: expected 0, a size such as 100kB, or rows such as 10000rows."
+        ) from None

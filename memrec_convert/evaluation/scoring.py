@@ -1,0 +1,42 @@
+"""Logits of a model over batches, in order and with the same bits for any number of worker threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from memrec_convert.errors import ModelError
+from memrec_convert.parallel import ordered_map
+
+Forward = Callable[[nn.Module, Any], Tensor]
+"""The logits float32 [rows] of a model on one batch."""
+
+
+def score_batches(model: nn.Module, batches: Iterable[Any], forward: Forward, *, workers: int = 1) -> np.ndarray:
+    """Logits float32 [samples] over all batches; ModelError where forward does not give one logit per sample."""
+
+    def score(batch: Any) -> np.ndarray:  # noqa: ANN401 - a batch is what the user's loader yields
+        with torch.no_grad():
+            logits = forward(model, batch)
+        if not isinstance(logits, Tensor):
+            raise ModelError(f"forward gave a {type(logits).__name__}; expected a tensor with one logit per sample.")
+        return logits.detach().to("cpu", torch.float32).reshape(-1).numpy()
+
+    parts = list(ordered_map(score, batches, workers=workers))
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+
+
+def mean_divergence(original: np.ndarray, candidate: np.ndarray) -> float:
+    """Mean Kullback-Leibler divergence, in nats, of the candidate's click probabilities from the original's.
+
+    Both are logits [n]. It is what the candidate adds to the log loss if the original's probabilities are true.
+    """
+    old, new = original.astype(np.float64), candidate.astype(np.float64)
+    chance = 1 / (1 + np.exp(-old))
+    cross_entropy = np.logaddexp(0, new) - chance * new
+    entropy = np.logaddexp(0, old) - chance * old
+    return float(np.mean(cross_entropy - entropy))

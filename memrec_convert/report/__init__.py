@@ -1,0 +1,38 @@
+"""What a conversion did, as JSON, for a terminal and as a model card: renders figures, opens no file."""
+
+from __future__ import annotations
+
+from memrec_convert.report.card import render_card
+from memrec_convert.report.report import (
+    Alternative,
+    ArtifactFile,
+    ArtifactSizes,
+    AucComparison,
+    Comparison,
+    Provenance,
+    Report,
+    Sizes,
+    SliceReport,
+    SourceSizes,
+    TableReport,
+)
+from memrec_convert.report.terminal import render_evaluation, render_inspection, render_plan, render_terminal
+
+__all__ = [
+    "Alternative",
+    "ArtifactFile",
+    "ArtifactSizes",
+    "AucComparison",
+    "Comparison",
+    "Provenance",
+    "Report",
+    "Sizes",
+    "SliceReport",
+    "SourceSizes",
+    "TableReport",
+    "render_card",
+    "render_evaluation",
+    "render_inspection",
+    "render_plan",
+    "render_terminal",
+]

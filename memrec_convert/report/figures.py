@@ -1,0 +1,148 @@
+"""Figures in words, the same for terminal and card: sizes, ratios, AUCs and what of them was not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from memrec_convert.units import format_bytes
+
+NOT_MEASURED = "not measured"
+MOST_ITEMS = 12
+"""A longer list within a mapping that is passed on as it is stays in the JSON."""
+
+QUALITY = (
+    ("auc", "AUC"),
+    ("log_loss", "log loss"),
+    ("normalized_entropy", "normalized entropy"),
+    ("calibration", "calibration"),
+)
+"""(key of the JSON, name for people) of the figures of quality."""
+
+
+def format_value(value: float | None, digits: int = 4) -> str:
+    """0.8027, or 'not measured'; never -0.0000."""
+    return NOT_MEASURED if value is None else f"{_unsigned_zero(value, digits):.{digits}f}"
+
+
+def format_change(value: float | None, digits: int = 4) -> str:
+    """+0.0006, -0.0006 or 0.0000."""
+    if value is None:
+        return NOT_MEASURED
+    rounded = _unsigned_zero(value, digits)
+    return f"{rounded:+.{digits}f}" if rounded else f"{0:.{digits}f}"
+
+
+def format_size(size: float | None) -> str:
+    """48.0 MB, or 'not measured'."""
+    return NOT_MEASURED if size is None else format_bytes(size)
+
+
+def format_ratio(ratio: float | None) -> str:
+    """47x, 4.7x, 2,094x; 'not measured' where a side is missing."""
+    if ratio is None:
+        return NOT_MEASURED
+    return f"{ratio:.1f}x" if ratio < 9.95 else f"{ratio:,.0f}x"
+
+
+def format_share(share: float) -> str:
+    """61 %, 0.4 %, <0.1 %: enough to tell something from nothing."""
+    if 0 < share < 0.0005:
+        return "<0.1 %"
+    return f"{100 * share:.1f} %" if share < 0.0995 else f"{100 * share:.0f} %"
+
+
+def describe_shares(shares: Mapping[str, float] | None) -> str:
+    """'row 61 %, code(3) 30 %, mean 9.0 %', the largest first."""
+    if shares is None:
+        return NOT_MEASURED
+    ordered = sorted(shares.items(), key=lambda entry: -entry[1])
+    return ", ".join(f"{form} {format_share(share)}" for form, share in ordered) or "none"
+
+
+def describe_auc(auc: Mapping[str, Any] | None) -> str:
+    """'AUC 0.8027 -> 0.8021 (-0.0006, 95 % interval -0.0009 to -0.0003: worse)'."""
+    if auc is None:
+        return f"AUC {NOT_MEASURED}"
+    interval = auc.get("ci95")
+    said = f", 95 % interval {format_change(interval[0])} to {format_change(interval[1])}" if interval else ""
+    verdict = f": {auc['verdict']}" if auc.get("verdict") else ""
+    return (
+        f"AUC {format_value(auc['before'])} -> {format_value(auc['after'])} "
+        f"({format_change(auc['delta'])}{said}{verdict})"
+    )
+
+
+def describe_conversion(report: Mapping[str, Any]) -> str:
+    """The headline: both sizes, their ratio and the AUCs. The source counts without optimizer state."""
+    source, artifact = report["sizes"]["source"], report["artifact"]
+    before = source["tables"] + source["dense"]
+    ratio = before / artifact["bytes"] if artifact["bytes"] else None
+    sizes = f"{format_size(before)} -> {format_size(artifact['bytes'])} ({format_ratio(ratio)})"
+    return f"{sizes}, {describe_auc(report['auc'])}"
+
+
+def quality_rows(values: Mapping[str, Any]) -> list[list[str]]:
+    """[name, before, after, change] for each figure of quality, six digits; a bare number counts as 'after'."""
+    rows = []
+    for key, name in QUALITY:
+        entry = values.get(key)
+        pair = entry if isinstance(entry, Mapping) else {"after": entry}
+        before, after = pair.get("before"), pair.get("after")
+        change = None if before is None or after is None else after - before
+        rows.append([name, format_value(before, 6), format_value(after, 6), format_change(change, 6)])
+    return rows
+
+
+def size_rows(sizes: Mapping[str, Any]) -> list[list[str]]:
+    """[part, before, after] of the source and the artifact."""
+    source, artifact = sizes["source"], sizes["artifact"]
+    return [
+        ["tables", format_size(source["tables"]), format_size(artifact["tables"])],
+        ["dense part", format_size(source["dense"]), format_size(artifact["dense"])],
+        ["all else in the file", format_size(source["file"] - source["tables"] - source["dense"]),
+         format_size(artifact["header"])],
+        ["whole file", format_size(source["file"]), format_size(artifact["total"])],
+    ]  # fmt: skip
+
+
+def slice_rows(slices: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """[table, form, samples, share, before, after, change] for each slice."""
+    return [
+        [
+            entry["table"], entry["form"], f"{entry['samples']:,}", format_share(entry["share"]),
+            *(format_value(entry[key]) if entry[key] is not None else "-" for key in ("auc_before", "auc_after")),
+            format_change(entry["delta"]) if entry["delta"] is not None else "-",
+        ]
+        for entry in slices
+    ]  # fmt: skip
+
+
+def describe_mapping(values: Mapping[str, Any]) -> list[str]:
+    """'key: value' for each entry of a mapping that is passed on as it is; nested ones in brackets."""
+    return [f"{key}: {_describe(value)}" for key, value in values.items()]
+
+
+def describe_provenance(report: Mapping[str, Any]) -> list[str]:
+    """What the artifact came from and how long that took; what was not recorded is left out."""
+    known = {key: value for key, value in report["provenance"].items() if value not in (None, {})}
+    seconds = {stage: f"{spent:.1f} s" for stage, spent in report["seconds"].items() if spent is not None}
+    return describe_mapping({**known, **({"time": seconds} if seconds else {})})
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "(" + ", ".join(describe_mapping(value)) + ")"
+    if isinstance(value, (list, tuple)):
+        if len(value) > MOST_ITEMS or any(isinstance(item, Mapping) for item in value):
+            return f"{len(value)} entries (in the JSON)"
+        return ", ".join(_describe(item) for item in value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return NOT_MEASURED if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _unsigned_zero(value: float, digits: int) -> float:
+    return round(value, digits) + 0.0

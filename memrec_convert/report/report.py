@@ -1,0 +1,211 @@
+"""The report of a conversion as frozen dataclasses, to JSON and back; None is what nobody measured."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
+from typing import Any
+
+import numpy as np
+
+from memrec_convert.errors import ArtifactError
+
+
+@dataclass(frozen=True)
+class ArtifactFile:
+    """The file that was written; `bytes` is its size on disk."""
+
+    path: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """One table: what it was and what it became.
+
+    `form` is for people ('codes 1b base + 28b x 4100 ids'); `lookup_share` says for each form which share of the
+    profile's lookups it serves, None without a profile.
+    """
+
+    name: str
+    method: str
+    rows: int
+    dim: int
+    bytes_before: int
+    bytes_after: int
+    form: str
+    lookup_share: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A figure of the original and of the artifact on the same rows."""
+
+    before: float
+    after: float
+
+    @property
+    def delta(self) -> float:
+        """What the conversion changed: after - before."""
+        return self.after - self.before
+
+
+@dataclass(frozen=True)
+class AucComparison(Comparison):
+    """The AUCs, the 95 % interval of their difference (None: not estimated) and what it allows to say."""
+
+    ci95: tuple[float, float] | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class SliceReport:
+    """AUCs over the samples whose lookup in `table` has `form`; `share` is of all samples."""
+
+    table: str
+    form: str
+    samples: int
+    share: float
+    auc_before: float | None
+    auc_after: float | None
+    delta: float | None
+
+
+@dataclass(frozen=True)
+class SourceSizes:
+    """Bytes of the source: its tables and its dense part as stored, and its whole file with all else in it."""
+
+    tables: int
+    dense: int
+    file: int
+
+
+@dataclass(frozen=True)
+class ArtifactSizes:
+    """Bytes of the artifact by part; `header` is everything that is neither tables nor dense part."""
+
+    tables: int
+    dense: int
+    header: int
+
+    @property
+    def total(self) -> int:
+        """The whole file."""
+        return self.tables + self.dense + self.header
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Both sides. Ratios leave out what else a source file holds (optimizer state), which would flatter them."""
+
+    source: SourceSizes
+    artifact: ArtifactSizes
+
+    @property
+    def ratio(self) -> float | None:
+        """Tables and dense part of the source over the whole artifact."""
+        total = self.artifact.total
+        return (self.source.tables + self.source.dense) / total if total else None
+
+    @property
+    def table_ratio(self) -> float | None:
+        """Table bytes over table bytes."""
+        return self.source.tables / self.artifact.tables if self.artifact.tables else None
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A plan that lost: its score is the planner's (lower is better), None where it was not scored."""
+
+    name: str
+    bytes: int
+    score: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What the artifact was made from and by; digests are hexadecimal, None where there was nothing to digest."""
+
+    version: str
+    layout: str
+    container: str
+    source_digest: str | None = None
+    profile_digest: str | None = None
+    seed: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything worth saying about one conversion. Sizes in bytes, times in seconds.
+
+    `weights` says what the planner weighted ids by: log, optimizer, displacement or uniform. `plan`, `fine_tune`,
+    `architecture` and `evaluation` (log, samples, ...) are JSON-able mappings that are passed on as they are.
+    """
+
+    artifact: ArtifactFile
+    budget_bytes: int
+    weights: str
+    tables: tuple[TableReport, ...]
+    sizes: Sizes
+    provenance: Provenance
+    auc: AucComparison | None = None
+    log_loss: Comparison | None = None
+    normalized_entropy: Comparison | None = None
+    calibration: Comparison | None = None
+    slices: tuple[SliceReport, ...] | None = None
+    evaluation: Mapping[str, Any] | None = None
+    serving_bytes: int | None = None
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    alternatives: tuple[Alternative, ...] = ()
+    fine_tune: Mapping[str, Any] | None = None
+    architecture: Mapping[str, Any] = field(default_factory=dict)
+    assumed: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values (dict, list, str, int, finite float, bool, None), derived figures included."""
+        values = to_plain(self)
+        assert isinstance(values, dict)
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Report:
+        """The report that `to_json` gave; keys of later versions are passed over.
+
+        ArtifactError where a key is missing or holds another kind of value.
+        """
+        from pydantic import TypeAdapter, ValidationError
+
+        try:
+            return TypeAdapter(cls).validate_json(json.dumps(to_plain(values)), strict=True)
+        except ValidationError as error:
+            detail = error.errors(include_url=False, include_context=False)[0]
+            place = " > ".join(str(part) for part in detail["loc"]) or "the whole"
+            found = "nothing" if detail["type"] == "missing" else f"a {type(detail['input']).__name__}"
+            raise ArtifactError(
+                f"the report cannot be read: {place}: found {found}, expected what this version writes "
+                f"({detail['msg']}); it was damaged or written by another version."
+            ) from None
+
+
+def to_plain(value: object) -> Any:  # noqa: ANN401  (any JSON value)
+    """A value as JSON can hold it: dataclasses with their properties as dicts, numpy as Python, NaN as None."""
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [to_plain(item) for item in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        return to_plain(value.tolist())
+    if hasattr(value, "__dataclass_fields__"):
+        names = [entry.name for entry in dataclass_fields(value)]  # type: ignore[arg-type]
+        derived = [name for cls in type(value).__mro__ for name in vars(cls) if isinstance(vars(cls)[name], property)]
+        return {name: to_plain(getattr(value, name)) for name in [*names, *derived]}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, int)) else str(value)
