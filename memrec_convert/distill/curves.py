@@ -90,9 +90,7 @@ def fit_table(
         distances = torch.stack([at_zero, _codec_distance(sample.rows.residual + survey.centre, survey.metric, codec)])
         stored[codec] = _sum_by_class(distances, sample, number, classes)[1]
     kept = {codec: _kept_distortion(reader, survey, codec) for codec in CODECS}
-    return TableFit(
-        survey, classes, sample, fitted, TableCurves(name, rows, dim, classes.rows, curves, stored, kept)
-    )
+    return TableFit(survey, classes, sample, fitted, TableCurves(name, rows, dim, classes.rows, curves, stored, kept))
 
 
 def _sum_by_class(distances: Tensor, sample: Sample, number: Tensor, classes: ValueClasses) -> np.ndarray:

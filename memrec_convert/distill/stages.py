@@ -23,11 +23,11 @@ LARGEST_SUM = 32767
 
 @dataclass(frozen=True)
 class Stage:
-    """One codebook: int8 [size, dim] in units of scale * 2**-shift; `reach` int64 [dim] bounds |sum| up to here."""
+    """One codebook: int8 [size, dim] in units of scale * 2**-shift; `reach` bounds every |sum| up to here."""
 
     codebook: Tensor
     shift: int
-    reach: Tensor
+    reach: int
 
     @property
     def size(self) -> int:
@@ -91,16 +91,15 @@ def fit_stage(
 
 def round_stage(entries: Tensor, *, widest: float, scale: float, before: Stage | None) -> Stage:
     """Entries (float32 [size, dim]) in fixed point: the finest shift that holds `widest`, and lets no sum leave int16."""
-    least = before.shift if before else 0
-    carried = before.reach if before else torch.zeros(entries.shape[1], dtype=torch.int64)
+    least, carried = (before.shift, before.reach) if before else (0, 0)
     shift = least
     while shift < LARGEST_SHIFT and widest * 2 ** (shift + 1) <= LARGEST_ENTRY * scale:
         shift += 1
-    while shift > least and int((carried << (shift - least)).max()) + LARGEST_ENTRY > LARGEST_SUM:
+    while shift > least and (carried << (shift - least)) + LARGEST_ENTRY > LARGEST_SUM:
         shift -= 1
     codebook = (entries / (scale * 2.0**-shift)).round_().clamp_(-LARGEST_ENTRY, LARGEST_ENTRY).to(torch.int8)
-    reach = (carried << (shift - least)) + codebook.to(torch.int64).abs().amax(dim=0)
-    return Stage(codebook, shift, reach)
+    # The bound supposes the largest entries everywhere, so that training may move them without leaving int16.
+    return Stage(codebook, shift, (carried << (shift - least)) + LARGEST_ENTRY)
 
 
 def encode_rows(residual: Tensor, metric: Tensor, stages: Sequence[Stage], *, scale: float) -> tuple[Tensor, Tensor]:

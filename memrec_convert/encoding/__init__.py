@@ -8,6 +8,7 @@ from memrec_convert.encoding.modules import (
     CompressedModule,
     build_module,
     describe_module,
+    describe_table,
 )
 from memrec_convert.encoding.spec import HashSpec, LevelSpec, TableSpec, count_bytes
 from memrec_convert.encoding.table import CompressedTable, HashGroup, describe_form
@@ -25,4 +26,5 @@ __all__ = [
     "count_bytes",
     "describe_form",
     "describe_module",
+    "describe_table",
 ]

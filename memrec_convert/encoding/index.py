@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memrec_convert.encoding.bits import SLACK_BYTES, pack_codes, packed_bytes, read_codes
+from memrec_convert.encoding.bits import pack_codes, packed_bytes, read_codes
 
 LINE_BYTES = 64
 BITS_PER_LINE = 8 * (LINE_BYTES - 4)
@@ -25,6 +25,7 @@ KEY_BITS = range(4, 17)
 _MOST_KEYS_PER_BUCKET = 24
 _MIX_1 = 0x9E3779B1
 _MIX_2 = 0x85EBCA6B
+_BIT_COUNTS = torch.tensor([value.bit_count() for value in range(256)], dtype=torch.int64)
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,9 @@ def _find_in_keys(spec: IndexSpec, index: Tensor, ids: Tensor) -> Tensor:
     places = start.unsqueeze(1) + torch.arange(widest, device=ids.device)
     inside = places < stop.unsqueeze(1)
     keys = index[spec.keys_start :]
-    stored = read_codes(keys, places.clamp_(max=spec.count - 1), entry_bits=spec.key_bits, first_bit=0, bits=spec.key_bits)
+    stored = read_codes(
+        keys, places.clamp_(max=spec.count - 1), entry_bits=spec.key_bits, first_bit=0, bits=spec.key_bits
+    )
     hit = inside & (stored == key.unsqueeze(1))
     return torch.where(hit, places, -1).amax(dim=1)
 
@@ -184,6 +187,20 @@ def _little_endian_32(four_bytes: Tensor) -> Tensor:
     return wide[:, 0] | (wide[:, 1] << 8) | (wide[:, 2] << 16) | (wide[:, 3] << 24)
 
 
-_BIT_COUNTS = torch.tensor([bin(value).count("1") for value in range(256)], dtype=torch.int64)
-
-assert SLACK_BYTES >= 2  # read_codes looks up to two bytes past the first one of a field
+def check_index(spec: IndexSpec, index: Tensor) -> str:
+    """What is wrong with an index read from a file, or "" where every lookup in it stays inside its level."""
+    if spec.kind == "bitmap":
+        lines = index.view(-1, LINE_BYTES)
+        held = _BIT_COUNTS[lines[:, 4:].long()].sum(dim=1)
+        ranks = torch.cumsum(held, 0) - held
+        if int(held.sum()) != spec.count or not torch.equal(_little_endian_32(lines[:, :4]), ranks):
+            return "its ranks and bits disagree"
+        tail = spec.rows - (len(lines) - 1) * BITS_PER_LINE
+        beyond = torch.arange(tail, BITS_PER_LINE)
+        if bool(((lines[-1, 4 + (beyond >> 3)].long() >> (beyond & 7)) & 1).any()):
+            return "it holds ids beyond the table"
+        return ""
+    starts = _bucket_start(spec, index, torch.arange(spec.buckets + 1))
+    if int(starts[0]) != 0 or int(starts[-1]) != spec.count or bool((starts[1:] < starts[:-1]).any()):
+        return "its bucket starts do not rise from 0 to the number of ids"
+    return ""

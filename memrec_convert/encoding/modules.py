@@ -44,10 +44,14 @@ class CompressedEmbeddingBag(CompressedTable):
     def forward(self, ids: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
         """Sum or mean per bag; offsets are starts (with the end too where include_last_offset), sorted, from 0."""
         if per_sample_weights is not None and self.mode != "sum":
-            raise ValueError(f"table {self.name or '?'}: per-sample weights go with sums, this bag takes the {self.mode}")
+            raise ValueError(
+                f"table {self.name or '?'}: per-sample weights go with sums, this bag takes the {self.mode}"
+            )
         if ids.dim() == 2:
             if offsets is not None:
-                raise ValueError(f"table {self.name or '?'}: ids of two dimensions have their bags; offsets are too much")
+                raise ValueError(
+                    f"table {self.name or '?'}: ids of two dimensions have their bags; offsets are too much"
+                )
             bags, length = ids.shape
             offsets = torch.arange(bags, device=ids.device) * length
             ids = ids.reshape(-1)
@@ -82,16 +86,33 @@ class CompressedEmbeddingBag(CompressedTable):
 CompressedModule = CompressedEmbedding | CompressedEmbeddingBag
 
 
-def describe_module(module: CompressedModule) -> dict[str, Any]:
-    """All that it takes to build an empty module like this one, as plain values."""
-    plain: dict[str, Any] = {"name": module.name, "oov": module.oov} | module.spec.to_json()
-    if module.padding_idx is not None:
-        plain["padding_idx"] = module.padding_idx
-    if isinstance(module, CompressedEmbeddingBag):
-        plain["mode"] = module.mode
-        if module.include_last_offset:
-            plain["include_last_offset"] = True
+def describe_table(
+    spec: TableSpec,
+    *,
+    name: str,
+    oov: str,
+    mode: str = "",
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> dict[str, Any]:
+    """All that it takes to build an empty module, as plain values; `mode` "" is an nn.Embedding's place."""
+    plain: dict[str, Any] = {"name": name, "oov": oov} | spec.to_json()
+    if padding_idx is not None:
+        plain["padding_idx"] = padding_idx
+    if mode:
+        plain["mode"] = mode
+    if include_last_offset:
+        plain["include_last_offset"] = True
     return plain
+
+
+def describe_module(module: CompressedModule) -> dict[str, Any]:
+    """`describe_table` of a module that exists."""
+    is_bag = isinstance(module, CompressedEmbeddingBag)
+    return describe_table(
+        module.spec, name=module.name, oov=module.oov, padding_idx=module.padding_idx,
+        mode=module.mode if is_bag else "", include_last_offset=is_bag and module.include_last_offset,
+    )  # fmt: skip
 
 
 def build_module(plain: Mapping[str, Any], groups: dict[str, HashGroup]) -> CompressedModule:
@@ -105,6 +126,8 @@ def build_module(plain: Mapping[str, Any], groups: dict[str, HashGroup]) -> Comp
     if plain["oov"] not in OOV_CHOICES:
         raise ValueError(f"oov {plain['oov']!r} is unknown")
     name, oov, padding_idx = str(plain["name"]), str(plain["oov"]), plain.get("padding_idx")
+    if padding_idx is not None and not (isinstance(padding_idx, int) and 0 <= padding_idx < spec.rows):
+        raise ValueError(f"padding_idx {padding_idx!r} is no row")
     if "mode" not in plain:
         return CompressedEmbedding(spec, name=name, oov=oov, padding_idx=padding_idx, group=group)
     if plain["mode"] not in ("sum", "mean"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,8 @@ class CompressedTable(nn.Module):
         self.spec, self.name, self.oov, self.padding_idx = spec, name, oov, padding_idx
         register_buffers(self, spec.tensors())
         self.group = group
+        self.decoder: Callable[[Tensor], Tensor] | None = None
+        """Stands in for the reference while codebooks are trained."""
 
     def extra_repr(self) -> str:
         """One line for print(model)."""
@@ -74,10 +76,25 @@ class CompressedTable(nn.Module):
         outside = self._find_outside(ids)
         if outside is not None:
             ids = self._bring_inside(ids, outside)
-        rows = self._decode(ids)
+        rows = self._decode(ids) if self.decoder is None else self.decoder(ids)
         if outside is not None and self.oov == "zero":
             rows = rows.masked_fill(outside.unsqueeze(1), 0.0)
         return rows
+
+    def form_names(self) -> tuple[str, ...]:
+        """The forms that ids of this table take: that of the base first, then one per level."""
+        spec = self.spec
+        if spec.form == "kept":
+            return ("kept",)
+        base = "hashed" if spec.hashing is not None else f"code({spec.base_depth})" if spec.base_depth else "mean"
+        return (base, *("row" if level.kind == "rows" else f"code({level.depth})" for level in spec.levels))
+
+    def form_of(self, ids: Tensor) -> Tensor:
+        """Which of `form_names` each id (int64 [n], inside the table) takes, int8 [n]."""
+        form = torch.zeros(len(ids), dtype=torch.int8)
+        for number, places in enumerate(self.locate(ids)):
+            form[places >= 0] = number + 1
+        return form
 
     def locate(self, ids: Tensor) -> list[Tensor]:
         """Per level the place of each id (int64 [n]), -1 where it is not in that level."""

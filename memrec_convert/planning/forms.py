@@ -11,7 +11,7 @@ from memrec_convert.encoding.codecs import CODECS
 from memrec_convert.encoding.index import choose_index
 from memrec_convert.encoding.spec import LevelSpec, TableSpec, count_bytes
 
-BYTES_PER_TENSOR = 130
+BYTES_PER_TENSOR = 200
 """About what one tensor adds to the header; only the search uses it, the final count is exact."""
 
 _KEY_BITS_GUESS = 9.0
@@ -102,7 +102,10 @@ def _replaced_choice(
     """The best levels over this base: each class of rows takes whichever of base and levels is cheapest."""
     bits = np.cumsum([0, *(size.bit_length() - 1 for size in curve.sizes)])
     options = [] if methods == "int8" else [LevelChoice(depth=d) for d in range(base + 1, len(bits))]
-    costs = [curve.distortion[o.depth] + price * curves.class_rows * (bits[o.depth] - bits[base] + key_bits) / 8 for o in options]
+    costs = [
+        curve.distortion[o.depth] + price * curves.class_rows * (bits[o.depth] - bits[base] + key_bits) / 8
+        for o in options
+    ]
     for codec, distortion in curves.stored.items() if methods != "codes" else ():
         options.append(LevelChoice(codec=codec))
         row_bytes = count_bytes(CODECS[codec].parts(1, curves.dim).values())
@@ -126,7 +129,12 @@ def _distortion(curves: TableCurves, curve: ListCurve, level: LevelChoice) -> np
 
 
 def _best_pair(
-    base_cost: np.ndarray, costs: np.ndarray, options: list[LevelChoice], base: int, sizes: tuple[int, ...], entry_price: float
+    base_cost: np.ndarray,
+    costs: np.ndarray,
+    options: list[LevelChoice],
+    base: int,
+    sizes: tuple[int, ...],
+    entry_price: float,
 ) -> list[LevelChoice]:
     """No level, one, or two: whichever lowers the sum over classes plus the price of the codebooks most."""
     entries = np.cumsum([0, *sizes])

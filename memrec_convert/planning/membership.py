@@ -13,14 +13,13 @@ from memrec_convert.planning.forms import FormChoice, spec_of
 from memrec_convert.planning.search import CountFile
 
 _STEPS = 48
+_FIXED_LEVEL_BYTES = 500
+"""About what a level costs before any id is in it: header entries, digests, the index's own frame."""
 
 
 @dataclass(frozen=True)
 class LevelCandidates:
-    """One table with its form fixed: `losses` float32 [1 + levels, rows] is what each row loses in base and levels.
-
-    price_per_id is what an id costs in each level, in bytes, its key included.
-    """
+    """One table with its form fixed: `losses` float32 [1 + levels, rows] is what each row loses in base and levels."""
 
     choice: FormChoice
     rows: int
@@ -39,7 +38,9 @@ class Membership:
     nbytes: int
 
 
-def assign_levels(tables: Sequence[LevelCandidates], budget_bytes: int, count_file: CountFile, *, price: float) -> Membership | None:
+def assign_levels(
+    tables: Sequence[LevelCandidates], budget_bytes: int, count_file: CountFile, *, price: float
+) -> Membership | None:
     """The levels of least loss within the budget: one price of a byte for all tables, bisected from `price`.
 
     None where not even empty levels fit.
@@ -85,15 +86,35 @@ def level_costs(choice: FormChoice, rows: int, dim: int) -> list[float]:
 
 
 def _place(table: LevelCandidates, price: float) -> tuple[FormChoice, np.ndarray]:
-    if not table.choice.levels:
-        return table.choice, np.full(table.rows, -1, dtype=np.int8)
-    best = table.losses[0].copy()
-    levels = np.full(table.rows, -1, dtype=np.int8)
-    for number, cost in enumerate(level_costs(table.choice, table.rows, table.dim)):
-        loss = table.losses[number + 1] + np.float32(price * cost)
-        better = loss < best
+    """The best level of each row at this price; a level that does not earn its fixed bytes is dropped."""
+    choice = table.choice
+    if not choice.levels:
+        return choice, np.full(table.rows, -1, dtype=np.int8)
+    costs = level_costs(choice, table.rows, table.dim)
+    losses = [table.losses[0], *(table.losses[n + 1] + np.float32(price * cost) for n, cost in enumerate(costs))]
+    open_levels = list(range(len(costs)))
+    levels = _cheapest(losses, open_levels)
+    for number in sorted(open_levels, key=lambda n: float((losses[0] - losses[n + 1])[levels == n].sum())):
+        others = _cheapest(losses, [n for n in open_levels if n != number])
+        members = levels == number
+        with_it, without = losses[number + 1][members], np.choose(others[members] + 1, [x[members] for x in losses])
+        if float((without - with_it).sum(dtype=np.float64)) < price * _FIXED_LEVEL_BYTES:
+            open_levels.remove(number)
+            levels = _cheapest(losses, open_levels)
+    counts = tuple(int((levels == number).sum()) for number in open_levels)
+    kept = replace(choice, levels=tuple(choice.levels[number] for number in open_levels), counts=counts)
+    distortion = float(np.choose(levels + 1, list(table.losses)).sum(dtype=np.float64))
+    renumbered = np.full_like(levels, -1)
+    for new, old in enumerate(open_levels):
+        renumbered[levels == old] = new
+    return replace(kept, distortion=distortion), renumbered
+
+
+def _cheapest(losses: Sequence[np.ndarray], open_levels: Sequence[int]) -> np.ndarray:
+    """Per row the number of the open level of least loss, -1 for the base, int8 [rows]; ties go to the earlier."""
+    best, levels = losses[0].copy(), np.full(len(losses[0]), -1, dtype=np.int8)
+    for number in open_levels:
+        better = losses[number + 1] < best
         levels[better] = number
-        best[better] = loss[better]
-    counts = tuple(int((levels == number).sum()) for number in range(len(table.choice.levels)))
-    distortion = float(np.take_along_axis(table.losses, levels[None].astype(np.int64) + 1, axis=0).sum(dtype=np.float64))
-    return replace(table.choice, counts=counts, distortion=distortion), levels
+        best[better] = losses[number + 1][better]
+    return levels

@@ -1,0 +1,8 @@
+"""`python -m memrec_convert` is the command line."""
+
+from __future__ import annotations
+
+from memrec_convert.cli import main
+
+if __name__ == "__main__":
+    main()

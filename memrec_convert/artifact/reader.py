@@ -1,0 +1,152 @@
+"""From a file back to a model: nothing is run from it, and nothing in it is believed unchecked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from memrec_convert.artifact.layout import METADATA_KEY
+from memrec_convert.artifact.metadata import Metadata, parse_metadata
+from memrec_convert.encoding import CompressedModule, CompressedTable, HashGroup, build_module
+from memrec_convert.encoding.index import check_index
+from memrec_convert.errors import ArtifactError, ModelError
+from memrec_convert.models import build_model
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact's file in memory: its metadata and tensors by name."""
+
+    path: Path
+    metadata: Metadata
+    tensors: Mapping[str, Tensor]
+    nbytes: int
+
+
+def read_artifact(path: str | Path) -> Artifact:
+    """Reads header and tensors; ArtifactError in one sentence for anything that is no sound artifact."""
+    path = Path(path)
+    if not path.exists():
+        raise ArtifactError(f"there is no file {path}; check the path.")
+    if not path.is_file():
+        raise ArtifactError(f"{path} is no file; an artifact is one .safetensors file.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = parse_metadata((file.metadata() or {}).get(METADATA_KEY), str(path))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except SafetensorError as error:
+        raise ArtifactError(f"{path} is no readable safetensors file ({error}); convert the source again.") from error
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror or error}; check the file.") from error
+    if set(metadata.digests) != set(tensors):
+        odd = sorted(set(metadata.digests) ^ set(tensors))[:3]
+        raise ArtifactError(
+            f"{path}: the tensors {odd} are missing or unknown to its metadata; convert the source again."
+        )
+    return Artifact(path, metadata, tensors, path.stat().st_size)
+
+
+def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
+    """The model of an artifact, ready to run, in eval mode.
+
+    A known network is built by itself. For a model of your own class give a fresh instance as `into`: its embedding
+    modules are replaced in place, every other tensor is loaded from the file, and it is returned.
+    ArtifactError where the file is unsound, ModelError where `into` does not match it.
+    """
+    artifact = read_artifact(path)
+    modules = build_modules(artifact)
+    if into is not None:
+        return _load_into(artifact, modules, into)
+    if artifact.metadata.architecture is None:
+        raise ArtifactError(
+            f"{path} holds a model of its own class, which no file can bring along; give a fresh instance: "
+            "load(path, into=model)."
+        )
+    tables = [modules[f"tables.{number}"] for number in range(len(modules)) if f"tables.{number}" in modules]
+    if len(tables) != len(modules):
+        raise ArtifactError(f"{path}: its tables are not numbered from 0; convert the source again.")
+    model = build_model(artifact.metadata.architecture, tables)
+    _fill(artifact, model)
+    return model.eval()
+
+
+def _load_into(artifact: Artifact, modules: Mapping[str, CompressedModule], into: nn.Module) -> nn.Module:
+    for path, module in modules.items():
+        parent_path, _, name = path.rpartition(".")
+        try:
+            parent = into.get_submodule(parent_path)
+            if not isinstance(getattr(parent, name, None), nn.Module):
+                raise AttributeError(name)
+        except AttributeError as error:
+            raise ModelError(
+                f"{artifact.path} has a table at {path!r}, and the given {type(into).__name__} has no module there; "
+                "give a fresh instance of the class that was compressed."
+            ) from error
+        setattr(parent, name, module)
+    _fill(artifact, into)
+    return into.eval()
+
+
+def build_modules(artifact: Artifact, *, filled: bool = False) -> dict[str, CompressedModule]:
+    """The compressed module of every path in the file, empty or with its tensors; shared ones are one object."""
+    groups: dict[str, HashGroup] = {}
+    modules: dict[str, CompressedModule] = {}
+    try:
+        for path, plain in artifact.metadata.modules.items():
+            modules[path] = modules[plain["same_as"]] if "same_as" in plain else build_module(plain, groups)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
+        raise ArtifactError(f"{artifact.path}: its description of the tables is damaged ({error}).") from error
+    if filled:
+        for path, module in modules.items():
+            state = {f"{path}.{name}": buffer for name, buffer in module.state_dict().items()}
+            _copy_tensors(artifact, state, complete=False)
+    return modules
+
+
+def _fill(artifact: Artifact, model: nn.Module) -> None:
+    """Puts every tensor of the file where it belongs, checks every index, and leaves the metadata on the model."""
+    _copy_tensors(artifact, model.state_dict(keep_vars=True), complete=True)
+    for path, module in model.named_modules():
+        if isinstance(module, CompressedTable):
+            check_table(module, f"{artifact.path} > {path}")
+    model.memrec_metadata = artifact.metadata
+
+
+def _copy_tensors(artifact: Artifact, state: Mapping[str, Tensor], *, complete: bool) -> None:
+    """Fills the tensors of `state` by name; shapes and dtypes must match, and where `complete` no tensor may be left."""
+    stored = dict(artifact.tensors)
+    for name, source in artifact.metadata.aliases.items():
+        if source in stored:
+            stored.setdefault(name, stored[source])
+    missing, extra = sorted(set(state) - set(stored)), sorted(set(stored) - set(state))
+    if missing or (extra and complete):
+        raise ModelError(
+            f"{artifact.path} does not fit the model: it lacks {missing[:3] or 'nothing'} and has "
+            f"{extra[:3] or 'nothing'} too much; give a fresh instance of the class that was compressed."
+        )
+    for name, target in state.items():
+        tensor = stored[name]
+        if tuple(tensor.shape) != tuple(target.shape):
+            raise ModelError(
+                f"{artifact.path} > {name}: shape {list(tensor.shape)}, expected {list(target.shape)}; give a fresh "
+                "instance of the class that was compressed."
+            )
+        if tensor.dtype != target.dtype and not (tensor.dtype == torch.bfloat16 and target.dtype == torch.float32):
+            raise ArtifactError(f"{artifact.path} > {name}: dtype {tensor.dtype}, expected {target.dtype}.")
+        with torch.no_grad():
+            target.copy_(tensor)
+
+
+def check_table(module: CompressedTable, where: str) -> None:
+    """Refuses indices that point outside their level: codes cannot leave their codebook, its size being 2**bits."""
+    for number, level in enumerate(module.spec.levels):
+        problem = check_index(level.index, module.get_buffer(f"level{number}_index"))
+        if problem:
+            raise ArtifactError(
+                f"{where}: the index of level {number} is damaged ({problem}); convert the source again."
+            )

@@ -1,0 +1,84 @@
+"""Does a file hold what it says? Bytes, digests, ranges, and on request the rows against their source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from memrec_convert.artifact.layout import count_file_bytes
+from memrec_convert.artifact.metadata import digest_tensor
+from memrec_convert.artifact.reader import Artifact, build_modules, check_table, read_artifact
+from memrec_convert.checkpoint import SourceModel, read_source
+from memrec_convert.distill.rows import read_chunks
+from memrec_convert.encoding import CompressedModule
+from memrec_convert.errors import ArtifactError
+
+
+def verify(path: str | Path, *, against: str | Path | None = None) -> dict[str, Any]:
+    """Checks an artifact from its first byte to its last: {"path", "bytes", "tensors", "tables", "against"}.
+
+    Size, a digest of every tensor, the shapes that the description of the tables demands, and every index. `against`
+    also decodes every row and compares it with the source's: per table the relative error, and for kept fp32 tables
+    equality. ArtifactError at the first thing that is wrong.
+    """
+    artifact = read_artifact(path)
+    check_size(artifact)
+    check_digests(artifact)
+    modules = build_modules(artifact, filled=True)
+    for name, module in modules.items():
+        check_table(module, f"{path} > {name}")
+    result: dict[str, Any] = {
+        "path": str(path), "bytes": artifact.nbytes, "tensors": len(artifact.tensors), "tables": len(modules),
+        "against": None,
+    }  # fmt: skip
+    if against is not None:
+        result["against"] = {"path": str(against), "tables": _compare_rows(artifact, modules, read_source(against))}
+    return result
+
+
+def check_size(artifact: Artifact) -> None:
+    """The file is exactly as long as its header and tensors: nothing is missing and nothing hides behind them."""
+    shapes = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in artifact.tensors.items()}
+    expected = count_file_bytes(shapes, artifact.metadata.to_text())
+    if expected != artifact.nbytes:
+        raise ArtifactError(
+            f"{artifact.path} has {artifact.nbytes} bytes where its contents make {expected}: it was changed after it "
+            "was written; convert the source again."
+        )
+
+
+def check_digests(artifact: Artifact) -> None:
+    """Every tensor's bytes are those that were written."""
+    for name, tensor in artifact.tensors.items():
+        if digest_tensor(tensor) != artifact.metadata.digests[name]:
+            raise ArtifactError(
+                f"{artifact.path} > {name}: its bytes do not match their digest: the file was damaged after it was "
+                "written; convert the source again."
+            )
+
+
+def _compare_rows(
+    artifact: Artifact, modules: dict[str, CompressedModule], source: SourceModel
+) -> list[dict[str, Any]]:
+    found = []
+    for number, table in enumerate(source.tables):
+        module = modules.get(f"tables.{number}")
+        if module is None or (module.spec.rows, module.spec.dim) != (table.rows, table.dim):
+            raise ArtifactError(
+                f"{artifact.path} was not made from {source.path}: it has no table of {table.rows} x {table.dim} in the "
+                f"place of {table.name}."
+            )
+        error, energy = 0.0, 0.0
+        for start, rows in read_chunks(table.weight):
+            with torch.no_grad():
+                decoded = module.lookup(torch.arange(start, start + len(rows)))
+            error += float((decoded - rows).to(torch.float64).square().sum())
+            energy += float(rows.to(torch.float64).square().sum())
+        if module.spec.form == "kept" and module.spec.codec == "fp32" and error:
+            raise ArtifactError(
+                f"{artifact.path} > tables.{number}: kept at fp32, and its rows differ from {source.path}."
+            )
+        found.append({"name": table.name, "relative_error": (error / energy) ** 0.5 if energy else 0.0})
+    return found

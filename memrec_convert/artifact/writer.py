@@ -1,0 +1,96 @@
+"""From a compressed model to its file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from memrec_convert.artifact.files import write_file
+from memrec_convert.artifact.layout import build_header, count_file_bytes, order_names
+from memrec_convert.artifact.metadata import Metadata, tensor_bytes
+from memrec_convert.encoding import CompressedTable, HashGroup
+from memrec_convert.encoding.spec import TableSpec, TensorShapes
+from memrec_convert.errors import ModelError
+
+DENSE_DTYPES = {"fp32": None, "bf16": torch.bfloat16}
+"""Per `--dense` choice the dtype that floating dense tensors are stored in; None leaves them as they are."""
+
+
+def write_model(path: Path, model: nn.Module, metadata: Metadata) -> int:
+    """Writes the model's tensors and the metadata; returns the file's bytes. OutputError leaves nothing behind."""
+    tensors, aliases = collect_tensors(model, dense=metadata.dense)
+    if dict(metadata.aliases) != aliases:
+        raise ModelError("the model's shared tensors changed since its size was planned.")
+    metadata = metadata.with_digests(tensors)
+    shapes: TensorShapes = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    header = build_header(shapes, metadata.to_text())
+
+    def parts() -> Iterator[bytes | memoryview]:
+        yield header
+        for name in order_names(shapes):
+            yield tensor_bytes(tensors[name])
+
+    return write_file(path, parts())
+
+
+def collect_tensors(model: nn.Module, *, dense: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a model's state dict by name, each storage once, and the names that share another's tensor."""
+    owned = _table_tensors(model)
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    first_name: dict[tuple[int, int, torch.Size, torch.dtype], str] = {}
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            raise ModelError(f"the model's state holds {name!r}, which is no tensor and cannot be stored.")
+        key = (tensor.data_ptr(), tensor.storage_offset(), tensor.shape, tensor.dtype)
+        if tensor.numel() and key in first_name:
+            aliases[name] = first_name[key]
+            continue
+        first_name[key] = name
+        narrow = DENSE_DTYPES[dense] if name not in owned and tensor.dtype == torch.float32 else None
+        tensors[name] = tensor if narrow is None else tensor.to(narrow)
+    return tensors, aliases
+
+
+def narrow_shapes(shapes: TensorShapes, dense: str) -> TensorShapes:
+    """Dense tensors as they will be stored."""
+    narrow = DENSE_DTYPES[dense]
+    return {
+        name: (narrow if narrow is not None and dtype == torch.float32 else dtype, shape)
+        for name, (dtype, shape) in shapes.items()
+    }
+
+
+def predict_shapes(dense_shapes: TensorShapes, specs: Mapping[str, TableSpec]) -> tuple[TensorShapes, dict[str, str]]:
+    """Names and shapes of the file's tensors for these table specs by module path, and the aliases of shared groups."""
+    shapes: TensorShapes = dict(dense_shapes)
+    aliases: dict[str, str] = {}
+    owner: dict[str, str] = {}
+    for path, spec in specs.items():
+        shapes |= {f"{path}.{name}": shape for name, shape in spec.tensors().items()}
+        if spec.hashing is None:
+            continue
+        for name, shape in spec.hashing.tensors().items():
+            own, first = f"{path}.group.{name}", f"{owner.setdefault(spec.hashing.group, path)}.group.{name}"
+            if own == first:
+                shapes[own] = shape
+            else:
+                aliases[own] = first
+    return shapes, aliases
+
+
+def count_model_bytes(shapes: TensorShapes, metadata: Metadata) -> int:
+    """Exact bytes of the file that these tensors and this metadata will make."""
+    return count_file_bytes(shapes, metadata.with_blank_digests(list(shapes)).to_text())
+
+
+def _table_tensors(model: nn.Module) -> set[str]:
+    """State-dict names that belong to compressed tables and their groups: the rest is the dense part."""
+    names: set[str] = set()
+    for path, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, CompressedTable | HashGroup):
+            names |= {f"{path}.{name}" if path else name for name, _ in module.named_buffers()}
+    return names

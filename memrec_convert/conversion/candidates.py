@@ -1,0 +1,172 @@
+"""Finished alternatives within a budget, and which of them changes the model's answers least."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from memrec_convert.conversion.assembly import (
+    CodeStore,
+    assign_members,
+    build_tables,
+    make_module,
+    read_all,
+    replace_tables,
+)
+from memrec_convert.conversion.fitting import Fitted
+from memrec_convert.conversion.options import Options
+from memrec_convert.conversion.stopwatch import Stopwatch
+from memrec_convert.conversion.subject import Progress, Subject
+from memrec_convert.distill.hashed import HashedTable, fit_hashed
+from memrec_convert.encoding import CompressedModule, HashGroup, TableSpec
+from memrec_convert.encoding.build import build_kept
+from memrec_convert.errors import BudgetTooSmallError
+from memrec_convert.evaluation.scoring import mean_divergence, score_batches
+from memrec_convert.planning.hashed import KEPT_SHARES, TableShape, plan_hashed, refuse_budget
+from memrec_convert.planning.search import CountFile, plan_tables
+
+CONFIRM_SAMPLES = 131_072
+"""Samples on which candidates are compared by their logits."""
+
+_NAMES = {"auto": "rate-distortion plan", "codes": "codes alone", "int8": "int8 rows of hot ids + mean row"}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A finished alternative: its modules, exact bytes, predicted distortion and, given data, measured divergence.
+
+    distortion is the summed weight * (change of the logit)**2 that the fit predicts; price that of a byte in the plan.
+    """
+
+    name: str
+    modules: tuple[CompressedModule, ...]
+    nbytes: int
+    distortion: float
+    price: float = 0.0
+    divergence: float | None = None
+
+    @property
+    def specs(self) -> tuple[TableSpec, ...]:
+        """The spec of every table."""
+        return tuple(module.spec for module in self.modules)
+
+    def as_model(self, subject: Subject) -> nn.Module:
+        """The subject's model with these modules in place."""
+        return replace_tables(subject, self.modules)
+
+
+def find_candidates(
+    subject: Subject, fitted: Fitted, budget_bytes: int, options: Options, count: CountFile, *, progress: Progress,
+    watch: Stopwatch,
+) -> list[Candidate]:  # fmt: skip
+    """Finished alternatives within the budget; BudgetTooSmallError where the wanted method has none."""
+    if options.method == "memrec":
+        with watch.stage("hashed fit"):
+            return _fit_published_form(subject, fitted, budget_bytes, options, count, progress)
+    methods = ("auto", "int8") if options.method == "auto" else (options.method,)
+    store, found = CodeStore(options.workers), list[Candidate]()
+    for done, method in enumerate(methods):
+        progress("plan and code", done, len(methods))
+        try:
+            with watch.stage("plan"):
+                plan = plan_tables([fit.curves for fit in fitted.fits], budget_bytes, count, methods=method)
+        except BudgetTooSmallError:
+            if not found:
+                raise
+            continue
+        with watch.stage("code"):
+            members = assign_members(subject, fitted.fits, plan, store, budget_bytes, count)
+            if members is None:
+                continue
+            modules = build_tables(subject, fitted.fits, members, store, oov=options.oov)
+        distortion = sum(choice.distortion for choice in members.choices)
+        found.append(Candidate(_NAMES[method], tuple(modules), members.nbytes, distortion, plan.price))
+    progress("plan and code", len(methods), len(methods))
+    return found
+
+
+def confirm(
+    subject: Subject, candidates: Sequence[Candidate], options: Options, *, progress: Progress
+) -> list[Candidate]:
+    """The candidates by divergence from the original on the hold-out (else a sample of the training log), best first.
+
+    Without data, by the distortion that the fit predicts.
+    """
+    source = subject.hold_out or subject.train
+    if source is None:
+        return sorted(candidates, key=lambda candidate: candidate.distortion)
+    original = score_batches(
+        subject.model, source.stream(limit=CONFIRM_SAMPLES), subject.forward, workers=options.workers
+    )
+    scored = []
+    for number, candidate in enumerate(candidates):
+        progress("compare plans", number, len(candidates))
+        batches = source.stream(limit=CONFIRM_SAMPLES)
+        logits = score_batches(candidate.as_model(subject), batches, subject.forward, workers=options.workers)
+        scored.append(replace(candidate, divergence=mean_divergence(original, logits)))
+    progress("compare plans", len(candidates), len(candidates))
+    return sorted(scored, key=lambda candidate: candidate.divergence or 0.0)
+
+
+def _fit_published_form(
+    subject: Subject, fitted: Fitted, budget_bytes: int, options: Options, count: CountFile, progress: Progress
+) -> list[Candidate]:
+    """All tables hashed but the smallest, with and without a centre; one candidate per share of kept tables."""
+    shapes = [TableShape(s.rows, s.dim, options.may_replace(s.rows, s.nbytes)) for s in subject.sites]
+    sizes = {"k": options.k, "k_weights": options.k_weights}
+    plans = {
+        specs: share
+        for share in reversed(KEPT_SHARES)
+        if (specs := plan_hashed(shapes, budget_bytes, count, kept_share=share, **sizes)) is not None
+    }
+    if not plans:
+        raise refuse_budget(shapes, budget_bytes, count, **sizes)
+    found = []
+    for done, specs in enumerate(plans):
+        progress("fit hashed tokens", done, len(plans))
+        fits = [_fit_hashed_tables(subject, fitted, specs, options, centred=centred) for centred in (False, True)]
+        distortion, modules, centred = min(fits, key=lambda fit: fit[0])
+        kept = sum(spec.form == "kept" for spec in specs)
+        name = f"MEM-REC, {len(specs) - kept} tables hashed, {'with' if centred else 'no'} centre"
+        found.append(Candidate(name, modules, count(specs), distortion))
+    progress("fit hashed tokens", len(plans), len(plans))
+    return sorted(found, key=lambda candidate: candidate.distortion)[:2]
+
+
+def _fit_hashed_tables(
+    subject: Subject, fitted: Fitted, specs: Sequence[TableSpec], options: Options, *, centred: bool
+) -> tuple[float, tuple[CompressedModule, ...], bool]:
+    """Predicted distortion and modules of one hashed plan."""
+    tables: dict[int, HashedTable] = {}
+    for number, (site, spec, fit, weight) in enumerate(
+        zip(subject.sites, specs, fitted.fits, fitted.weights, strict=True)
+    ):
+        if spec.hashing is not None:
+            sensitivity = float(weight.metric.square().sum()) / site.dim  # mean diagonal of G = A A^T
+            centre = fit.survey.centre if centred else torch.zeros(site.dim)
+            rows = (weight.rows * np.float32(sensitivity)).astype(np.float32)
+            tables[number] = HashedTable(site.reader, spec.hash_seed, centre, rows)
+    groups: dict[str, HashGroup] = {}
+    distortion = 0.0
+    for hashing in {spec.hashing.group: spec.hashing for spec in specs if spec.hashing is not None}.values():
+        members = [n for n in tables if specs[n].hashing == hashing]
+        fit = fit_hashed(hashing, [tables[n] for n in members])
+        groups[hashing.group] = HashGroup(hashing)
+        for name, tensor in fit.tensors.items():
+            setattr(groups[hashing.group], name, tensor)
+        for n, distances in zip(members, fit.distances, strict=True):
+            distortion += float((tables[n].weights.astype(np.float64) * distances).sum())
+    modules = []
+    for number, (site, spec) in enumerate(zip(subject.sites, specs, strict=True)):
+        if spec.hashing is None:
+            distortion += fitted.fits[number].curves.kept["int8"]
+            modules.append(make_module(site, spec, build_kept(spec, read_all(site.reader)), oov=options.oov))
+        else:
+            frame = torch.cat([torch.ones(1), tables[number].centre])
+            group = groups[spec.hashing.group]
+            modules.append(make_module(site, spec, {"frame": frame}, oov=options.oov, group=group))
+    return distortion, tuple(modules), centred

@@ -1,0 +1,170 @@
+"""What a conversion cost, measured: both models on the same rows of a log that neither fit nor plan has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from memrec_convert.artifact.files import check_target, write_file
+from memrec_convert.artifact.reader import load, read_artifact
+from memrec_convert.clicklog import LogDigest, refuse_leak
+from memrec_convert.conversion.from_checkpoint import (
+    LogBatches,
+    LogChoices,
+    LogPaths,
+    make_schema,
+    open_batches,
+    read_checked,
+    run_on_batch,
+)
+from memrec_convert.encoding import CompressedTable
+from memrec_convert.errors import ArtifactError, LogError
+from memrec_convert.evaluation.delong import AucDifference, compare_auc
+from memrec_convert.evaluation.metrics import Metrics, measure
+from memrec_convert.evaluation.scoring import score_batches
+from memrec_convert.evaluation.slices import Slice, slice_by_form
+from memrec_convert.models import build_original
+
+ONE_CLASS_WARNING = "the evaluation data holds one class only: AUC is not defined"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Figures of original and artifact on one log; `difference` is None where AUC is not defined."""
+
+    before: Metrics
+    after: Metrics
+    difference: AucDifference | None
+    slices: tuple[Slice, ...]
+    warnings: tuple[str, ...]
+
+
+def judge(
+    original: nn.Module, converted: nn.Module, batches: LogBatches, counts: Sequence[np.ndarray] | None, *, workers: int
+) -> Judgement:
+    """Scores both models on the log; counts are the lookups of the training profile, for the unseen ids' slice."""
+    labels = read_labels(batches)
+    before = score_batches(original, batches.stream(), run_on_batch, workers=workers)
+    after = score_batches(converted, batches.stream(), run_on_batch, workers=workers)
+    difference = compare_auc(labels, before, after)
+    slices = _slice(converted, batches, counts, labels, before, after)
+    warnings = () if difference is not None else (ONE_CLASS_WARNING,)
+    return Judgement(measure(labels, before), measure(labels, after), difference, slices, warnings)
+
+
+def read_labels(batches: LogBatches) -> np.ndarray:
+    """Labels float32 [samples]; LogError for a log without labels."""
+    if not batches.has_labels:
+        raise LogError(f"the log {batches.log.paths[0]} has no label column, so nothing can be measured on it.")
+    return np.concatenate([batches.labels_of(batch).numpy() for batch in batches.stream()])
+
+
+def evaluate(
+    path: str | Path, eval: LogPaths, *, against: str | Path | None = None, scores: str | Path | None = None,
+    columns: dict[str, str] | None = None, oov: str | None = None, id_map: str | Path | None = None,
+    modulus: int | None = None, pairs: str | None = None, batch_size: int = 4096, threads: int = 0, force: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Measures an artifact (or a checkpoint) on a log: {"artifact", "samples", "auc", "log_loss", ..., "warnings"}.
+
+    `against` measures the original on the same rows: each figure is then {"before", "after", "delta"}, the AUC with its
+    interval and verdict. `scores` writes the logits (float32 .npy), those of `load()` at this batch size and number of
+    threads. ProfileLeakError where the log is one that the artifact's profile was taken from.
+    """
+    path = Path(path)
+    if scores is not None:
+        check_target(Path(scores), force=force)
+    if threads:
+        torch.set_num_threads(threads)
+    if path.suffix == ".safetensors":
+        artifact = read_artifact(path)
+        if artifact.metadata.architecture is None:
+            raise ArtifactError(
+                f"{path} holds a model of its own class: load it with load(path, into=model) and measure it there."
+            )
+        model, architecture = load(path), dict(artifact.metadata.architecture)
+        plain_modules = [artifact.metadata.modules[f"tables.{n}"] for n in range(len(artifact.metadata.modules))]
+        names, profile = [str(plain["name"]) for plain in plain_modules], artifact.metadata.profile
+        oov = oov or str(plain_modules[0]["oov"])
+    else:
+        source = read_checked(path, pairs=pairs, dense_transform=None)
+        model, architecture = build_original(source), source.architecture
+        names, profile = [table.name for table in source.tables], {}
+    choices = LogChoices(columns or {}, oov or "error", None, Path(id_map) if id_map else None, modulus)
+    batches = open_batches(eval, make_schema(architecture, names, choices), batch_size)
+    if profile.get("files"):
+        refuse_leak(LogDigest(str(profile["digest"]), tuple(profile["files"])), batches.log.digest())
+    labels = read_labels(batches) if batches.has_labels else None
+    logits = score_batches(model, batches.stream(), run_on_batch)
+    result: dict[str, Any] = {
+        "artifact": {"path": str(path), "bytes": path.stat().st_size},
+        "samples": len(logits),
+        "warnings": [],
+    }
+    if scores is not None:
+        write_scores(Path(scores), logits)
+        result["scores"] = str(scores)
+    if labels is not None:
+        result |= measure(labels, logits).to_json()
+        if result["auc"] is None:
+            result["warnings"].append(ONE_CLASS_WARNING)
+    if against is not None and labels is not None:
+        source = read_checked(against, pairs=pairs, dense_transform=None)
+        before = score_batches(build_original(source), batches.stream(), run_on_batch)
+        result |= compare_figures(measure(labels, before), measure(labels, logits), compare_auc(labels, before, logits))
+        result["against"] = str(against)
+    return result
+
+
+def compare_figures(before: Metrics, after: Metrics, difference: AucDifference | None) -> dict[str, Any]:
+    """Both models' figures side by side, as a report's JSON has them."""
+    figures: dict[str, Any] = {"auc": None}
+    if difference is not None:
+        figures["auc"] = {
+            "before": difference.before, "after": difference.after, "delta": difference.delta,
+            "ci95": list(difference.ci95), "verdict": difference.verdict,
+        }  # fmt: skip
+    for name in ("log_loss", "normalized_entropy", "calibration"):
+        old, new = getattr(before, name), getattr(after, name)
+        figures[name] = None if old is None or new is None else {"before": old, "after": new, "delta": new - old}
+    return figures
+
+
+def write_scores(path: Path, logits: np.ndarray) -> None:
+    """Logits as a .npy file, atomically."""
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, logits)
+    write_file(path, [buffer.getbuffer()])
+
+
+def _slice(
+    converted: nn.Module, batches: LogBatches, counts: Sequence[np.ndarray] | None, labels: np.ndarray,
+    before: np.ndarray, after: np.ndarray,
+) -> tuple[Slice, ...]:  # fmt: skip
+    """Slices of the replaced tables; none for a log with several ids per feature, where a sample has many forms."""
+    tables = [
+        (number, module) for number, module in enumerate(converted.get_submodule("tables").children())
+        if isinstance(module, CompressedTable) and module.spec.form == "replaced"
+    ]  # fmt: skip
+    names = list(dict.fromkeys(name for _, module in tables for name in module.form_names()))
+    forms: dict[str, list[np.ndarray]] = {module.name: [] for _, module in tables}
+    unseen: dict[str, list[np.ndarray]] = {module.name: [] for _, module in tables}
+    for batch in batches.stream():
+        if not isinstance(batch.ids, Tensor):
+            return ()
+        for number, module in tables:
+            ids = batch.ids[:, number]
+            own = np.array([names.index(name) for name in module.form_names()], dtype=np.int8)
+            forms[module.name].append(own[module.form_of(ids).numpy()])
+            if counts is not None:
+                unseen[module.name].append(counts[number][ids.numpy()] == 0)
+    joined = {name: np.concatenate(parts) for name, parts in forms.items()}
+    flags = {name: np.concatenate(parts) for name, parts in unseen.items() if parts}
+    return tuple(slice_by_form(labels, before, after, joined, names, unseen=flags))

@@ -1,0 +1,102 @@
+"""Compression of a live model: `compress` gives a smaller copy and its report, `save` writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from memrec_convert.artifact.files import check_target
+from memrec_convert.artifact.metadata import Metadata
+from memrec_convert.artifact.reader import read_artifact
+from memrec_convert.artifact.verification import check_digests
+from memrec_convert.artifact.writer import collect_tensors, write_model
+from memrec_convert.conversion.files import _plain_options, _resolve, stay_silent
+from memrec_convert.conversion.from_module import make_loader, make_subject
+from memrec_convert.conversion.reporting import make_report
+from memrec_convert.conversion.shrink import shrink
+from memrec_convert.conversion.stopwatch import Stopwatch
+from memrec_convert.conversion.subject import Progress
+from memrec_convert.encoding import CompressedEmbedding, CompressedEmbeddingBag, describe_module
+from memrec_convert.errors import ModelError
+from memrec_convert.evaluation.scoring import Forward
+from memrec_convert.parallel import single_threaded_torch
+from memrec_convert.recipe import Recipe
+from memrec_convert.report import Report
+from memrec_convert.units import parse_budget
+
+_METADATA = "memrec_metadata"
+"""The attribute in which a compressed model carries what its file will say about it."""
+
+
+def compress(
+    model: nn.Module, budget: str | int, *, batches: Iterable[Any] | None = None, val: Iterable[Any] | None = None,
+    forward: Forward | None = None, labels: Callable[[Any], Tensor] | None = None,
+    optimizer: torch.optim.Optimizer | None = None, progress: Progress = stay_silent,
+    **choices: Any,  # noqa: ANN401 - fields of Options
+) -> tuple[nn.Module, Report]:  # fmt: skip
+    """A copy of the model whose nn.EmbeddingBag and nn.Embedding modules are compressed, and the report of it.
+
+    batches     training data, as often iterable as needed: counts the lookups, shows how sensitive the logits are, and
+                teaches (with val); without it the weights come from `optimizer` (Adagrad) or from the rows themselves
+    val         hold-out batches: decides between plans; with it and `batches` the copy is fine-tuned
+    forward     logits (one per sample) of a model on a batch; model(*batch) where it is not given
+    labels      labels float32 [rows] of a batch; with them the hold-out judges by AUC, else by divergence
+    choices     any field of Options: method, threshold, epochs, seed, ...
+
+    The budget counts the whole file that `save` writes, tensors of the rest of the model included. The given model is
+    left as it was. Raises a MemrecError.
+    """
+    watch = Stopwatch()
+    options, _, _ = _resolve(Recipe(), choices)
+    train, hold_out = make_loader(batches, labels), make_loader(val, labels)
+    with watch.stage("read"), single_threaded_torch():
+        subject, warnings = make_subject(
+            model, forward=forward, train=train, hold_out=hold_out, optimizer=optimizer,
+            allow_nonfinite=options.allow_nonfinite,
+        )  # fmt: skip
+    facts = {"digest": None, "files": [], "samples": 0}
+    shrunk = shrink(subject, parse_budget(budget), options, profile=facts, progress=progress, watch=watch)
+    report = make_report(
+        subject, shrunk, path=None, nbytes=shrunk.chosen.nbytes, options=_plain_options(options), judgement=None,
+        source={"layout": type(model).__name__, "container": "live module", "assumed": ()}, evaluation=None,
+        seconds=watch.rounded(), warnings=(*warnings, *shrunk.warnings),
+    )  # fmt: skip
+    setattr(shrunk.model, _METADATA, shrunk.metadata)
+    return shrunk.model, report
+
+
+def save(model: nn.Module, path: str | Path, *, force: bool = False) -> int:
+    """Writes a model that `compress` or `load` gave; returns the file's bytes. Nothing is left behind by a failure.
+
+    ModelError where the model has no compressed table; OutputError where the file cannot be written.
+    """
+    path = Path(path)
+    check_target(path, force=force)
+    known = getattr(model, _METADATA, None)
+    modules = _describe_modules(model)
+    if not modules:
+        raise ModelError(
+            f"{type(model).__name__} has no compressed table to save; give what compress() or load() returned."
+        )
+    if not isinstance(known, Metadata):
+        plan = {"budget": "", "budget_bytes": 0, "method": "auto"}
+        known = Metadata(modules={}, architecture=None, dense="fp32", profile={"weights": "unknown"}, plan=plan, seed=0)
+    _, aliases = collect_tensors(model, dense=known.dense)
+    nbytes = write_model(path, model, replace(known, modules=modules, aliases=aliases))
+    check_digests(read_artifact(path))
+    return nbytes
+
+
+def _describe_modules(model: nn.Module) -> dict[str, dict[str, Any]]:
+    described: dict[str, dict[str, Any]] = {}
+    first_path: dict[int, str] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, CompressedEmbedding | CompressedEmbeddingBag):
+            known = first_path.setdefault(id(module), path)
+            described[path] = describe_module(module) if known == path else {"same_as": known}
+    return described

@@ -1,0 +1,74 @@
+"""What a caller can choose about a conversion, with its defaults."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from memrec_convert.errors import MemrecError, RecipeError
+from memrec_convert.units import parse_threshold
+
+METHODS = ("auto", "memrec", "codes", "int8")
+WEIGHT_CHOICES = ("auto", "log", "optimizer", "displacement", "uniform")
+DENSE_CHOICES = ("fp32", "bf16")
+TARGET_CHOICES = ("soft", "labels")
+OOV_CHOICES = ("error", "clip", "hash", "zero")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Choices of a conversion.
+
+    threshold        tables below it are kept: bytes ("4kB") or rows ("10000rows")
+    method           auto: whatever costs least; memrec: the published hashed form; codes: no stored rows; int8: rows only
+    weights          where row weights come from; auto: the log, else the optimizer's state, else displacement
+    epochs           of fine-tuning, given a hold-out; targets: the original's logits ("soft") or the labels
+    dense            precision of the dense part in the file; train_dense lets fine-tuning move it
+    oov              what the converted model does with an id beyond its table
+    k, k_weights     hashed tokens and weights per id under method "memrec"
+    threads          worker threads; 0 takes the machine's cores. They never change a result
+    """
+
+    threshold: str = "4kB"
+    method: str = "auto"
+    weights: str = "auto"
+    epochs: int = 1
+    targets: str = "soft"
+    dense: str = "fp32"
+    train_dense: bool = False
+    oov: str = "error"
+    allow_nonfinite: bool = False
+    k: int = 2
+    k_weights: int = 4
+    batch_size: int = 4096
+    seed: int = 0
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("method", METHODS), ("weights", WEIGHT_CHOICES), ("dense", DENSE_CHOICES), ("targets", TARGET_CHOICES),
+            ("oov", OOV_CHOICES),
+        ):  # fmt: skip
+            if getattr(self, name) not in choices:
+                raise RecipeError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}.")
+        for name, least, most in (
+            ("epochs", 0, 1000), ("k", 1, 64), ("k_weights", 0, 16), ("batch_size", 1, 1 << 24), ("seed", 0, 2**31 - 1),
+            ("threads", 0, 4096),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+                raise RecipeError(f"{name} is {value!r}; expected a whole number from {least} to {most}.")
+        try:
+            parse_threshold(self.threshold)
+        except MemrecError as error:
+            raise RecipeError(f"threshold: {error}") from error
+
+    @property
+    def workers(self) -> int:
+        """Worker threads to use."""
+        return self.threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else self.threads or 1
+
+    def may_replace(self, rows: int, nbytes: int) -> bool:
+        """Whether a table of this size is over the threshold."""
+        unit, least = parse_threshold(self.threshold)
+        return (rows if unit == "rows" else nbytes) >= least

@@ -1,0 +1,79 @@
+"""The main path, shared by checkpoint files and live models: fit -> candidates -> confirm -> fine-tune."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from memrec_convert.artifact.metadata import Metadata
+from memrec_convert.conversion.candidates import Candidate, confirm, find_candidates
+from memrec_convert.conversion.fitting import Fitted, fit_subject
+from memrec_convert.conversion.options import Options
+from memrec_convert.conversion.sizing import complete_metadata, make_counter
+from memrec_convert.conversion.stopwatch import Stopwatch
+from memrec_convert.conversion.subject import Progress, Subject
+from memrec_convert.conversion.teaching import teach
+from memrec_convert.conversion.weighting import NO_DATA_WARNING
+from memrec_convert.finetune.loop import FineTuning
+from memrec_convert.parallel import single_threaded_torch
+from memrec_convert.units import Budget
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """The outcome: the model with its metadata, the candidate behind it, those that lost, and how training went."""
+
+    model: nn.Module
+    metadata: Metadata
+    chosen: Candidate
+    lost: tuple[Candidate, ...]
+    budget_bytes: int
+    weights: str
+    fitted: Fitted
+    fine_tuning: FineTuning | None
+    warnings: tuple[str, ...]
+
+
+def shrink(
+    subject: Subject, budget: Budget, options: Options, *, profile: dict[str, object], progress: Progress,
+    watch: Stopwatch, train: bool = True,
+) -> Shrunk:  # fmt: skip
+    """The subject's model within the budget. `profile` goes into the metadata; train=False stops before fine-tuning."""
+    with single_threaded_torch():
+        budget_bytes = budget.resolve(table_bytes=subject.table_bytes, dense_bytes=subject.dense_bytes(options.dense))
+        fitted = fit_subject(subject, options, progress, watch)
+        blank = Metadata(
+            modules={}, architecture=subject.architecture, dense=options.dense, seed=options.seed,
+            profile={"weights": fitted.source} | profile,
+            plan={"budget": budget.text, "budget_bytes": budget_bytes, "method": options.method},
+        )  # fmt: skip
+        count = make_counter(subject, blank, oov=options.oov)
+        candidates = find_candidates(subject, fitted, budget_bytes, options, count, progress=progress, watch=watch)
+        with watch.stage("compare plans"):
+            chosen, *lost = confirm(subject, candidates, options, progress=progress)
+            model = chosen.as_model(subject)
+        metadata = complete_metadata(subject, blank, chosen.specs, oov=options.oov)
+        fine_tuning = None
+        if train and options.epochs and subject.hold_out is not None and subject.train is not None:
+            with watch.stage("fine-tune"):
+                fine_tuning = teach(subject, model, options, progress=progress)
+    return Shrunk(
+        model, metadata, chosen, tuple(lost), budget_bytes, fitted.source, fitted, fine_tuning,
+        _warn(subject, fitted, chosen, options, budget_bytes),
+    )  # fmt: skip
+
+
+def _warn(subject: Subject, fitted: Fitted, chosen: Candidate, options: Options, budget_bytes: int) -> tuple[str, ...]:
+    warnings = []
+    if fitted.source == "displacement":
+        warnings.append(NO_DATA_WARNING)
+    if all(spec.form == "kept" and spec.codec == "fp32" for spec in chosen.specs):
+        warnings.append(
+            f"the budget of {budget_bytes} bytes holds the original as it is: every table is kept at fp32, nothing is lost"
+        )
+    elif all(spec.form == "kept" for spec in chosen.specs):
+        warnings.append("every table fits the budget as plain rows: none is replaced")
+    if options.epochs and subject.hold_out is None:
+        warnings.append("no fine-tuning: it needs a hold-out (--val)")
+    return tuple(warnings)

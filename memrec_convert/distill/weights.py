@@ -1,0 +1,95 @@
+"""How often each row counts in the fit: from the log, from the optimizer's state, or from how far rows have moved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memrec_convert.distill.rows import RowReader, read_chunks
+
+COUNT_OFFSET = 0.25
+"""What an id that the log never shows still counts: the original may have been trained on it."""
+
+WEIGHT_SOURCES = ("log", "optimizer", "displacement", "uniform")
+
+
+@dataclass(frozen=True)
+class TableWeights:
+    """Row weights float32 [rows] and the metric float32 [dim, dim] that goes with them."""
+
+    rows: np.ndarray
+    metric: Tensor
+
+
+def weigh_by_log(counts: np.ndarray) -> np.ndarray:
+    """Occurrences in the training log plus COUNT_OFFSET, float32 [rows]."""
+    return (counts + COUNT_OFFSET).astype(np.float32)
+
+
+def weigh_by_optimizer(states: Sequence[RowReader], dims: Sequence[int]) -> list[TableWeights]:
+    """From Adagrad's sums of squared gradients, [rows, dim] or row-wise [rows], one per table.
+
+    A row's weight is its mean over the dimensions: occurrences times sensitivity, which also carries the scale between
+    tables. The column profile, scaled to trace = dim, is the metric. One common factor brings the mean weight to 1.
+    """
+    found = [_read_state(state) for state in states]
+    total, rows = sum(float(w.sum(dtype=np.float64)) for w, _ in found), sum(len(w) for w, _ in found)
+    factor = rows / total if total > 0 else 1.0
+    weights = []
+    for (row_weights, columns), dim in zip(found, dims, strict=True):
+        profile = np.ones(dim) if len(columns) != dim or columns.sum() <= 0 else columns * (dim / columns.sum())
+        metric = torch.diag(torch.from_numpy(np.sqrt(profile)).to(torch.float32))
+        weights.append(TableWeights(round_to_half_octaves(row_weights * factor), metric))
+    return weights
+
+
+def weigh_by_displacement(readers: Sequence[RowReader]) -> list[TableWeights]:
+    """From |row|**2 less what rows drawn from U(-1/sqrt(rows), 1/sqrt(rows)) have: a trained row has moved away.
+
+    Every table's weights sum to the same total, since each feature is looked up once a sample. The metric is identity.
+    """
+    most = max(reader.shape[0] for reader in readers)
+    weights = []
+    for reader in readers:
+        rows, dim = reader.shape
+        moved = np.empty(rows)
+        for start, chunk in read_chunks(reader):
+            moved[start : start + len(chunk)] = chunk.to(torch.float64).square().sum(dim=1).numpy()
+        moved = np.maximum(moved - dim / (3 * rows), 0)
+        total = moved.sum()
+        scaled = moved * (most / total) if total > 0 else np.ones(rows)
+        weights.append(TableWeights(round_to_half_octaves(scaled), torch.eye(dim)))
+    return weights
+
+
+def weigh_uniformly(readers: Sequence[RowReader]) -> list[TableWeights]:
+    """Every row of a table counts alike, and every table as much as the others."""
+    most = max(reader.shape[0] for reader in readers)
+    return [
+        TableWeights(np.full(reader.shape[0], most / reader.shape[0], dtype=np.float32), torch.eye(reader.shape[1]))
+        for reader in readers
+    ]
+
+
+def round_to_half_octaves(weights: np.ndarray) -> np.ndarray:
+    """Each weight above zero to the nearest power of sqrt(2): noise goes, and rows of one weight form groups."""
+    positive = weights > 0
+    exponent = np.round(2 * np.log2(np.where(positive, weights, 1.0))) / 2
+    return np.where(positive, np.exp2(exponent), 0.0).astype(np.float32)
+
+
+def _read_state(state: RowReader) -> tuple[np.ndarray, np.ndarray]:
+    """The mean over the dimensions per row, and the sum over rows per dimension (of length 1 for a row-wise state)."""
+    rows = np.empty(state.shape[0])
+    columns: np.ndarray = np.zeros(1 if len(state.shape) == 1 else state.shape[1])
+    dim = len(columns)
+    step = max(8, (1 << 20) // dim)
+    for start in range(0, len(rows), step):
+        chunk = state.read_rows(start, min(start + step, len(rows))).reshape(-1, dim).astype(np.float64)
+        rows[start : start + len(chunk)] = chunk.mean(axis=1)
+        columns += chunk.sum(axis=0)
+    return rows, columns

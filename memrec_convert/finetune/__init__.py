@@ -1,0 +1,1 @@
+"""Training what conversion left free: codebooks, centres, M and W, towards the original's own logits."""

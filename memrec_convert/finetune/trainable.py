@@ -1,0 +1,146 @@
+"""Tables whose codebooks can be trained while their codes stay: rounding is in the loop, so nothing is lost at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from memrec_convert.encoding import CompressedTable, HashGroup
+from memrec_convert.encoding.codecs import CODECS
+from memrec_convert.kernels.hashing import hash_ids, token_numbers, weight_positions
+
+
+class TrainableGroup(nn.Module):
+    """M and W of a hashed group as float parameters, M in units of its own spread."""
+
+    def __init__(self, group: HashGroup) -> None:
+        super().__init__()
+        self.held = [group]  # in a list: the group is not a part of this module
+        tokens = group.get_buffer("tokens").to(torch.float32)
+        self.fixed_point = group.spec.token_codec == "int8"
+        self.unit = group.get_buffer("scale").clone() if self.fixed_point else torch.ones(1)
+        self.spread = _spread(tokens)
+        self.tokens = nn.Parameter(tokens / self.spread)
+        self.weights = nn.Parameter(group.get_buffer("weights").to(torch.float32)) if group.spec.k_weights else None
+
+    def encode(self, ids: Tensor, seed: int) -> Tensor:
+        """As HashGroup.encode, with gradients."""
+        spec = self.held[0].spec
+        h1, h2 = hash_ids(ids, seed)
+        tokens = self._rounded()
+        total = (
+            functional.embedding_bag(token_numbers(h1, h2, k=spec.k, rows=spec.rows), tokens, mode="sum") * self.unit
+        )
+        if self.weights is None:
+            return total
+        alpha = self.weights[weight_positions(h1, h2, k=spec.k_weights, blocks=spec.blocks)].sum(dim=1)
+        return total * alpha.unsqueeze(1)
+
+    def _rounded(self) -> Tensor:
+        tokens = self.tokens * self.spread
+        return _round_through(tokens, 127) if self.fixed_point else tokens
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Stores the trained numbers in the group's buffers."""
+        group = self.held[0]
+        group.get_buffer("tokens").copy_(self._rounded())
+        if self.weights is not None:
+            group.get_buffer("weights").copy_(self.weights)
+
+
+class TrainableTable(nn.Module):
+    """Codebook and centre of one replaced table as float parameters; codes, index and stored rows stay."""
+
+    def __init__(self, table: CompressedTable, group: TrainableGroup | None) -> None:
+        super().__init__()
+        self.held = [table]
+        self.shared_group = [group] if group is not None else []
+        spec = table.spec
+        frame = table.get_buffer("frame")
+        self.centre = nn.Parameter(frame[1:].clone())
+        steps = [torch.full((size, 1), 2.0**-shift) for size, shift in zip(spec.stages, spec.shifts, strict=True)]
+        self.steps = torch.cat(steps) * frame[0] if steps else torch.zeros(0, 1)
+        values = table.get_buffer("codebook").to(torch.float32) * self.steps if steps else torch.zeros(0, spec.dim)
+        self.spread = _spread(values)
+        self.codebook = nn.Parameter(values / self.spread)
+
+    def decode(self, ids: Tensor) -> Tensor:
+        """Rows of ids (int64 [n]) as float32 [n, dim], with gradients."""
+        table = self.held[0]
+        spec = table.spec
+        places = table.locate(ids)
+        tokens = self._gather_entries(ids, places)
+        rows = self.centre.expand(len(ids), -1)
+        if tokens is not None:
+            values = functional.pad(self._rounded() * self.steps, (0, 0, 0, 1))
+            rows = rows + functional.embedding_bag(tokens, values, mode="sum")
+        if self.shared_group:
+            in_base = torch.stack([place < 0 for place in places]).all(dim=0) if places else torch.ones_like(ids) > 0
+            rows = rows + self.shared_group[0].encode(ids, spec.hash_seed) * in_base.unsqueeze(1)
+        for number, (level, place) in enumerate(zip(spec.levels, places, strict=True)):
+            member = (place >= 0).nonzero().squeeze(1)
+            if level.kind == "rows" and len(member):
+                parts = {p: table.get_buffer(f"level{number}_{p}") for p in CODECS[level.codec].parts(0, spec.dim)}
+                rows = rows.index_copy(0, member, CODECS[level.codec].decode(parts, place[member]))
+        return rows
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Stores the trained numbers in the table's buffers, rounded as they were in training."""
+        table = self.held[0]
+        table.get_buffer("frame")[1:] = self.centre
+        if table.spec.stages:
+            table.get_buffer("codebook").copy_(self._rounded())
+
+    def _rounded(self) -> Tensor:
+        return _round_through(self.codebook * self.spread / self.steps, 127)
+
+    def _gather_entries(self, ids: Tensor, places: list[Tensor]) -> Tensor | None:
+        table, spec = self.held[0], self.held[0].spec
+        if not spec.stages:
+            return None
+        tokens = torch.full((len(ids), len(spec.stages)), sum(spec.stages), dtype=torch.int64)
+        if spec.base_depth:
+            tokens[:, : spec.base_depth] = torch.stack(table.read_entries(ids, 0, spec.base_depth), dim=1)
+        for number, (level, place) in enumerate(zip(spec.levels, places, strict=True)):
+            member = (place >= 0).nonzero().squeeze(1)
+            if level.kind == "codes" and len(member):
+                entries = table.read_entries(place[member], spec.base_depth, level.depth, (number, place[member]))
+                tokens[member, spec.base_depth : level.depth] = torch.stack(entries, dim=1)
+            elif level.kind == "rows":
+                tokens[member] = sum(spec.stages)
+        return tokens
+
+
+@contextmanager
+def trainable_tables(model: nn.Module) -> Iterator[list[TrainableTable | TrainableGroup]]:
+    """Lets the model's replaced tables decode through float parameters; the parts hold them and write them back."""
+    groups: dict[int, TrainableGroup] = {}
+    tables: list[TrainableTable] = []
+    for module in model.modules():
+        if isinstance(module, CompressedTable) and module.spec.form == "replaced":
+            group = module.group
+            shared = None if group is None else groups.setdefault(id(group), TrainableGroup(group))
+            tables.append(TrainableTable(module, shared))
+    try:
+        for table in tables:
+            table.held[0].decoder = table.decode
+        yield [*tables, *groups.values()]
+    finally:
+        for table in tables:
+            table.held[0].decoder = None
+
+
+def _spread(values: Tensor) -> float:
+    """Root mean square of the entries: parameters in this unit can share a learning rate."""
+    return max(float(values.square().mean().sqrt()), 1e-12) if values.numel() else 1.0
+
+
+def _round_through(values: Tensor, largest: int) -> Tensor:
+    """Rounds in the forward pass, and passes gradients straight through (Bengio et al., arXiv 1308.3432)."""
+    return values + (values.round().clamp(-largest, largest) - values).detach()
