@@ -32,7 +32,7 @@ class DefaultToConvert(click.Group):
 @click.group(cls=DefaultToConvert, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="memrec-convert")
 def cli() -> None:
-    """Convert a trained recommender checkpoint into one file within a byte budget.
+    r"""Convert a trained recommender checkpoint into one file within a byte budget.
 
     \b
     memrec-convert dlrm.pt --budget 48MB --data train.parquet --val val.parquet --eval test.parquet
@@ -70,39 +70,72 @@ def _read_columns(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str
     return columns or None
 
 
+_LOG_OPTIONS = [
+    click.option(
+        "--columns",
+        multiple=True,
+        metavar="NAME=COLUMN",
+        callback=_read_columns,
+        help="Log column of a table, dense input (I1, ...) or label; repeatable.",
+    ),
+    click.option(
+        "--oov",
+        type=click.Choice(["error", "clip", "hash", "zero"]),
+        help="Ids beyond their table: refuse (default), nearest, modulo, zero vector.",
+    ),
+    click.option("--id-map", metavar="FILE", help="Tokens of a raw Criteo log to rows."),
+    click.option("--modulus", type=int, metavar="N", help="Rows of a raw Criteo log are int(token, 16) mod N."),
+    click.option(
+        "--pairs",
+        type=click.Choice(["lower", "upper"]),
+        help="Order of the interaction's pairs, where the layout's default is wrong.",
+    ),
+    click.option("--batch-size", type=int, metavar="N", help="Samples per batch (default 4096)."),
+    click.option("--threads", type=int, metavar="N", help="Threads (default: all cores)."),
+]
+
+_PLAN_OPTIONS = [
+    click.option(
+        "--budget",
+        metavar="SIZE",
+        help="Bytes of the whole file: 48MB, 46MiB, 600kB; 5% or 100x (of the tables, plus dense part and 20 kB); llc.",
+    ),
+    click.option("--data", multiple=True, metavar="LOG", help="Training log: file, directory or glob; repeatable."),
+    click.option("--val", multiple=True, metavar="LOG", help="Hold-out log: chooses between plans, stops training."),
+    click.option("--profile", metavar="FILE", help="Lookup profile (.npz): reused, or written if not there yet."),
+    click.option("--recipe", metavar="FILE", help="Recipe: a YAML file or the name of a packaged one."),
+    click.option("--threshold", metavar="SIZE", help="Smaller tables are never replaced: bytes, or 10000rows (4kB)."),
+    click.option(
+        "--method",
+        type=click.Choice(["auto", "memrec", "codes", "int8"]),
+        help="auto (default): what costs least; memrec: the published form; codes: no stored rows; int8: rows only.",
+    ),
+    click.option(
+        "--weights",
+        type=click.Choice(["auto", "log", "optimizer", "displacement", "uniform"]),
+        help="How rows are weighted (default auto: log, else optimizer state, else displacement).",
+    ),
+    click.option("--dense", type=click.Choice(["fp32", "bf16"]), help="Precision of the stored dense part (fp32)."),
+    click.option(
+        "--dense-transform",
+        type=click.Choice(["log1p", "log(x+3)", "identity"]),
+        help="What training did to dense values (default log1p).",
+    ),
+    click.option(
+        "--allow-nonfinite", is_flag=True, default=None, help="Read rows with NaN or infinite values as zeros."
+    ),
+    click.option("--seed", type=int, metavar="N", help="Seed of everything random (default 0)."),
+]
+
+
 def _log_options(command: Command) -> Command:
-    for option in reversed(
-        [
-            click.option("--columns", multiple=True, metavar="NAME=COLUMN", callback=_read_columns, help="Log column of a table, dense input (I1, ...) or label; repeatable."),
-            click.option("--oov", type=click.Choice(["error", "clip", "hash", "zero"]), help="Ids beyond their table: refuse (default), nearest, modulo, zero vector."),
-            click.option("--id-map", metavar="FILE", help="Tokens of a raw Criteo log to rows."),
-            click.option("--modulus", type=int, metavar="N", help="Rows of a raw Criteo log are int(token, 16) mod N."),
-            click.option("--pairs", type=click.Choice(["lower", "upper"]), help="Order of the interaction's pairs, where the layout's default is wrong."),
-            click.option("--batch-size", type=int, metavar="N", help="Samples per batch (default 4096)."),
-            click.option("--threads", type=int, metavar="N", help="Threads (default: all cores)."),
-        ]
-    ):  # fmt: skip
+    for option in reversed(_LOG_OPTIONS):
         command = option(command)
     return command
 
 
 def _plan_options(command: Command) -> Command:
-    for option in reversed(
-        [
-            click.option("--budget", metavar="SIZE", help="Bytes of the whole file: 48MB, 46MiB, 600kB, 5%, 100x (of the tables, plus dense part and 20 kB), llc."),
-            click.option("--data", multiple=True, metavar="LOG", help="Training log: a file, directory or glob; repeatable."),
-            click.option("--val", multiple=True, metavar="LOG", help="Hold-out log: chooses between plans, stops training."),
-            click.option("--profile", metavar="FILE", help="Lookup profile (.npz): reused, or written if it is not there yet."),
-            click.option("--recipe", metavar="FILE", help="Recipe: a YAML file or the name of a packaged one."),
-            click.option("--threshold", metavar="SIZE", help="Tables below are never replaced: bytes, or 10000rows (default 4kB)."),
-            click.option("--method", type=click.Choice(["auto", "memrec", "codes", "int8"]), help="auto (default): whatever costs least; memrec: the published form; codes: no stored rows; int8: rows only."),
-            click.option("--weights", type=click.Choice(["auto", "log", "optimizer", "displacement", "uniform"]), help="How rows are weighted (default auto: log, else optimizer state, else displacement)."),
-            click.option("--dense", type=click.Choice(["fp32", "bf16"]), help="Precision of the dense part in the file (default fp32)."),
-            click.option("--dense-transform", type=click.Choice(["log1p", "log(x+3)", "identity"]), help="What training did to dense values (default log1p)."),
-            click.option("--allow-nonfinite", is_flag=True, default=None, help="Read rows with NaN or infinite values as zeros."),
-            click.option("--seed", type=int, metavar="N", help="Seed of everything random (default 0)."),
-        ]
-    ):  # fmt: skip
+    for option in reversed(_PLAN_OPTIONS):
         command = option(command)
     return command
 

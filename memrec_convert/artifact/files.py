@@ -27,7 +27,7 @@ def check_target(path: Path, *, force: bool) -> None:
 
 
 def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> int:
-    """Writes the parts as one file, atomically; returns its bytes. A failure leaves the old file and nothing beside it."""
+    """Writes the parts as one file, atomically; returns its bytes. A failure leaves the old file alone."""
     written = 0
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)

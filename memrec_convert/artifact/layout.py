@@ -1,4 +1,4 @@
-"""The bytes of a safetensors file before any tensor exists: header, order and size follow from names and shapes alone."""
+"""The bytes of a safetensors file before any tensor exists: all follow from names, shapes and metadata."""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ from memrec_convert.errors import ArtifactError
 
 FORMAT_VERSION = 1
 DIGEST_BYTES = 16
+METADATA_ATTRIBUTE = "memrec_metadata"
+"""The attribute in which a model carries what its file says, or will say, about it."""
 NOT_MEASURED = "not measured"
 MEASURED_NAMES = ("auc_after", "auc_before", "log_loss_after", "log_loss_before")
 
@@ -70,7 +72,8 @@ def parse_metadata(text: str | None, where: str) -> Metadata:
         raise ArtifactError(f"{where}: its metadata is damaged ({error}); convert the source again.") from error
     if not isinstance(version, int) or version > FORMAT_VERSION or version < 1:
         raise ArtifactError(
-            f"{where} has format version {version!r}; this release reads up to {FORMAT_VERSION}: install a newer memrec-convert."
+            f"{where} has format version {version!r}; this release reads up to {FORMAT_VERSION}: install a newer "
+            "memrec-convert."
         )
     expected = set(Metadata.__dataclass_fields__)
     if set(plain) != expected:
@@ -102,4 +105,5 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
     import torch
 
     flat = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
-    return memoryview(flat.numpy())
+    array: Any = flat.numpy()
+    return memoryview(array)

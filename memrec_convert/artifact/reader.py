@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from memrec_convert.artifact.layout import METADATA_KEY
-from memrec_convert.artifact.metadata import Metadata, parse_metadata
+from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE, Metadata, parse_metadata
 from memrec_convert.encoding import CompressedModule, CompressedTable, HashGroup, build_module
 from memrec_convert.encoding.index import check_index
 from memrec_convert.errors import ArtifactError, ModelError
@@ -114,11 +114,11 @@ def _fill(artifact: Artifact, model: nn.Module) -> None:
     for path, module in model.named_modules():
         if isinstance(module, CompressedTable):
             check_table(module, f"{artifact.path} > {path}")
-    model.memrec_metadata = artifact.metadata
+    setattr(model, METADATA_ATTRIBUTE, artifact.metadata)
 
 
 def _copy_tensors(artifact: Artifact, state: Mapping[str, Tensor], *, complete: bool) -> None:
-    """Fills the tensors of `state` by name; shapes and dtypes must match, and where `complete` no tensor may be left."""
+    """Fills the tensors of `state` by name; shapes and dtypes must match; where `complete`, no tensor may be left."""
     stored = dict(artifact.tensors)
     for name, source in artifact.metadata.aliases.items():
         if source in stored:

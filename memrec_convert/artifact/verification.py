@@ -67,8 +67,8 @@ def _compare_rows(
         module = modules.get(f"tables.{number}")
         if module is None or (module.spec.rows, module.spec.dim) != (table.rows, table.dim):
             raise ArtifactError(
-                f"{artifact.path} was not made from {source.path}: it has no table of {table.rows} x {table.dim} in the "
-                f"place of {table.name}."
+                f"{artifact.path} was not made from {source.path}: it has no table of {table.rows} x {table.dim} in "
+                f"the place of {table.name}."
             )
         error, energy = 0.0, 0.0
         for start, rows in read_chunks(table.weight):

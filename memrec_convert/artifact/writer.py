@@ -41,11 +41,11 @@ def collect_tensors(model: nn.Module, *, dense: str) -> tuple[dict[str, Tensor],
     owned = _table_tensors(model)
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
-    first_name: dict[tuple[int, int, torch.Size, torch.dtype], str] = {}
+    first_name: dict[tuple[int, torch.Size, torch.dtype], str] = {}
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, Tensor):
             raise ModelError(f"the model's state holds {name!r}, which is no tensor and cannot be stored.")
-        key = (tensor.data_ptr(), tensor.storage_offset(), tensor.shape, tensor.dtype)
+        key = (tensor.data_ptr(), tensor.shape, tensor.dtype)
         if tensor.numel() and key in first_name:
             aliases[name] = first_name[key]
             continue

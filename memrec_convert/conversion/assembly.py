@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ def assign_members(
     candidates = []
     for number, (site, fit, choice) in enumerate(zip(subject.sites, fits, plan.choices, strict=True)):
         if choice.kept:
-            losses, shifts = np.zeros((1, 0), dtype=np.float32), ()
+            losses, shifts = np.zeros((1, 0), dtype=np.float32), tuple[int, ...]()
         else:
             coded = store.code(number, site, fit, choice.sizes)
             wanted = [choice.base_depth, *(-1 if level.codec else level.depth for level in choice.levels)]
@@ -71,7 +72,7 @@ def build_tables(
             codebook = torch.cat([stage.codebook for stage in coded.stages]) if coded.stages else None
             tensors = build_replaced(
                 spec, centre=fit.survey.centre, scale=fit.survey.scale, codebook=codebook, codes=coded.codes,
-                levels=members.levels[number], read_rows=lambda ids, reader=site.reader: gather_rows(reader, ids),
+                levels=members.levels[number], read_rows=partial(gather_rows, site.reader),
             )  # fmt: skip
         modules.append(make_module(site, spec, tensors, oov=oov))
     return modules
@@ -99,7 +100,7 @@ def replace_tables(subject: Subject, modules: Sequence[CompressedModule]) -> nn.
     for site, module in zip(subject.sites, modules, strict=True):
         for path in site.paths[1:]:
             memo[id(subject.model.get_submodule(path))] = module
-    model: nn.Module = copy.deepcopy(subject.model, memo)  # type: ignore[arg-type]
+    model: nn.Module = copy.deepcopy(subject.model, memo)
     return model.eval().requires_grad_(False)
 
 

@@ -154,11 +154,11 @@ def _fit_hashed_tables(
     distortion = 0.0
     for hashing in {spec.hashing.group: spec.hashing for spec in specs if spec.hashing is not None}.values():
         members = [n for n in tables if specs[n].hashing == hashing]
-        fit = fit_hashed(hashing, [tables[n] for n in members])
+        hashed = fit_hashed(hashing, [tables[n] for n in members])
         groups[hashing.group] = HashGroup(hashing)
-        for name, tensor in fit.tensors.items():
+        for name, tensor in hashed.tensors.items():
             setattr(groups[hashing.group], name, tensor)
-        for n, distances in zip(members, fit.distances, strict=True):
+        for n, distances in zip(members, hashed.distances, strict=True):
             distortion += float((tables[n].weights.astype(np.float64) * distances).sum())
     modules = []
     for number, (site, spec) in enumerate(zip(subject.sites, specs, strict=True)):

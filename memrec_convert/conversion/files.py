@@ -100,7 +100,8 @@ def convert(
     report = make_report(
         job.subject, shrunk, path=target, nbytes=nbytes, source=_source_facts(job.source, job.watch),
         options=_plain_options(job.options), judgement=judgement, evaluation=_evaluation_facts(job, judgement),
-        seconds=job.watch.rounded(), warnings=(*job.warnings, *shrunk.warnings, *(judgement.warnings if judgement else ())),
+        seconds=job.watch.rounded(),
+        warnings=(*job.warnings, *shrunk.warnings, *(judgement.warnings if judgement else ())),
     )  # fmt: skip
     write_file(companions[0], [json.dumps(report.to_json(), indent=1).encode()])
     write_file(companions[1], [render_card(report).encode()])

@@ -63,7 +63,8 @@ class FiniteRows:
 
     def read_rows(self, start: int, stop: int) -> np.ndarray:
         """As the inner reader's, all finite."""
-        return np.nan_to_num(self.inner.read_rows(start, stop), nan=0.0, posinf=0.0, neginf=0.0)
+        rows: np.ndarray = np.nan_to_num(self.inner.read_rows(start, stop), nan=0.0, posinf=0.0, neginf=0.0)
+        return rows
 
 
 def find_nonfinite_rows(reader: RowReader) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ class LoaderBatches:
 
     def count_batches(self) -> int:
         """The loader's length where it has one."""
-        return len(self.loader) if hasattr(self.loader, "__len__") else sum(1 for _ in self.loader)
+        return len(self.loader) if isinstance(self.loader, Sized) else sum(1 for _ in self.loader)
 
     @property
     def has_labels(self) -> bool:
@@ -142,19 +142,24 @@ def _describe_use(module: nn.Module) -> tuple[object, ...]:
 
 
 def _make_site(paths: tuple[str, ...], module: nn.Module, reader: RowReader, state: Tensor | None) -> TableSite:
-    is_bag = isinstance(module, nn.EmbeddingBag)
     weight = module.get_parameter("weight")
-    if is_bag and module.mode == "max":
-        raise ModelError(f"{paths[0]} pools with max, which a sum of tokens cannot stand for; use sum or mean.")
-    padding = module.padding_idx
-    if padding is not None and not is_bag and bool((weight[padding] != 0).any()):
-        padding = None  # an nn.Embedding reads its padding row like any other, unless it is zero
+    use: dict[str, Any] = {"pooling": "", "include_last_offset": False, "padding_idx": module.padding_idx}
+    if isinstance(module, nn.EmbeddingBag):
+        if module.mode == "max":
+            raise ModelError(f"{paths[0]} pools with max, which a sum of tokens cannot stand for; use sum or mean.")
+        use |= {"pooling": module.mode, "include_last_offset": module.include_last_offset}
+    elif isinstance(module.padding_idx, int) and bool((weight[module.padding_idx] != 0).any()):
+        use["padding_idx"] = None  # an nn.Embedding reads its padding row like any other, unless it is zero
     return TableSite(
-        name=paths[0], paths=paths, module=module, reader=reader, nbytes=weight.numel() * weight.element_size(),
-        dtype=str(weight.dtype).removeprefix("torch."), pooling=module.mode if is_bag else "",
-        include_last_offset=is_bag and module.include_last_offset, padding_idx=padding,
+        name=paths[0],
+        paths=paths,
+        module=module,
+        reader=reader,
+        nbytes=weight.numel() * weight.element_size(),
+        dtype=str(weight.dtype).removeprefix("torch."),
         optimizer=None if state is None else TensorRows(state),
-    )  # fmt: skip
+        **use,
+    )
 
 
 def _make_reader(path: str, module: nn.Module, *, allow_nonfinite: bool) -> tuple[RowReader, str]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from memrec_convert.artifact.files import check_target
-from memrec_convert.artifact.metadata import Metadata
+from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE, Metadata
 from memrec_convert.artifact.reader import read_artifact
 from memrec_convert.artifact.verification import check_digests
 from memrec_convert.artifact.writer import collect_tensors, write_model
@@ -28,9 +28,6 @@ from memrec_convert.parallel import single_threaded_torch
 from memrec_convert.recipe import Recipe
 from memrec_convert.report import Report
 from memrec_convert.units import parse_budget
-
-_METADATA = "memrec_metadata"
-"""The attribute in which a compressed model carries what its file will say about it."""
 
 
 def compress(
@@ -59,14 +56,14 @@ def compress(
             model, forward=forward, train=train, hold_out=hold_out, optimizer=optimizer,
             allow_nonfinite=options.allow_nonfinite,
         )  # fmt: skip
-    facts = {"digest": None, "files": [], "samples": 0}
+    facts: dict[str, object] = {"digest": None, "files": [], "samples": 0}
     shrunk = shrink(subject, parse_budget(budget), options, profile=facts, progress=progress, watch=watch)
     report = make_report(
         subject, shrunk, path=None, nbytes=shrunk.chosen.nbytes, options=_plain_options(options), judgement=None,
         source={"layout": type(model).__name__, "container": "live module", "assumed": ()}, evaluation=None,
         seconds=watch.rounded(), warnings=(*warnings, *shrunk.warnings),
     )  # fmt: skip
-    setattr(shrunk.model, _METADATA, shrunk.metadata)
+    setattr(shrunk.model, METADATA_ATTRIBUTE, shrunk.metadata)
     return shrunk.model, report
 
 
@@ -77,7 +74,7 @@ def save(model: nn.Module, path: str | Path, *, force: bool = False) -> int:
     """
     path = Path(path)
     check_target(path, force=force)
-    known = getattr(model, _METADATA, None)
+    known = getattr(model, METADATA_ATTRIBUTE, None)
     modules = _describe_modules(model)
     if not modules:
         raise ModelError(

@@ -20,7 +20,7 @@ class Options:
     """Choices of a conversion.
 
     threshold        tables below it are kept: bytes ("4kB") or rows ("10000rows")
-    method           auto: whatever costs least; memrec: the published hashed form; codes: no stored rows; int8: rows only
+    method           auto: what costs least; memrec: the published hashed form; codes: no stored rows; int8: rows only
     weights          where row weights come from; auto: the log, else the optimizer's state, else displacement
     epochs           of fine-tuning, given a hold-out; targets: the original's logits ("soft") or the labels
     dense            precision of the dense part in the file; train_dense lets fine-tuning move it

@@ -69,9 +69,7 @@ def _warn(subject: Subject, fitted: Fitted, chosen: Candidate, options: Options,
     if fitted.source == "displacement":
         warnings.append(NO_DATA_WARNING)
     if all(spec.form == "kept" and spec.codec == "fp32" for spec in chosen.specs):
-        warnings.append(
-            f"the budget of {budget_bytes} bytes holds the original as it is: every table is kept at fp32, nothing is lost"
-        )
+        warnings.append(f"the budget of {budget_bytes} bytes holds the original as it is: every table is kept at fp32")
     elif all(spec.form == "kept" for spec in chosen.specs):
         warnings.append("every table fits the budget as plain rows: none is replaced")
     if options.epochs and subject.hold_out is None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.subject import Progress, Subject
@@ -19,7 +21,8 @@ from memrec_convert.finetune.loop import FineTuning, HoldOutScore, Lesson, Train
 def teach(subject: Subject, model: nn.Module, options: Options, *, progress: Progress) -> FineTuning:
     """Trains `model` on the subject's training data and keeps its best state on the hold-out."""
     train, hold_out = subject.train, subject.hold_out
-    assert train is not None and hold_out is not None
+    assert train is not None
+    assert hold_out is not None
     if options.targets == "labels" and not train.has_labels:
         raise LogError("fine-tuning on labels was asked for, and the training data has none; use --targets soft.")
 
@@ -30,7 +33,7 @@ def teach(subject: Subject, model: nn.Module, options: Options, *, progress: Pro
             else:
                 with torch.no_grad():
                     targets = torch.sigmoid(subject.forward(subject.model, batch).reshape(-1))
-            yield Lesson(lambda student, batch=batch: subject.forward(student, batch).reshape(-1), targets)
+            yield Lesson(partial(_answer, subject, batch), targets)
 
     original = score_batches(subject.model, hold_out.stream(), subject.forward, workers=options.workers)
     labels = (
@@ -52,3 +55,7 @@ def teach(subject: Subject, model: nn.Module, options: Options, *, progress: Pro
         train_dense=options.train_dense,
     )  # fmt: skip
     return fine_tune(model, lessons, plan, hold_out=mark, progress=progress)
+
+
+def _answer(subject: Subject, batch: Any, student: nn.Module) -> Tensor:  # noqa: ANN401 - what the loader yields
+    return subject.forward(student, batch).reshape(-1)

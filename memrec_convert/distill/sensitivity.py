@@ -59,10 +59,11 @@ def measure_sensitivities(
 
 
 def root_of(sensitivity: Tensor) -> Tensor:
-    """The metric A = G^(1/2), float32 [dim, dim], of a sensitivity (float64 [dim, dim], symmetric); identity for zero."""
+    """The metric A = G^(1/2), float32 [dim, dim], of a sensitivity (float64 [dim, dim]); identity for zero."""
     values, vectors = torch.linalg.eigh((sensitivity + sensitivity.T) / 2)
     mean = float(values.clamp(min=0).mean())
     if mean <= 0:
         return torch.eye(len(sensitivity))
     floored = values.clamp(min=EIGENVALUE_FLOOR * mean)
-    return ((vectors * floored.sqrt()) @ vectors.T).to(torch.float32)
+    root: Tensor = ((vectors * floored.sqrt()) @ vectors.T).to(torch.float32)
+    return root

@@ -41,7 +41,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class SampleRows:
-    """Rows to fit on: what is left of them after the centre (float32 [n, dim]), and what each stands for (float32 [n])."""
+    """Rows to fit on: what the centre leaves of them (float32 [n, dim]), and what each counts (float32 [n])."""
 
     residual: Tensor
     weights: Tensor
@@ -49,7 +49,7 @@ class SampleRows:
 
 @dataclass(frozen=True)
 class FittedList:
-    """The stages of one list, and the squared distance of each sample row after 0, 1, ... of them, float32 [depth + 1, n]."""
+    """The stages of one list; each sample row's squared distance after 0, 1, ... of them, float32 [depth + 1, n]."""
 
     sizes: tuple[int, ...]
     stages: tuple[Stage, ...]
@@ -90,7 +90,7 @@ def fit_stage(
 
 
 def round_stage(entries: Tensor, *, widest: float, scale: float, before: Stage | None) -> Stage:
-    """Entries (float32 [size, dim]) in fixed point: the finest shift that holds `widest`, and lets no sum leave int16."""
+    """Entries (float32 [size, dim]) in fixed point: the finest shift that holds `widest` and keeps sums in int16."""
     least, carried = (before.shift, before.reach) if before else (0, 0)
     shift = least
     while shift < LARGEST_SHIFT and widest * 2 ** (shift + 1) <= LARGEST_ENTRY * scale:
@@ -103,7 +103,7 @@ def round_stage(entries: Tensor, *, widest: float, scale: float, before: Stage |
 
 
 def encode_rows(residual: Tensor, metric: Tensor, stages: Sequence[Stage], *, scale: float) -> tuple[Tensor, Tensor]:
-    """Codes uint8 [n, depth] and squared distances float32 [depth + 1, n] of rows (less the centre, float32 [n, dim])."""
+    """Codes uint8 [n, depth] and squared distances float32 [depth + 1, n] of rows less centre (float32 [n, dim])."""
     codes = torch.empty(len(residual), len(stages), dtype=torch.uint8)
     distances = torch.empty(len(stages) + 1, len(residual))
     distances[0] = _distance(residual, metric)

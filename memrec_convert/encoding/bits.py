@@ -32,7 +32,7 @@ def pack_codes(codes: np.ndarray, bits: Sequence[int], *, entries_per_chunk: int
 
 
 def read_codes(packed: Tensor, entries: Tensor, *, entry_bits: int, first_bit: int, bits: int) -> Tensor:
-    """The `bits` wide field that starts at `first_bit` of each entry, as int64 of the shape of `entries`; bits <= 16."""
+    """The field of `bits` <= 16 that starts at `first_bit` of each entry, int64 of the shape of `entries`."""
     position = entries * entry_bits + first_bit
     byte = position >> 3
     word = packed[byte].to(torch.int64) | (packed[byte + 1].to(torch.int64) << 8)

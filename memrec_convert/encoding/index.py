@@ -120,11 +120,11 @@ def _build_bitmap(spec: IndexSpec, ordered_ids: np.ndarray) -> np.ndarray:
     lines = -(-spec.rows // BITS_PER_LINE)
     member = np.zeros(lines * BITS_PER_LINE, dtype=np.uint8)
     member[ordered_ids] = 1
-    member = member.reshape(lines, BITS_PER_LINE)
-    sums = np.cumsum(member.sum(axis=1, dtype=np.int64))
+    by_line = member.reshape(lines, BITS_PER_LINE)
+    sums = np.cumsum(by_line.sum(axis=1, dtype=np.int64))
     ranks = np.concatenate([[0], sums[:-1]]).astype("<u4")
     return np.concatenate(
-        [ranks.view(np.uint8).reshape(lines, 4), np.packbits(member, axis=1, bitorder="little")], axis=1
+        [ranks.view(np.uint8).reshape(lines, 4), np.packbits(by_line, axis=1, bitorder="little")], axis=1
     ).reshape(-1)
 
 

@@ -108,10 +108,12 @@ def describe_table(
 
 def describe_module(module: CompressedModule) -> dict[str, Any]:
     """`describe_table` of a module that exists."""
-    is_bag = isinstance(module, CompressedEmbeddingBag)
+    mode, with_end = "", False
+    if isinstance(module, CompressedEmbeddingBag):
+        mode, with_end = module.mode, module.include_last_offset
     return describe_table(
         module.spec, name=module.name, oov=module.oov, padding_idx=module.padding_idx,
-        mode=module.mode if is_bag else "", include_last_offset=is_bag and module.include_last_offset,
+        mode=mode, include_last_offset=with_end,
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ class LevelSpec:
 
 @dataclass(frozen=True)
 class HashSpec:
-    """The hashed encoders of one group: `rows` tokens, k of them summed; `blocks` of weights, k_weights summed (0: none).
+    """The hashed encoders of one group: `rows` tokens, k summed; `blocks` of weights, k_weights summed (0: none).
 
     `token_codec` is "int8" (one fixed-point scale) or "fp32".
     """

@@ -1,4 +1,4 @@
-"""The training loop: few parameters, soft targets, and the best state on the hold-out kept, the untrained one included."""
+"""The training loop: few parameters, soft targets; the best state on the hold-out is kept, be it the first."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from memrec_convert.encoding import CompressedTable
 from memrec_convert.finetune.trainable import trainable_tables
 
 CODEBOOK_RATE = 1e-2
@@ -89,7 +90,7 @@ def fine_tune(
         for step, lesson in _number_lessons(lessons, plan.epochs, total):
             optimizer.zero_grad(set_to_none=True)
             loss = functional.binary_cross_entropy_with_logits(lesson.forward(model), lesson.targets)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
             progress("fine-tune", step, total)
@@ -126,7 +127,7 @@ def _make_optimizer(model: nn.Module, parts: list[Any], plan: TrainingPlan) -> t
 
 def _score_with_reference(model: nn.Module, hold_out: Callable[[nn.Module], HoldOutScore]) -> float:
     """The hold-out is scored as the artifact will be: through the stored integers, not the float parameters."""
-    decoders = [(module, module.decoder) for module in model.modules() if hasattr(module, "decoder")]
+    decoders = [(module, module.decoder) for module in model.modules() if isinstance(module, CompressedTable)]
     for module, _ in decoders:
         module.decoder = None
     try:

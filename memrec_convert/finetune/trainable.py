@@ -1,4 +1,4 @@
-"""Tables whose codebooks can be trained while their codes stay: rounding is in the loop, so nothing is lost at the end."""
+"""Tables whose codebooks can be trained while their codes stay, with the rounding in the loop."""
 
 from __future__ import annotations
 
