@@ -1,0 +1,258 @@
+"""A second reader of artifacts, in numpy alone: it does what docs/artifact.md says, and nothing else.
+
+It shares no code with the package. Each function carries the number of the section of the page that it follows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
+          "I8": "<i1", "U8": "<u1", "BOOL": "?"}  # fmt: skip
+TYPE_NAMES = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint"}
+U64 = np.uint64
+
+
+class ArtifactFile:
+    """Header, metadata and tensors of a file."""
+
+    def __init__(self, path: Path) -> None:
+        """Section 1: length, JSON, tensors."""
+        content = path.read_bytes()
+        length = int.from_bytes(content[:8], "little")
+        self.header: dict[str, Any] = json.loads(content[8 : 8 + length])
+        self.metadata_text: str = self.header.pop("__metadata__")["memrec_convert"]
+        self.metadata: dict[str, Any] = json.loads(self.metadata_text)
+        self.body = content[8 + length :]
+
+    def tensor(self, name: str) -> np.ndarray:
+        """Sections 1 and 2: a tensor by its name or its alias; bf16 as float32."""
+        entry = self.header[self.metadata["aliases"].get(name, name)]
+        start, stop = entry["data_offsets"]
+        flat = np.frombuffer(self.body[start:stop], dtype=DTYPES[entry["dtype"]])
+        if entry["dtype"] == "BF16":
+            flat = (flat.astype(np.uint32) << 16).view(np.float32)
+        return flat.reshape(entry["shape"])
+
+    def digest(self, name: str) -> str:
+        """Section 2: the digest of a stored tensor."""
+        entry = self.header[name]
+        start, stop = entry["data_offsets"]
+        letters = entry["dtype"].rstrip("0123456789")
+        kind = "bool" if letters == "BOOL" else TYPE_NAMES[letters] + entry["dtype"][len(letters) :]
+        return blake(f"torch.{kind} {entry['shape']}\n".encode() + self.body[start:stop])
+
+    def digest_self(self) -> str:
+        """Section 2: the digest of the metadata's text."""
+        before, own, after = self.metadata_text.rpartition(f'"self":"{self.metadata["self"]}"')
+        return blake((before + own.replace(self.metadata["self"], "0" * 32) + after).encode())
+
+    def table(self, path: str) -> dict[str, Any]:
+        """Section 3: the description of a table, `same_as` followed."""
+        plain = self.metadata["modules"][path]
+        return self.table(plain["same_as"]) if "same_as" in plain else plain
+
+    def lookup(self, path: str, ids: np.ndarray) -> np.ndarray:
+        """Section 9: rows of any ids, float32 [n, dim], by the table's `oov`; padding is not applied."""
+        plain, rows = self.table(path), self.table(path)["rows"]
+        outside = (ids < 0) | (ids >= rows)
+        if outside.any() and plain["oov"] == "error":
+            raise IndexError(path)
+        inside = np.mod(ids, rows) if plain["oov"] == "hash" else np.clip(ids, 0, rows - 1)
+        found = self.decode(path, inside.astype(np.int64))
+        if plain["oov"] == "zero":
+            found[outside] = 0
+        return found
+
+    def embed(self, path: str, ids: np.ndarray) -> np.ndarray:
+        """Section 9, where no `mode` is given: rows of ids, that of `padding_idx` zero."""
+        found = self.lookup(path, ids)
+        found[ids == self.table(path).get("padding_idx", -1)] = 0
+        return found
+
+    def pool(self, path: str, ids: np.ndarray, offsets: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        """Section 9: sum or mean over bags that start at `offsets`."""
+        plain, found = self.table(path), self.lookup(path, ids)
+        counted = ids != plain.get("padding_idx", -1)
+        if weights is not None:
+            found = found * weights[:, None]
+        pooled = np.zeros((len(offsets), plain["dim"]), np.float32)
+        for bag, (start, stop) in enumerate(zip(offsets, [*offsets[1:], len(ids)], strict=True)):
+            own = counted[start:stop]
+            for row in found[start:stop][own]:
+                pooled[bag] += row
+            if plain["mode"] == "mean":
+                pooled[bag] /= np.float32(max(1, own.sum()))
+        return pooled
+
+    def decode(self, path: str, ids: np.ndarray) -> np.ndarray:
+        """Sections 4 to 8: rows of ids inside the table."""
+        plain = self.table(path)
+        if plain["form"] == "kept":
+            return self.stored_rows(f"{path}.", plain["codec"], ids)
+        frame, levels = self.tensor(f"{path}.frame"), plain["levels"]
+        places = [self.find_places(path, number, level, ids) for number, level in enumerate(levels)]
+        codes = self.read_base(path, plain, ids)
+        if plain["base_depth"]:
+            found = self.decode_codes(path, plain, codes)
+        elif "hashing" in plain:
+            found = self.decode_hashed(path, plain, ids) + frame[1:]
+        else:
+            found = np.repeat(frame[None, 1:], len(ids), axis=0)
+        for number, (level, place) in enumerate(zip(levels, places, strict=True)):
+            member = np.flatnonzero(place >= 0)
+            if level["kind"] == "rows":
+                found[member] = self.stored_rows(f"{path}.level{number}_", level["codec"], place[member])
+            else:
+                more = self.read_level(path, plain, number, place[member])
+                found[member] = self.decode_codes(path, plain, [code[member] for code in codes] + more)
+        return found
+
+    def stored_rows(self, prefix: str, codec: str, numbers: np.ndarray) -> np.ndarray:
+        """Section 4: row codecs."""
+        rows = self.tensor(prefix + "rows")[numbers].astype(np.float32)
+        if codec != "int8":
+            return rows
+        return rows * self.tensor(prefix + "scale")[numbers].astype(np.float32)[:, None]
+
+    def read_base(self, path: str, plain: dict[str, Any], ids: np.ndarray) -> list[np.ndarray]:
+        """Section 5: the code that every row has."""
+        if not plain["base_depth"]:
+            return []
+        return read_fields(self.tensor(f"{path}.base"), ids, stage_bits(plain)[: plain["base_depth"]])
+
+    def read_level(self, path: str, plain: dict[str, Any], number: int, places: np.ndarray) -> list[np.ndarray]:
+        """Section 5: the code that the ids of a level have beyond the base."""
+        bits = stage_bits(plain)[plain["base_depth"] : plain["levels"][number]["depth"]]
+        return read_fields(self.tensor(f"{path}.level{number}_codes"), places, bits)
+
+    def decode_codes(self, path: str, plain: dict[str, Any], codes: list[np.ndarray]) -> np.ndarray:
+        """Section 6: Horner in int16, then one product and one sum in float32."""
+        frame, codebook = self.tensor(f"{path}.frame"), self.tensor(f"{path}.codebook").astype(np.int16)
+        firsts, shifts = np.cumsum([0, *plain["stages"]]), plain["shifts"]
+        acc = codebook[firsts[0] + codes[0]]
+        for stage in range(1, len(codes)):
+            acc = (acc << np.int16(shifts[stage] - shifts[stage - 1])) + codebook[firsts[stage] + codes[stage]]
+        unit = np.float32(frame[0] * np.float32(2.0 ** -shifts[len(codes) - 1]))
+        return acc.astype(np.float32) * unit + frame[1:]
+
+    def find_places(self, path: str, number: int, level: dict[str, Any], ids: np.ndarray) -> np.ndarray:
+        """Section 7: the place of each id in a level, or -1."""
+        index, rows = self.tensor(f"{path}.level{number}_index"), self.table(path)["rows"]
+        if level["index"] == "bitmap":
+            return np.array([find_in_bitmap(index, int(one)) for one in ids], dtype=np.int64)
+        return np.array([find_in_keys(index, rows, level, int(one)) for one in ids], dtype=np.int64)
+
+    def decode_hashed(self, path: str, plain: dict[str, Any], ids: np.ndarray) -> np.ndarray:
+        """Section 8: hashed tokens, without the centre."""
+        hashing, group = plain["hashing"], f"{path}.group."
+        h1, h2 = murmur(ids, plain["hash_seed"])
+        tokens = self.tensor(group + "tokens")
+        picked = [tokens[reduce((h1 + U64(j) * h2) >> U64(32), hashing["rows"])] for j in range(hashing["k"])]
+        if hashing["token_codec"] == "int8":
+            total = sum(one.astype(np.int32) for one in picked).astype(np.float32) * self.tensor(group + "scale")[0]
+        else:
+            total = add_in_order(picked)
+        if not hashing["k_weights"]:
+            return total
+        weights = self.tensor(group + "weights").astype(np.float32)
+        block = reduce(h1 & U64(0xFFFFFFFF), hashing["blocks"])
+        lanes = [(h2 >> U64(4 * j)) & U64(15) for j in range(hashing["k_weights"])]
+        return total * add_in_order([weights[16 * block + lane.astype(np.int64)] for lane in lanes])[:, None]
+
+
+def blake(content: bytes) -> str:
+    """Section 2: BLAKE2b with 16 bytes."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def stage_bits(plain: dict[str, Any]) -> list[int]:
+    """Section 5: bits of a code at each stage."""
+    return [size.bit_length() - 1 for size in plain["stages"]]
+
+
+def read_fields(packed: np.ndarray, entries: np.ndarray, bits: list[int]) -> list[np.ndarray]:
+    """Section 5: an entry's fields lie side by side from its lowest bit; one 8-byte load reaches any of them."""
+    fields, position = [], entries * sum(bits)
+    for width in bits:
+        words = [int.from_bytes(packed[p >> 3 : (p >> 3) + 8].tobytes(), "little") >> int(p & 7) for p in position]
+        fields.append(np.array([word & ((1 << width) - 1) for word in words], dtype=np.int64))
+        position = position + width
+    return fields
+
+
+def find_in_bitmap(index: np.ndarray, one: int) -> int:
+    """Section 7.1."""
+    line = index[64 * (one // 480) : 64 * (one // 480) + 64].tobytes()
+    bits = int.from_bytes(line[4:], "little")
+    if not bits >> (one % 480) & 1:
+        return -1
+    before = bits & ((1 << (one % 480)) - 1)
+    return int.from_bytes(line[:4], "little") + bin(before).count("1")
+
+
+def find_in_keys(index: np.ndarray, rows: int, level: dict[str, Any], one: int) -> int:
+    """Section 7.2."""
+    key_bits, width = level["key_bits"], max(4, (rows - 1).bit_length())
+    buckets = 1 << (width - key_bits)
+    groups = buckets // 64 + 1
+    keys_start = 4 * groups + 2 * (buckets + 1)
+    raw = index.tobytes()
+
+    def start(bucket: int) -> int:
+        at, own = 4 * (bucket // 64), 4 * groups + 2 * bucket
+        return int.from_bytes(raw[at : at + 4], "little") + int.from_bytes(raw[own : own + 2], "little")
+
+    mixed = mix(one, width)
+    for place in range(start(mixed >> key_bits), start((mixed >> key_bits) + 1)):
+        (key,) = read_fields(index[keys_start:], np.array([place]), [key_bits])
+        if key[0] == mixed & ((1 << key_bits) - 1):
+            return place
+    return -1
+
+
+def mix(one: int, width: int) -> int:
+    """Section 7.2: the bijection."""
+    mask, half = (1 << width) - 1, (width + 1) // 2
+    one = one * 0x9E3779B1 & mask
+    one ^= one >> half
+    one = one * 0x85EBCA6B & mask
+    return one ^ one >> half
+
+
+def murmur(ids: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Section 8: MurmurHash3_x64_128 of 8 bytes."""
+    with np.errstate(over="ignore"):
+        key = ids.astype(np.int64).view(U64) * U64(0x87C37B91114253D5)
+        key = ((key << U64(31)) | (key >> U64(33))) * U64(0x4CF5AD432745937F)
+        h1, h2 = key ^ U64(seed) ^ U64(8), np.full(len(ids), seed ^ 8, dtype=U64)
+        h1 = h1 + h2
+        h2 = h2 + h1
+        h1, h2 = finish(h1), finish(h2)
+        h1 = h1 + h2
+        return h1, h2 + h1
+
+
+def finish(value: np.ndarray) -> np.ndarray:
+    """Section 8: fmix64."""
+    value = (value ^ (value >> U64(33))) * U64(0xFF51AFD7ED558CCD)
+    value = (value ^ (value >> U64(33))) * U64(0xC4CEB9FE1A85EC53)
+    return value ^ (value >> U64(33))
+
+
+def reduce(hash_32: np.ndarray, size: int) -> np.ndarray:
+    """Section 8: 32-bit hashes onto 0..size-1."""
+    return ((hash_32 * U64(size)) >> U64(32)).astype(np.int64)
+
+
+def add_in_order(terms: list[np.ndarray]) -> np.ndarray:
+    """Section 8: float32 sums from the first term to the last."""
+    total = terms[0].astype(np.float32)
+    for term in terms[1:]:
+        total = total + term.astype(np.float32)
+    return total
