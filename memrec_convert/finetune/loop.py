@@ -14,7 +14,7 @@ from torch.nn import functional
 from memrec_convert.encoding import CompressedTable
 from memrec_convert.finetune.trainable import trainable_tables
 
-CODEBOOK_RATE = 1e-2
+CODEBOOK_RATE = 3e-2
 DENSE_RATE = 1e-4
 CHECKS_PER_EPOCH = 4
 
