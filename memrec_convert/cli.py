@@ -32,13 +32,14 @@ class DefaultToConvert(click.Group):
 @click.group(cls=DefaultToConvert, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="memrec-convert")
 def cli() -> None:
-    r"""Convert a trained recommender checkpoint into one file within a byte budget.
+    """Convert a trained recommender checkpoint into one file within a byte budget.
 
     \b
-    memrec-convert dlrm.pt --budget 48MB --data train.parquet --val val.parquet --eval test.parquet
+    memrec-convert dlrm.pt --budget 48MB --data train.parquet \\
+        --val val.parquet --eval test.parquet
 
     FILE without a command is `convert FILE`.
-    """
+    """  # noqa: D301 - the escape is click's mark for a paragraph that keeps its lines
 
 
 def main() -> None:
@@ -48,9 +49,8 @@ def main() -> None:
     except click.exceptions.Abort:
         click.echo("interrupted; nothing was left behind.", err=True)
         code = EXIT_INTERRUPTED
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
+    except click.UsageError as error:
+        code = _refuse_usage(error)
     except MemrecError as error:
         click.echo(f"{type(error).__name__.removesuffix('Error')}: {error}", err=True)
         code = EXIT_BAD_INPUT
@@ -60,12 +60,23 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _refuse_usage(error: click.UsageError) -> int:
+    """Says in one line what is wrong with the command; without any argument it is the help."""
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # click 8.2 and later
+        error.show()
+        return error.exit_code
+    command = error.ctx.info_name if error.ctx is not None and error.ctx.parent is not None else None
+    message = " ".join(error.format_message().split()).rstrip(".")
+    click.echo(f"Usage: {message}; see memrec-convert {f'{command} ' if command else ''}--help.", err=True)
+    return EXIT_BAD_INPUT
+
+
 def _read_columns(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str] | None:
     columns = {}
     for pair in pairs:
         name, separator, column = pair.partition("=")
         if not separator or not name or not column:
-            raise click.BadParameter(f"{pair!r} is no NAME=COLUMN, such as user=C1.")
+            raise click.BadParameter(f"{pair!r} is no NAME=COLUMN, such as emb_l.0=C1")
         columns[name] = column
     return columns or None
 

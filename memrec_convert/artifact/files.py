@@ -14,6 +14,12 @@ from memrec_convert.errors import OutputError
 def check_target(path: Path, *, force: bool) -> None:
     """Refuses a target that cannot become a file, before any work is done for it."""
     folder = path.parent
+    if "\0" in str(path):
+        raise OutputError(f"cannot write {str(path)!r}: a file's name holds no null characters; choose another.")
+    try:
+        path.exists()
+    except OSError as error:  # a name that is too long, a directory that may not be entered
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another name.") from error
     if path.is_dir():
         raise OutputError(f"cannot write {path}: it is a directory; name a file.")
     if path.exists() and not path.is_file():
@@ -30,7 +36,8 @@ def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> int:
     """Writes the parts as one file, atomically; returns its bytes. A failure leaves the old file alone."""
     written = 0
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        # Not the whole name: the temporary one must not be too long where the target's just fits.
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:32]}.", suffix=".partial", dir=path.parent)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another directory.") from error
     temporary = Path(name)
@@ -43,7 +50,8 @@ def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> int:
             os.fsync(stream.fileno())
         temporary.chmod(_permissions(path))
         temporary.replace(path)
-        _flush_folder(path.parent)
+        with contextlib.suppress(OSError):  # some file systems cannot; the file itself is whole and in its place
+            _flush_folder(path.parent)
     except OSError as error:
         raise OutputError(
             f"cannot write {path} after {written} bytes: {error.strerror or error}; free some space or choose another "

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from memrec_convert.encoding.spec import TensorShapes, count_bytes
+from memrec_convert.errors import ModelError
 
 METADATA_KEY = "memrec_convert"
 """The one key of the header's metadata: several would come in no fixed order from some writers."""
@@ -24,11 +25,19 @@ def order_names(shapes: TensorShapes) -> list[str]:
 
 
 def build_header(shapes: TensorShapes, metadata: str) -> bytes:
-    """The length field and the JSON header, padded with spaces so that the tensors begin at a multiple of 8."""
+    """The length field and the JSON header, padded with spaces so that the tensors begin at a multiple of 8.
+
+    ModelError for a tensor that the format has no name for.
+    """
     header: dict[str, object] = {"__metadata__": {METADATA_KEY: metadata}}
     start = 0
     for name in order_names(shapes):
         dtype, shape = shapes[name]
+        if dtype not in _DTYPE_NAMES or name in header:
+            raise ModelError(
+                f"the model's tensor {name!r} is {dtype}, and an artifact has no place for it; store it as float, "
+                "integer or bool under another name, or leave it out of the state dict."
+            )
         stop = start + count_bytes([(dtype, shape)])
         header[name] = {"dtype": _DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [start, stop]}
         start = stop

@@ -1,4 +1,7 @@
-"""What an artifact says about itself, as one canonical JSON text of a length known before anything is measured."""
+"""What an artifact says about itself, as one canonical JSON text of a length known before anything is measured.
+
+The text carries a digest of itself, so that no bit of it can change unnoticed.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,15 @@ from memrec_convert.errors import ArtifactError
 
 FORMAT_VERSION = 1
 DIGEST_BYTES = 16
+_BLANK_DIGEST = "0" * 2 * DIGEST_BYTES
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    "modules": dict, "architecture": (dict, type(None)), "dense": str, "profile": dict, "plan": dict, "seed": int,
+    "aliases": dict, "measured": dict, "digests": dict,
+}  # fmt: skip
+_TEXTS = ("aliases", "measured", "digests")
 METADATA_ATTRIBUTE = "memrec_metadata"
 """The attribute in which a model carries what its file says, or will say, about it."""
+DENSE_NAMES = ("fp32", "bf16")
 NOT_MEASURED = "not measured"
 MEASURED_NAMES = ("auc_after", "auc_before", "log_loss_after", "log_loss_before")
 
@@ -32,7 +42,7 @@ class Metadata:
     profile       how rows were weighted and the digest of the log behind it
     plan          budget and options that decided the forms
     measured      per name of MEASURED_NAMES 12 characters
-    digests       per tensor 32 hex digits (BLAKE2b-128 of its bytes)
+    digests       per tensor 32 hex digits (`digest_tensor`)
     """
 
     modules: Mapping[str, Mapping[str, Any]]
@@ -46,9 +56,10 @@ class Metadata:
     digests: Mapping[str, str] = field(default_factory=dict)
 
     def to_text(self) -> str:
-        """Canonical JSON."""
-        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return canonical_json({"format": FORMAT_VERSION, **plain})
+        """Canonical JSON with the format's version and, as "self", the digest of the text itself with that blank."""
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__} | {"format": FORMAT_VERSION}
+        blank = canonical_json(plain | {"self": _BLANK_DIGEST})
+        return canonical_json(plain | {"self": _digest(blank.encode())})
 
     def with_digests(self, tensors: Mapping[str, Tensor]) -> Metadata:
         """The same with the digests of these tensors."""
@@ -56,7 +67,7 @@ class Metadata:
 
     def with_blank_digests(self, names: list[str]) -> Metadata:
         """The same with digests of the right length, to count bytes with."""
-        return replace(self, digests=dict.fromkeys(names, "0" * 2 * DIGEST_BYTES))
+        return replace(self, digests=dict.fromkeys(names, _BLANK_DIGEST))
 
 
 def parse_metadata(text: str | None, where: str) -> Metadata:
@@ -68,9 +79,10 @@ def parse_metadata(text: str | None, where: str) -> Metadata:
     try:
         plain = json.loads(text)
         version = plain.pop("format")
+        plain.pop("self", None)
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ArtifactError(f"{where}: its metadata is damaged ({error}); convert the source again.") from error
-    if not isinstance(version, int) or version > FORMAT_VERSION or version < 1:
+    if type(version) is not int or version > FORMAT_VERSION or version < 1:
         raise ArtifactError(
             f"{where} has format version {version!r}; this release reads up to {FORMAT_VERSION}: install a newer "
             "memrec-convert."
@@ -81,13 +93,36 @@ def parse_metadata(text: str | None, where: str) -> Metadata:
         raise ArtifactError(
             f"{where}: its metadata is damaged (fields {odd} missing or unknown); convert the source again."
         )
-    kinds = {"modules": dict, "profile": dict, "plan": dict, "aliases": dict, "measured": dict, "digests": dict}
-    for name, kind in kinds.items():
-        if not isinstance(plain[name], kind):
-            raise ArtifactError(
-                f"{where}: its metadata field {name!r} is no {kind.__name__}; convert the source again."
-            )
-    return Metadata(**plain)
+    _check_kinds(plain, where)
+    metadata = Metadata(**plain)
+    if not _says_the_same(metadata, text):
+        raise ArtifactError(
+            f"{where}: its metadata does not match its own digest: the file was changed after it was written; convert "
+            "the source again."
+        )
+    return metadata
+
+
+def _check_kinds(plain: Mapping[str, Any], where: str) -> None:
+    for name, kind in _KINDS.items():
+        value = plain[name]
+        wrong = not isinstance(value, kind) or isinstance(value, bool)
+        if name in _TEXTS and not wrong:
+            wrong = not all(isinstance(entry, str) for entry in value.values())
+        if name == "modules" and not wrong:
+            wrong = not all(isinstance(entry, dict) for entry in value.values())
+        if wrong:
+            raise ArtifactError(f"{where}: its metadata field {name!r} is of a wrong kind; convert the source again.")
+    if plain["dense"] not in DENSE_NAMES:
+        raise ArtifactError(f"{where}: its dense part is in {plain['dense']!r}, known: {', '.join(DENSE_NAMES)}.")
+
+
+def _says_the_same(metadata: Metadata, text: str) -> bool:
+    """Whether the metadata, written again with a digest of its own, is this text to the last character."""
+    try:
+        return metadata.to_text() == text
+    except (ValueError, RecursionError):  # NaN, or nested too deeply: read by json, and never written by it
+        return False
 
 
 def format_measured(value: float | None) -> str:
@@ -96,8 +131,15 @@ def format_measured(value: float | None) -> str:
 
 
 def digest_tensor(tensor: Tensor) -> str:
-    """BLAKE2b-128 of the tensor's bytes as they stand in the file."""
-    return hashlib.blake2b(tensor_bytes(tensor), digest_size=DIGEST_BYTES).hexdigest()
+    """BLAKE2b-128 of the tensor's dtype and shape, as "torch.int8 [3, 4]" and a line end, and its bytes in the file."""
+    return _digest(f"{tensor.dtype} {list(tensor.shape)}\n".encode(), tensor_bytes(tensor))
+
+
+def _digest(*parts: bytes | memoryview) -> str:
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from memrec_convert.artifact.layout import METADATA_KEY
 from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE, Metadata, parse_metadata
 from memrec_convert.encoding import CompressedModule, CompressedTable, HashGroup, build_module
 from memrec_convert.encoding.index import check_index
+from memrec_convert.encoding.spec import TableSpec, table_spec_from_json
 from memrec_convert.errors import ArtifactError, ModelError
 from memrec_convert.models import build_model
 
@@ -31,11 +32,11 @@ class Artifact:
 def read_artifact(path: str | Path) -> Artifact:
     """Reads header and tensors; ArtifactError in one sentence for anything that is no sound artifact."""
     path = Path(path)
-    if not path.exists():
-        raise ArtifactError(f"there is no file {path}; check the path.")
-    if not path.is_file():
-        raise ArtifactError(f"{path} is no file; an artifact is one .safetensors file.")
     try:
+        if not path.exists():
+            raise ArtifactError(f"there is no file {path}; check the path.")
+        if not path.is_file():
+            raise ArtifactError(f"{path} is no file; an artifact is one .safetensors file.")
         with safe_open(path, framework="pt") as file:
             metadata = parse_metadata((file.metadata() or {}).get(METADATA_KEY), str(path))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
@@ -70,9 +71,25 @@ def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
     tables = [modules[f"tables.{number}"] for number in range(len(modules)) if f"tables.{number}" in modules]
     if len(tables) != len(modules):
         raise ArtifactError(f"{path}: its tables are not numbered from 0; convert the source again.")
-    model = build_model(artifact.metadata.architecture, tables)
+    model = _build_known(artifact, artifact.metadata.architecture, tables)
     _fill(artifact, model)
     return model.eval()
+
+
+def _build_known(
+    artifact: Artifact, architecture: Mapping[str, object], tables: Sequence[CompressedModule]
+) -> nn.Module:
+    """The network around its tables; first without memory, as its sizes are the file's word until they are checked."""
+    try:
+        with torch.device("meta"):
+            hollow = build_model(architecture, [nn.Identity() for _ in tables])
+        for name, tensor in hollow.state_dict().items():
+            source = artifact.metadata.aliases.get(name, name)
+            if source not in artifact.tensors or artifact.tensors[source].shape != tensor.shape:
+                raise ModelError(f"{name} is not in the file with the shape {list(tensor.shape)}.")
+        return build_model(architecture, tables)
+    except (ModelError, ValueError, KeyError, IndexError, TypeError, RuntimeError, OverflowError) as error:
+        raise ArtifactError(f"{artifact.path}: its description of the network is damaged ({error}).") from error
 
 
 def _load_into(artifact: Artifact, modules: Mapping[str, CompressedModule], into: nn.Module) -> nn.Module:
@@ -98,7 +115,12 @@ def build_modules(artifact: Artifact, *, filled: bool = False) -> dict[str, Comp
     modules: dict[str, CompressedModule] = {}
     try:
         for path, plain in artifact.metadata.modules.items():
-            modules[path] = modules[plain["same_as"]] if "same_as" in plain else build_module(plain, groups)
+            if "same_as" not in plain:
+                _check_shapes(artifact, path, table_spec_from_json(plain))
+                modules[path] = build_module(plain, groups)
+        for path, plain in artifact.metadata.modules.items():
+            if "same_as" in plain:  # possibly of a path that comes after it: the file has them in alphabetical order
+                modules[path] = modules[plain["same_as"]]
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise ArtifactError(f"{artifact.path}: its description of the tables is damaged ({error}).") from error
     if filled:
@@ -106,6 +128,21 @@ def build_modules(artifact: Artifact, *, filled: bool = False) -> dict[str, Comp
             state = {f"{path}.{name}": buffer for name, buffer in module.state_dict().items()}
             _copy_tensors(artifact, state, complete=False)
     return modules
+
+
+def _check_shapes(artifact: Artifact, path: str, spec: TableSpec) -> None:
+    """The file has the tensors that a spec demands, before memory is taken for them on the spec's word alone."""
+    demanded = spec.tensors()
+    if spec.hashing is not None:
+        demanded |= {f"group.{name}": shape for name, shape in spec.hashing.tensors().items()}
+    for name, (dtype, shape) in demanded.items():
+        own = f"{path}.{name}"
+        tensor = artifact.tensors.get(artifact.metadata.aliases.get(own, own))
+        if tensor is None or tensor.dtype != dtype or tuple(tensor.shape) != shape:
+            found = "none" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"
+            raise ArtifactError(
+                f"{artifact.path} > {own}: found {found}, expected {dtype} {list(shape)}; convert the source again."
+            )
 
 
 def _fill(artifact: Artifact, model: nn.Module) -> None:

@@ -7,24 +7,24 @@ from typing import Any
 
 import torch
 
-from memrec_convert.artifact.layout import count_file_bytes
+from memrec_convert.artifact.layout import build_header
 from memrec_convert.artifact.metadata import digest_tensor
 from memrec_convert.artifact.reader import Artifact, build_modules, check_table, read_artifact
 from memrec_convert.checkpoint import SourceModel, read_source
 from memrec_convert.distill.rows import read_chunks
-from memrec_convert.encoding import CompressedModule
+from memrec_convert.encoding import CompressedModule, count_bytes
 from memrec_convert.errors import ArtifactError
 
 
 def verify(path: str | Path, *, against: str | Path | None = None) -> dict[str, Any]:
     """Checks an artifact from its first byte to its last: {"path", "bytes", "tensors", "tables", "against"}.
 
-    Size, a digest of every tensor, the shapes that the description of the tables demands, and every index. `against`
-    also decodes every row and compares it with the source's: per table the relative error, and for kept fp32 tables
-    equality. ArtifactError at the first thing that is wrong.
+    Every byte of the header, the size, a digest of every tensor, the shapes that the description of the
+    tables demands, and every index. `against` also decodes every row and compares it with the source's: per table the
+    relative error, and for kept fp32 tables equality. ArtifactError at the first thing that is wrong.
     """
     artifact = read_artifact(path)
-    check_size(artifact)
+    check_header(artifact)
     check_digests(artifact)
     modules = build_modules(artifact, filled=True)
     for name, module in modules.items():
@@ -38,10 +38,21 @@ def verify(path: str | Path, *, against: str | Path | None = None) -> dict[str, 
     return result
 
 
-def check_size(artifact: Artifact) -> None:
-    """The file is exactly as long as its header and tensors: nothing is missing and nothing hides behind them."""
+def check_header(artifact: Artifact) -> None:
+    """The header is what its tensors and metadata make, byte for byte, and the file ends where they do."""
     shapes = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in artifact.tensors.items()}
-    expected = count_file_bytes(shapes, artifact.metadata.to_text())
+    header = build_header(shapes, artifact.metadata.to_text())
+    try:
+        with artifact.path.open("rb") as stream:
+            found = stream.read(len(header))
+    except OSError as error:
+        raise ArtifactError(f"cannot read {artifact.path}: {error.strerror or error}; check the file.") from error
+    if found != header:
+        raise ArtifactError(
+            f"{artifact.path}: its header is not the one that its contents make: it was changed after it was written; "
+            "convert the source again."
+        )
+    expected = len(header) + count_bytes(shapes.values())
     if expected != artifact.nbytes:
         raise ArtifactError(
             f"{artifact.path} has {artifact.nbytes} bytes where its contents make {expected}: it was changed after it "

@@ -22,6 +22,7 @@ DENSE_DTYPES = {"fp32": None, "bf16": torch.bfloat16}
 def write_model(path: Path, model: nn.Module, metadata: Metadata) -> int:
     """Writes the model's tensors and the metadata; returns the file's bytes. OutputError leaves nothing behind."""
     tensors, aliases = collect_tensors(model, dense=metadata.dense)
+    _refuse_cast_tables(model)
     if dict(metadata.aliases) != aliases:
         raise ModelError("the model's shared tensors changed since its size was planned.")
     metadata = metadata.with_digests(tensors)
@@ -41,11 +42,11 @@ def collect_tensors(model: nn.Module, *, dense: str) -> tuple[dict[str, Tensor],
     owned = _table_tensors(model)
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
-    first_name: dict[tuple[int, torch.Size, torch.dtype], str] = {}
+    first_name: dict[tuple[object, ...], str] = {}
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, Tensor):
             raise ModelError(f"the model's state holds {name!r}, which is no tensor and cannot be stored.")
-        key = (tensor.data_ptr(), tensor.shape, tensor.dtype)
+        key = storage_key(tensor)
         if tensor.numel() and key in first_name:
             aliases[name] = first_name[key]
             continue
@@ -53,6 +54,11 @@ def collect_tensors(model: nn.Module, *, dense: str) -> tuple[dict[str, Tensor],
         narrow = DENSE_DTYPES[dense] if name not in owned and tensor.dtype == torch.float32 else None
         tensors[name] = tensor if narrow is None else tensor.to(narrow)
     return tensors, aliases
+
+
+def storage_key(tensor: Tensor) -> tuple[object, ...]:
+    """Equal for tensors that show the same elements of memory in the same order: a transposed view is another."""
+    return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
 
 
 def narrow_shapes(shapes: TensorShapes, dense: str) -> TensorShapes:
@@ -85,6 +91,20 @@ def predict_shapes(dense_shapes: TensorShapes, specs: Mapping[str, TableSpec]) -
 def count_model_bytes(shapes: TensorShapes, metadata: Metadata) -> int:
     """Exact bytes of the file that these tensors and this metadata will make."""
     return count_file_bytes(shapes, metadata.with_blank_digests(list(shapes)).to_text())
+
+
+def _refuse_cast_tables(model: nn.Module) -> None:
+    """`model.half()` and its like change what the codes are decoded with; no file may hold that."""
+    for path, module in model.named_modules():
+        if not isinstance(module, CompressedTable | HashGroup):
+            continue
+        for name, (dtype, _) in module.spec.tensors().items():
+            found = module.get_buffer(name).dtype
+            if found != dtype:
+                raise ModelError(
+                    f"{path} > {name} is {found}, expected {dtype}: a compressed table cannot be stored once the model"
+                    " was cast to another precision; save it before."
+                )
 
 
 def _table_tensors(model: nn.Module) -> set[str]:

@@ -11,11 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from memrec_convert.artifact.writer import DENSE_DTYPES
 from memrec_convert.conversion.subject import Subject, TableSite
 from memrec_convert.distill.curves import TableFit
 from memrec_convert.distill.finish import CodedTable, code_table
+from memrec_convert.distill.refine import refine_table
 from memrec_convert.distill.rows import RowReader, read_chunks
-from memrec_convert.encoding import CompressedEmbedding, CompressedEmbeddingBag, CompressedModule, HashGroup, TableSpec
+from memrec_convert.encoding import (
+    CompressedEmbedding,
+    CompressedEmbeddingBag,
+    CompressedModule,
+    CompressedTable,
+    HashGroup,
+    TableSpec,
+)
 from memrec_convert.encoding.build import build_kept, build_replaced
 from memrec_convert.planning.membership import LevelCandidates, Membership, assign_levels
 from memrec_convert.planning.search import CountFile, TablePlan
@@ -61,21 +70,37 @@ def assign_members(
 
 def build_tables(
     subject: Subject, fits: Sequence[TableFit], members: Membership, store: CodeStore, *, oov: str
-) -> list[CompressedModule]:
-    """The compressed module of every site."""
-    modules = []
+) -> tuple[list[CompressedModule], float]:
+    """The compressed module of every site, its codes refined for the depths that the plan gave; and the distortion."""
+    modules, distortion = list[CompressedModule](), 0.0
     for number, (site, fit, spec) in enumerate(zip(subject.sites, fits, members.specs, strict=True)):
+        choice = members.choices[number]
         if spec.form == "kept":
             tensors = build_kept(spec, read_all(site.reader))
+            distortion += choice.distortion
         else:
-            coded = store.code(number, site, fit, members.choices[number].sizes)
-            codebook = torch.cat([stage.codebook for stage in coded.stages]) if coded.stages else None
+            coded = store.code(number, site, fit, choice.sizes)
+            levels = members.levels[number]
+            of_rows = [n for n, level in enumerate(spec.levels) if level.kind == "rows"]
+            stored = np.flatnonzero(np.isin(levels, of_rows))
+            refined = refine_table(
+                site.reader, fit.survey, coded.stages[: len(spec.stages)], _depths(spec, levels), workers=store.workers
+            )
+            codebook = torch.cat([stage.codebook for stage in refined.stages]) if refined.stages else None
             tensors = build_replaced(
-                spec, centre=fit.survey.centre, scale=fit.survey.scale, codebook=codebook, codes=coded.codes,
-                levels=members.levels[number], read_rows=partial(gather_rows, site.reader),
+                spec, centre=fit.survey.centre, scale=fit.survey.scale, codebook=codebook, codes=refined.codes,
+                levels=levels, read_rows=partial(gather_rows, site.reader),
             )  # fmt: skip
+            distortion += refined.loss + float(coded.losses[-1][stored].sum(dtype=np.float64))
         modules.append(make_module(site, spec, tensors, oov=oov))
-    return modules
+    return modules, distortion
+
+
+def _depths(spec: TableSpec, levels: np.ndarray) -> np.ndarray:
+    """The number of tokens of each row, int8 [rows]; -1 for stored rows."""
+    by_level = [spec.base_depth, *(level.depth if level.kind == "codes" else -1 for level in spec.levels)]
+    depths: np.ndarray = np.array(by_level, dtype=np.int8)[levels + 1]
+    return depths
 
 
 def make_module(
@@ -102,6 +127,19 @@ def replace_tables(subject: Subject, modules: Sequence[CompressedModule]) -> nn.
             memo[id(subject.model.get_submodule(path))] = module
     model: nn.Module = copy.deepcopy(subject.model, memo)
     return model.eval().requires_grad_(False)
+
+
+def round_dense(model: nn.Module, dense: str) -> None:
+    """Rounds the dense part to the precision that it will be stored in, so that what is measured is what is written."""
+    narrow = DENSE_DTYPES[dense]
+    if narrow is None:
+        return
+    modules = model.named_modules(remove_duplicate=False)
+    tables = tuple(f"{path}." for path, module in modules if isinstance(module, CompressedTable | HashGroup))
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if tensor.dtype == torch.float32 and not name.startswith(tables):
+                tensor.copy_(tensor.to(narrow))
 
 
 def read_all(reader: RowReader) -> Tensor:

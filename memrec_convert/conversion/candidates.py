@@ -24,7 +24,7 @@ from memrec_convert.conversion.subject import Progress, Subject
 from memrec_convert.distill.hashed import HashedTable, fit_hashed
 from memrec_convert.encoding import CompressedModule, HashGroup, TableSpec
 from memrec_convert.encoding.build import build_kept
-from memrec_convert.errors import BudgetTooSmallError
+from memrec_convert.errors import BudgetTooSmallError, RecipeError
 from memrec_convert.evaluation.scoring import mean_divergence, score_batches
 from memrec_convert.planning.hashed import KEPT_SHARES, TableShape, plan_hashed, refuse_budget
 from memrec_convert.planning.search import CountFile, plan_tables
@@ -82,8 +82,7 @@ def find_candidates(
             members = assign_members(subject, fitted.fits, plan, store, budget_bytes, count)
             if members is None:
                 continue
-            modules = build_tables(subject, fitted.fits, members, store, oov=options.oov)
-        distortion = sum(choice.distortion for choice in members.choices)
+            modules, distortion = build_tables(subject, fitted.fits, members, store, oov=options.oov)
         found.append(Candidate(_NAMES[method], tuple(modules), members.nbytes, distortion, plan.price))
     progress("plan and code", len(methods), len(methods))
     return found
@@ -99,14 +98,15 @@ def confirm(
     source = subject.hold_out or subject.train
     if source is None:
         return sorted(candidates, key=lambda candidate: candidate.distortion)
-    original = score_batches(
-        subject.model, source.stream(limit=CONFIRM_SAMPLES), subject.forward, workers=options.workers
-    )
+    # Held, since a caller's loader may shuffle anew each time, and the logits are compared sample by sample.
+    batches = list(source.stream(limit=CONFIRM_SAMPLES))
+    original = score_batches(subject.model, batches, subject.forward, workers=subject.scoring_workers(options.workers))
     scored = []
     for number, candidate in enumerate(candidates):
         progress("compare plans", number, len(candidates))
-        batches = source.stream(limit=CONFIRM_SAMPLES)
-        logits = score_batches(candidate.as_model(subject), batches, subject.forward, workers=options.workers)
+        logits = score_batches(
+            candidate.as_model(subject), batches, subject.forward, workers=subject.scoring_workers(options.workers)
+        )
         scored.append(replace(candidate, divergence=mean_divergence(original, logits)))
     progress("compare plans", len(candidates), len(candidates))
     return sorted(scored, key=lambda candidate: candidate.divergence or 0.0)
@@ -117,6 +117,11 @@ def _fit_published_form(
 ) -> list[Candidate]:
     """All tables hashed but the smallest, with and without a centre; one candidate per share of kept tables."""
     shapes = [TableShape(s.rows, s.dim, options.may_replace(s.rows, s.nbytes)) for s in subject.sites]
+    if not any(shape.replaceable for shape in shapes):
+        raise RecipeError(
+            f"the method memrec hashes tables of at least {options.threshold}, and none of the {len(shapes)} tables "
+            "is so large; lower the threshold, or choose another method."
+        )
     sizes = {"k": options.k, "k_weights": options.k_weights}
     plans = {
         specs: share

@@ -26,13 +26,13 @@ from memrec_convert.conversion.from_checkpoint import (
     open_batches,
     read_checked,
 )
-from memrec_convert.conversion.judging import Judgement, judge
+from memrec_convert.conversion.judging import Judgement, judge, require_labels
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.reporting import describe_alternative, describe_plan, make_report, report_tables
 from memrec_convert.conversion.shrink import Shrunk, shrink
 from memrec_convert.conversion.stopwatch import Stopwatch
 from memrec_convert.conversion.subject import Progress, Subject
-from memrec_convert.errors import ArtifactError, LogError, RecipeError
+from memrec_convert.errors import ArtifactError, LogError, OutputError, ProfileLeakError, RecipeError
 from memrec_convert.parallel import single_threaded_torch
 from memrec_convert.recipe import Recipe, read_recipe
 from memrec_convert.report import Report, render_card
@@ -81,6 +81,8 @@ def convert(
     companions = report_paths(target)
     for one in (target, *companions):
         check_target(one, force=force)
+        if one.exists() and path.exists() and one.samefile(path):
+            raise OutputError(f"cannot write {one}: it is the checkpoint itself; choose another name for the artifact.")
     job = _prepare(path, budget, recipe, data, val, eval, profile, choices, progress)
     shrunk = shrink(
         job.subject, parse_budget(job.budget), job.options, profile=_profile_facts(job.profile), progress=progress,
@@ -167,19 +169,33 @@ def _prepare(
         schema = make_schema(source.architecture, [table.name for table in source.tables], log_choices)
         logs = [open_batches(one, schema, options.batch_size) if one is not None else None for one in (data, val, eval)]
         train, hold_out, judged = logs
+        if judged is not None:
+            require_labels(judged)
     with watch.stage("profile"):
         counted = _find_profile(train, schema, profile, options, progress)
-        if counted is not None:
-            for one in (hold_out, judged):
-                if one is not None:
-                    refuse_leak(counted.digest, one.log.digest())
-        if hold_out is not None and judged is not None:
-            refuse_leak(hold_out.log.digest(), judged.log.digest())
+        _refuse_leaks(counted, train, hold_out, judged)
     with watch.stage("read"):
         subject, warnings = make_subject(
             source, train=train, hold_out=hold_out, profile=counted, allow_nonfinite=options.allow_nonfinite
         )
     return _Job(source, subject, counted, judged, options, budget, (*source.warnings, *warnings), watch)
+
+
+def _refuse_leaks(
+    counted: Profile | None, train: LogBatches | None, hold_out: LogBatches | None, judged: LogBatches | None
+) -> None:
+    """ProfileLeakError where what must be held out was trained on, or what measures has chosen."""
+    for seen in {digest for digest in (counted and counted.digest, train and train.log.digest()) if digest}:
+        for one in (hold_out, judged):
+            if one is not None:
+                refuse_leak(seen, one.log.digest())
+    if hold_out is not None and judged is not None:
+        shared = set(hold_out.log.digest().files) & set(judged.log.digest().files)
+        if shared:
+            raise ProfileLeakError(
+                f"the evaluation and the hold-out share {len(shared)} of their files: what chose the plan cannot "
+                "measure it; give --val and --eval different files."
+            )
 
 
 def _resolve(recipe: Recipe, choices: Mapping[str, Any]) -> tuple[Options, LogChoices, str | None]:

@@ -11,7 +11,7 @@ from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.stopwatch import Stopwatch
 from memrec_convert.conversion.subject import Progress, Subject
 from memrec_convert.conversion.weighting import choose_source, weigh_tables
-from memrec_convert.distill.curves import TableFit, fit_table
+from memrec_convert.distill.curves import STAGE_LISTS, TableFit, fit_table
 from memrec_convert.distill.rows import RowReader, read_chunks
 from memrec_convert.distill.survey import survey_table
 from memrec_convert.distill.weights import TableWeights
@@ -35,11 +35,14 @@ def fit_subject(subject: Subject, options: Options, progress: Progress, watch: S
         weights = weigh_tables(subject, source, options, progress)
     order = sorted(range(len(subject.sites)), key=lambda number: -subject.sites[number].rows)
 
+    # Stored rows over the mean need no codes: one list stands for all.
+    lists = (min(STAGE_LISTS, key=sum),) if options.method == "int8" else STAGE_LISTS
+
     def fit(number: int) -> TableFit:
         site, weight = subject.sites[number], weights[number]
         survey = survey_table(site.reader, weight.rows, weight.metric)
         replaceable = options.method != "memrec" and options.may_replace(site.rows, site.nbytes)
-        return fit_table(site.name, site.reader, survey, replaceable=replaceable, seed=options.seed)
+        return fit_table(site.name, site.reader, survey, replaceable=replaceable, seed=options.seed, lists=lists)
 
     found: dict[int, TableFit] = {}
     with watch.stage("fit"):

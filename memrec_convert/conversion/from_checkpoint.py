@@ -15,7 +15,7 @@ from memrec_convert.clicklog import Batch, ClickLog, LogSchema, Profile, open_lo
 from memrec_convert.conversion.fitting import FiniteRows, find_nonfinite_rows, refuse_nonfinite
 from memrec_convert.conversion.subject import Subject, TableSite
 from memrec_convert.encoding.spec import TensorShapes
-from memrec_convert.errors import ModelError
+from memrec_convert.errors import ModelError, NonFiniteRowsError
 from memrec_convert.models import build_original
 
 LogPaths = str | Path | Sequence[str | Path]
@@ -100,6 +100,12 @@ def make_subject(
     """The subject and what there is to warn of; NonFiniteRowsError for NaN or infinite rows unless they are allowed."""
     readers, warnings = [], list[str]()
     model = build_original(source)
+    for name, parameter in model.named_parameters():
+        if not name.startswith("tables.") and not bool(torch.isfinite(parameter).all()):
+            raise NonFiniteRowsError(
+                f"{source.path}: the dense part holds NaN or infinite values ({name}), with which no logit is a "
+                "number; expected finite numbers; give a checkpoint from before they arose."
+            )
     for number, table in enumerate(source.tables):
         count, first = find_nonfinite_rows(table.weight)
         if count and not allow_nonfinite:

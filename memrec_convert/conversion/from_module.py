@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from memrec_convert.conversion.fitting import FiniteRows, find_nonfinite_rows, refuse_nonfinite
+from memrec_convert.artifact.writer import storage_key
+from memrec_convert.conversion.fitting import find_nonfinite_rows, refuse_nonfinite
 from memrec_convert.conversion.subject import Subject, TableSite
 from memrec_convert.distill.rows import RowReader, TensorRows
 from memrec_convert.encoding.spec import TensorShapes
-from memrec_convert.errors import LogError, ModelError
+from memrec_convert.errors import IdRangeError, LogError, ModelError
 from memrec_convert.evaluation.scoring import Forward
 
 
@@ -50,13 +51,19 @@ class LoaderBatches:
         return self.labels(batch)
 
 
-def make_loader(batches: Iterable[Any] | None, labels: Callable[[Any], Tensor] | None) -> LoaderBatches | None:
-    """A source that can be streamed again: an iterator that runs once is put into a list; LogError for an empty one."""
+def make_loader(
+    batches: Iterable[Any] | None, labels: Callable[[Any], Tensor] | None, name: str, *, hold: bool = False
+) -> LoaderBatches | None:
+    """A source that can be streamed again; LogError for an empty one.
+
+    An iterator that runs once is put into a list, and so is anything on `hold`: then every pass has the same order,
+    where a loader may shuffle anew.
+    """
     if batches is None:
         return None
-    loader = list(batches) if isinstance(batches, Iterator) else batches
+    loader = list(batches) if hold or isinstance(batches, Iterator) else batches
     if next(iter(loader), None) is None:
-        raise LogError("batches is empty; give at least one batch, or none at all for a conversion without data.")
+        raise LogError(f"{name} is empty; give at least one batch, or none at all for a conversion without data.")
     return LoaderBatches(loader, labels)
 
 
@@ -85,6 +92,7 @@ def make_subject(
 
     ModelError where there is no embedding table, or one that has no compressed form.
     """
+    _refuse_unfit(model)
     states = _find_states(model, optimizer)
     twin = _copy_for_reading(model)
     sites, warnings = [], list[str]()
@@ -106,6 +114,21 @@ def make_subject(
     return subject, tuple(warnings)
 
 
+def _refuse_unfit(model: nn.Module) -> None:
+    if isinstance(model, nn.Embedding | nn.EmbeddingBag):
+        raise ModelError(f"the model is itself one {type(model).__name__}; give the module that it is a part of.")
+    hollow = next((name for name, tensor in model.state_dict(keep_vars=True).items() if is_meta(tensor)), None)
+    if hollow is not None:
+        raise ModelError(
+            f"{type(model).__name__} > {hollow} is on the meta device and holds no numbers; load it first."
+        )
+
+
+def is_meta(value: object) -> bool:
+    """Whether a tensor has a shape and nothing else."""
+    return isinstance(value, Tensor) and value.is_meta
+
+
 def _copy_for_reading(model: nn.Module) -> nn.Module:
     """A copy in eval mode on the CPU; max_norm is applied once, since a lookup would apply it to what it reads."""
     twin = copy.deepcopy(model).to("cpu").eval()
@@ -122,7 +145,7 @@ def _group_paths(model: nn.Module) -> list[tuple[str, ...]]:
     """Paths of embedding modules, those that share their rows together, in the order of the model."""
     groups: dict[int, list[str]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.weight.numel():
             groups.setdefault(module.weight.data_ptr(), []).append(path)
     for paths in groups.values():
         kinds = {_describe_use(model.get_submodule(path)) for path in paths}
@@ -169,7 +192,9 @@ def _make_reader(path: str, module: nn.Module, *, allow_nonfinite: bool) -> tupl
         return reader, ""
     if not allow_nonfinite:
         raise refuse_nonfinite(path, count, first)
-    return FiniteRows(reader), f"{path}: {count} rows with NaN or infinite values are read as zeros (first: {first})"
+    with torch.no_grad():
+        module.get_parameter("weight").nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+    return reader, f"{path}: {count} rows with NaN or infinite values are read as zeros (first: {first})"
 
 
 def _find_states(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[int, Tensor]:
@@ -185,17 +210,38 @@ def _find_states(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> d
 def _describe_dense(model: nn.Module, table_names: set[str]) -> tuple[TensorShapes, dict[str, str]]:
     shapes: TensorShapes = {}
     aliases: dict[str, str] = {}
-    first_name: dict[tuple[int, torch.Size, torch.dtype], str] = {}
+    first_name: dict[tuple[object, ...], str] = {}
     for name, tensor in model.state_dict().items():
         if name in table_names:
             continue
-        key = (tensor.data_ptr(), tensor.shape, tensor.dtype)
+        key = storage_key(tensor)
         if tensor.numel() and key in first_name:
             aliases[name] = first_name[key]
         else:
             first_name[key] = name
             shapes[name] = (tensor.dtype, tuple(tensor.shape))
     return shapes, aliases
+
+
+def refuse_outside(ids: Tensor, site: TableSite) -> None:
+    """IdRangeError for ids int64 [n] that are no rows of the table."""
+    outside = (ids < 0) | (ids >= site.rows)
+    if bool(outside.any()):
+        raise IdRangeError(
+            f"batches: {int(outside.sum()):,} of the {len(ids):,} ids of one call of {site.name} lie outside its "
+            f"{site.rows:,} rows (first: {int(ids[outside][0])}); expected 0 to {site.rows - 1}."
+        )
+
+
+def refuse_answer(logits: object) -> None:
+    """ModelError where a forward pass gives no finite logits."""
+    if not isinstance(logits, Tensor):
+        raise ModelError(
+            f"the model gave a {type(logits).__name__}; expected a tensor with one logit per sample: say with forward= "
+            "how it is called."
+        )
+    if not bool(torch.isfinite(logits).all()):
+        raise ModelError("the model's logits on batches are not all finite; expected a trained model without NaN.")
 
 
 def _count_lookups(
@@ -206,8 +252,9 @@ def _count_lookups(
 
     def watch(number: int) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:  # noqa: ANN401 - torch's signature
-            ids = args[0] if args else kwargs["input"]
-            counts[number] += torch.bincount(ids.reshape(-1).long(), minlength=sites[number].rows)
+            ids = (args[0] if args else kwargs["input"]).reshape(-1).long().cpu()
+            refuse_outside(ids, sites[number])
+            counts[number] += torch.bincount(ids, minlength=sites[number].rows)
 
         return hook
 
@@ -217,7 +264,7 @@ def _count_lookups(
     try:
         with torch.no_grad():
             for batch in train.stream():
-                forward(model, batch)
+                refuse_answer(forward(model, batch))
     finally:
         for handle in handles:
             handle.remove()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from memrec_convert.artifact.files import check_target, write_file
+from memrec_convert.artifact.layout import METADATA_KEY
 from memrec_convert.artifact.reader import load, read_artifact
 from memrec_convert.clicklog import LogDigest, refuse_leak
 from memrec_convert.conversion.from_checkpoint import (
@@ -23,8 +25,9 @@ from memrec_convert.conversion.from_checkpoint import (
     read_checked,
     run_on_batch,
 )
+from memrec_convert.conversion.options import Options
 from memrec_convert.encoding import CompressedTable
-from memrec_convert.errors import ArtifactError, LogError
+from memrec_convert.errors import ArtifactError, LogError, ModelError
 from memrec_convert.evaluation.delong import AucDifference, compare_auc
 from memrec_convert.evaluation.metrics import Metrics, measure
 from memrec_convert.evaluation.scoring import score_batches
@@ -60,9 +63,14 @@ def judge(
 
 def read_labels(batches: LogBatches) -> np.ndarray:
     """Labels float32 [samples]; LogError for a log without labels."""
+    require_labels(batches)
+    return np.concatenate([batches.labels_of(batch).numpy() for batch in batches.stream()])
+
+
+def require_labels(batches: LogBatches) -> None:
+    """LogError for a log without labels."""
     if not batches.has_labels:
         raise LogError(f"the log {batches.log.paths[0]} has no label column, so nothing can be measured on it.")
-    return np.concatenate([batches.labels_of(batch).numpy() for batch in batches.stream()])
 
 
 def evaluate(
@@ -77,30 +85,16 @@ def evaluate(
     threads. ProfileLeakError where the log is one that the artifact's profile was taken from.
     """
     path = Path(path)
+    Options(batch_size=batch_size, threads=threads)  # refuses what convert would refuse
     if scores is not None:
         check_target(Path(scores), force=force)
-    if threads:
-        torch.set_num_threads(threads)
-    if path.suffix == ".safetensors":
-        artifact = read_artifact(path)
-        if artifact.metadata.architecture is None:
-            raise ArtifactError(
-                f"{path} holds a model of its own class: load it with load(path, into=model) and measure it there."
-            )
-        model, architecture = load(path), dict(artifact.metadata.architecture)
-        plain_modules = [artifact.metadata.modules[f"tables.{n}"] for n in range(len(artifact.metadata.modules))]
-        names, profile = [str(plain["name"]) for plain in plain_modules], artifact.metadata.profile
-        oov = oov or str(plain_modules[0]["oov"])
-    else:
-        source = read_checked(path, pairs=pairs, dense_transform=None)
-        model, architecture = build_original(source), source.architecture
-        names, profile = [table.name for table in source.tables], {}
-    choices = LogChoices(columns or {}, oov or "error", None, Path(id_map) if id_map else None, modulus)
-    batches = open_batches(eval, make_schema(architecture, names, choices), batch_size)
-    if profile.get("files"):
-        refuse_leak(LogDigest(str(profile["digest"]), tuple(profile["files"])), batches.log.digest())
+    measured = _open_artifact(path) if is_artifact(path) else _open_checkpoint(path, pairs)
+    choices = LogChoices(columns or {}, oov or measured.oov, None, Path(id_map) if id_map else None, modulus)
+    batches = open_batches(eval, make_schema(measured.architecture, measured.names, choices), batch_size)
+    _refuse_profiled(measured.profile, batches.log.digest())
     labels = read_labels(batches) if batches.has_labels else None
-    logits = score_batches(model, batches.stream(), run_on_batch)
+    with torch_threads(threads):
+        logits = score_batches(measured.model, batches.stream(), run_on_batch)
     result: dict[str, Any] = {
         "artifact": {"path": str(path), "bytes": path.stat().st_size},
         "samples": len(logits),
@@ -113,12 +107,91 @@ def evaluate(
         result |= measure(labels, logits).to_json()
         if result["auc"] is None:
             result["warnings"].append(ONE_CLASS_WARNING)
-    if against is not None and labels is not None:
-        source = read_checked(against, pairs=pairs, dense_transform=None)
-        before = score_batches(build_original(source), batches.stream(), run_on_batch)
+    if against is not None:
+        if labels is None:
+            labels = read_labels(batches)  # refuses
+        original = _open_checkpoint(Path(against), pairs or measured.pairs)
+        _refuse_other_tables(path, measured, original, Path(against))
+        with torch_threads(threads):
+            before = score_batches(original.model, batches.stream(), run_on_batch)
         result |= compare_figures(measure(labels, before), measure(labels, logits), compare_auc(labels, before, logits))
         result["against"] = str(against)
     return result
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A model to measure, and what a log is read with for it."""
+
+    model: nn.Module
+    architecture: Mapping[str, Any]
+    names: tuple[str, ...]
+    oov: str = "error"
+    profile: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def pairs(self) -> str | None:
+        """The order of pairs, which may have been stated at conversion and then holds for the original too."""
+        return str(self.architecture["pairs"]) if self.architecture["interaction"] == "dot" else None
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether a file begins as this tool's artifacts do; whether it is sound is for its reader to say."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(64)
+    except OSError:
+        return False
+    return f'"__metadata__":{{"{METADATA_KEY}"'.encode() in start
+
+
+def _open_artifact(path: Path) -> _Measured:
+    metadata = read_artifact(path).metadata
+    if metadata.architecture is None:
+        raise ArtifactError(
+            f"{path} holds a model of its own class: load it with load(path, into=model) and measure it there."
+        )
+    model = load(path)
+    tables = [metadata.modules[f"tables.{number}"] for number in range(len(metadata.modules))]
+    names = tuple(str(table["name"]) for table in tables)
+    return _Measured(model, metadata.architecture, names, str(tables[0]["oov"]), metadata.profile)
+
+
+def _open_checkpoint(path: Path, pairs: str | None) -> _Measured:
+    source = read_checked(path, pairs=pairs, dense_transform=None)
+    return _Measured(build_original(source), source.architecture, tuple(table.name for table in source.tables))
+
+
+def _refuse_profiled(profile: Mapping[str, Any], digest: LogDigest) -> None:
+    """ProfileLeakError for a log that the artifact's profile was taken from, whole or in part."""
+    if profile.get("digest") == digest.combined:  # all that a profile of very many files remembers
+        refuse_leak(digest, digest)
+    if profile.get("files"):
+        refuse_leak(LogDigest(str(profile["digest"]), tuple(profile["files"])), digest)
+
+
+def _refuse_other_tables(path: Path, measured: _Measured, original: _Measured, against: Path) -> None:
+    """ModelError where the two models do not read the same log."""
+    found, expected = [
+        ([list(shape) for shape in one.architecture["tables"]], one.architecture["bottom"][0])
+        for one in (original, measured)
+    ]
+    if found != expected:
+        raise ModelError(
+            f"{path} was not made from {against}: their tables or dense inputs differ ({len(expected[0])} tables and "
+            f"{expected[1]} inputs, {len(found[0])} and {found[1]}); give the checkpoint that it was made from."
+        )
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """So many threads inside each torch operation; 0 leaves the number as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def compare_figures(before: Metrics, after: Metrics, difference: AucDifference | None) -> dict[str, Any]:

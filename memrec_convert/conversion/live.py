@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from memrec_convert.conversion.shrink import shrink
 from memrec_convert.conversion.stopwatch import Stopwatch
 from memrec_convert.conversion.subject import Progress
 from memrec_convert.encoding import CompressedEmbedding, CompressedEmbeddingBag, describe_module
-from memrec_convert.errors import ModelError
+from memrec_convert.errors import ModelError, RecipeError
 from memrec_convert.evaluation.scoring import Forward
 from memrec_convert.parallel import single_threaded_torch
 from memrec_convert.recipe import Recipe
@@ -40,7 +40,7 @@ def compress(
 
     batches     training data, as often iterable as needed: counts the lookups, shows how sensitive the logits are, and
                 teaches (with val); without it the weights come from `optimizer` (Adagrad) or from the rows themselves
-    val         hold-out batches: decides between plans; with it and `batches` the copy is fine-tuned
+    val         hold-out batches, held in memory: decides between plans; with it and `batches` the copy is fine-tuned
     forward     logits (one per sample) of a model on a batch; model(*batch) where it is not given
     labels      labels float32 [rows] of a batch; with them the hold-out judges by AUC, else by divergence
     choices     any field of Options: method, threshold, epochs, seed, ...
@@ -49,8 +49,9 @@ def compress(
     left as it was. Raises a MemrecError.
     """
     watch = Stopwatch()
+    _refuse_log_choices(choices)
     options, _, _ = _resolve(Recipe(), choices)
-    train, hold_out = make_loader(batches, labels), make_loader(val, labels)
+    train, hold_out = make_loader(batches, labels, "batches"), make_loader(val, labels, "val", hold=True)
     with watch.stage("read"), single_threaded_torch():
         subject, warnings = make_subject(
             model, forward=forward, train=train, hold_out=hold_out, optimizer=optimizer,
@@ -65,6 +66,13 @@ def compress(
     )  # fmt: skip
     setattr(shrunk.model, METADATA_ATTRIBUTE, shrunk.metadata)
     return shrunk.model, report
+
+
+def _refuse_log_choices(choices: Mapping[str, Any]) -> None:
+    """RecipeError for what would say how to read a click log: there is none."""
+    for name in choices:
+        if name in ("columns", "id_map", "modulus", "pairs", "dense_transform"):
+            raise RecipeError(f"the option {name!r} is for click logs; batches reach a live model as they are.")
 
 
 def save(model: nn.Module, path: str | Path, *, force: bool = False) -> int:

@@ -140,6 +140,7 @@ def describe_plan(shrunk: Shrunk) -> dict[str, Any]:
         "price_per_byte": chosen.price,
         "divergence": chosen.divergence,
         **shrunk.metadata.plan,
+        "budget": str(shrunk.metadata.plan["budget"]).strip(),
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from memrec_convert.artifact.metadata import Metadata
+from memrec_convert.conversion.assembly import round_dense
 from memrec_convert.conversion.candidates import Candidate, confirm, find_candidates
 from memrec_convert.conversion.fitting import Fitted, fit_subject
 from memrec_convert.conversion.options import Options
@@ -46,22 +47,35 @@ def shrink(
         blank = Metadata(
             modules={}, architecture=subject.architecture, dense=options.dense, seed=options.seed,
             profile={"weights": fitted.source} | profile,
-            plan={"budget": budget.text, "budget_bytes": budget_bytes, "method": options.method},
+            plan={
+                "budget": pad_budget(budget.text, budget_bytes), "budget_bytes": budget_bytes, "method": options.method,
+            },
         )  # fmt: skip
         count = make_counter(subject, blank, oov=options.oov)
         candidates = find_candidates(subject, fitted, budget_bytes, options, count, progress=progress, watch=watch)
         with watch.stage("compare plans"):
             chosen, *lost = confirm(subject, candidates, options, progress=progress)
             model = chosen.as_model(subject)
+            round_dense(model, options.dense)
         metadata = complete_metadata(subject, blank, chosen.specs, oov=options.oov)
         fine_tuning = None
         if train and options.epochs and subject.hold_out is not None and subject.train is not None:
             with watch.stage("fine-tune"):
                 fine_tuning = teach(subject, model, options, progress=progress)
+                round_dense(model, options.dense)
     return Shrunk(
         model, metadata, chosen, tuple(lost), budget_bytes, fitted.source, fitted, fine_tuning,
         _warn(subject, fitted, chosen, options, budget_bytes),
     )  # fmt: skip
+
+
+def pad_budget(text: str, budget_bytes: int) -> str:
+    """The budget's text, so padded that text and number have one length together.
+
+    The file's size then does not depend on how the budget is written, and the smallest budget that an error names is
+    still enough when it is given.
+    """
+    return text[:12].ljust(12 + 20 - len(str(budget_bytes)))
 
 
 def _warn(subject: Subject, fitted: Fitted, chosen: Candidate, options: Options, budget_bytes: int) -> tuple[str, ...]:
@@ -72,6 +86,8 @@ def _warn(subject: Subject, fitted: Fitted, chosen: Candidate, options: Options,
         warnings.append(f"the budget of {budget_bytes} bytes holds the original as it is: every table is kept at fp32")
     elif all(spec.form == "kept" for spec in chosen.specs):
         warnings.append("every table fits the budget as plain rows: none is replaced")
-    if options.epochs and subject.hold_out is None:
-        warnings.append("no fine-tuning: it needs a hold-out (--val)")
+    needed = {"training data (--data)": subject.train, "a hold-out (--val)": subject.hold_out}
+    missing = [name for name, source in needed.items() if source is None]
+    if options.epochs and missing:
+        warnings.append(f"no fine-tuning: it needs {' and '.join(missing)}")
     return tuple(warnings)

@@ -96,6 +96,10 @@ class Subject:
         """Bytes of the rows as stored in the source."""
         return sum(site.nbytes for site in self.sites)
 
+    def scoring_workers(self, workers: int) -> int:
+        """Threads that may run the model at once: a model of the caller's own class may not bear more than one."""
+        return workers if self.architecture is not None else 1
+
     def dense_bytes(self, dense: str) -> int:
         """Bytes of everything else, at the precision it is stored in ("fp32" or "bf16")."""
         return count_bytes(narrow_shapes(self.dense_shapes, dense).values())

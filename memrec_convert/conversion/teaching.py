@@ -35,7 +35,9 @@ def teach(subject: Subject, model: nn.Module, options: Options, *, progress: Pro
                     targets = torch.sigmoid(subject.forward(subject.model, batch).reshape(-1))
             yield Lesson(partial(_answer, subject, batch), targets)
 
-    original = score_batches(subject.model, hold_out.stream(), subject.forward, workers=options.workers)
+    original = score_batches(
+        subject.model, hold_out.stream(), subject.forward, workers=subject.scoring_workers(options.workers)
+    )
     labels = (
         np.concatenate([hold_out.labels_of(batch).numpy() for batch in hold_out.stream()])
         if hold_out.has_labels
@@ -45,7 +47,9 @@ def teach(subject: Subject, model: nn.Module, options: Options, *, progress: Pro
         labels = None
 
     def mark(student: nn.Module) -> HoldOutScore:
-        logits = score_batches(student, hold_out.stream(), subject.forward, workers=options.workers)
+        logits = score_batches(
+            student, hold_out.stream(), subject.forward, workers=subject.scoring_workers(options.workers)
+        )
         if labels is None:
             return HoldOutScore("-divergence", -mean_divergence(original, logits))
         return HoldOutScore("auc", auc(labels, logits) or 0.0)
@@ -54,7 +58,13 @@ def teach(subject: Subject, model: nn.Module, options: Options, *, progress: Pro
         epochs=options.epochs, steps_per_epoch=train.count_batches(), targets=options.targets,
         train_dense=options.train_dense,
     )  # fmt: skip
-    return fine_tune(model, lessons, plan, hold_out=mark, progress=progress)
+    if options.train_dense:
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+    try:
+        return fine_tune(model, lessons, plan, hold_out=mark, progress=progress)
+    finally:
+        model.requires_grad_(False)
 
 
 def _answer(subject: Subject, batch: Any, student: nn.Module) -> Tensor:  # noqa: ANN401 - what the loader yields

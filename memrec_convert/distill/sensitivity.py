@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from memrec_convert.errors import ModelError
+
 EIGENVALUE_FLOOR = 1e-4
 """Directions that the sample's gradients never touch still count this share of the mean: the sample is not all data."""
 
@@ -38,6 +40,11 @@ def measure_sensitivities(
                 kept.clear()
             with torch.enable_grad():
                 logits = forward(model, batch)
+                if not logits.requires_grad:
+                    raise ModelError(
+                        "forward gave logits without a gradient, so how much each table matters cannot be measured; "
+                        "leave out no_grad() and detach(), or set weights to 'displacement'."
+                    )
                 flat = [output for kept in outputs for output in kept]
                 gradients = iter(torch.autograd.grad(logits.sum(), flat, allow_unused=True))
             for number, kept in enumerate(outputs):

@@ -22,7 +22,8 @@ LINE_BYTES = 64
 BITS_PER_LINE = 8 * (LINE_BYTES - 4)
 BUCKETS_PER_GROUP = 64
 KEY_BITS = range(4, 17)
-_MOST_KEYS_PER_BUCKET = 24
+MOST_KEYS_PER_BUCKET = 24
+"""On average: a lookup compares its key with every one in the bucket."""
 _MIX_1 = 0x9E3779B1
 _MIX_2 = 0x85EBCA6B
 _BIT_COUNTS = torch.tensor([value.bit_count() for value in range(256)], dtype=torch.int64)
@@ -70,7 +71,7 @@ def choose_index(rows: int, count: int) -> IndexSpec:
     candidates = [IndexSpec("bitmap", rows, count)]
     for key_bits in KEY_BITS:
         spec = IndexSpec("keys", rows, count, key_bits)
-        if key_bits <= spec.mixed_bits and count <= _MOST_KEYS_PER_BUCKET * spec.buckets:
+        if key_bits <= spec.mixed_bits and count <= MOST_KEYS_PER_BUCKET * spec.buckets:
             candidates.append(spec)
     return min(candidates, key=lambda spec: (spec.nbytes, spec.kind, spec.key_bits))
 
@@ -114,6 +115,14 @@ def mix_ids(ids: Tensor, bits: int) -> Tensor:
     mixed = mixed ^ (mixed >> half)
     mixed = (mixed * _MIX_2) & mask
     return mixed ^ (mixed >> half)
+
+
+def unmix_ids(mixed: Tensor, bits: int) -> Tensor:
+    """The inverse of `mix_ids`; its xor-shifts by half of the bits or more undo themselves."""
+    mask = (1 << bits) - 1
+    half = (bits + 1) // 2
+    ids = ((mixed ^ (mixed >> half)) * pow(_MIX_2, -1, 1 << bits)) & mask
+    return ((ids ^ (ids >> half)) * pow(_MIX_1, -1, 1 << bits)) & mask
 
 
 def _build_bitmap(spec: IndexSpec, ordered_ids: np.ndarray) -> np.ndarray:
@@ -188,7 +197,7 @@ def _little_endian_32(four_bytes: Tensor) -> Tensor:
 
 
 def check_index(spec: IndexSpec, index: Tensor) -> str:
-    """What is wrong with an index read from a file, or "" where every lookup in it stays inside its level."""
+    """What is wrong with an index read from a file, or "" where it is one that `build_index` makes."""
     if spec.kind == "bitmap":
         lines = index.view(-1, LINE_BYTES)
         held = _BIT_COUNTS[lines[:, 4:].long()].sum(dim=1)
@@ -203,4 +212,13 @@ def check_index(spec: IndexSpec, index: Tensor) -> str:
     starts = _bucket_start(spec, index, torch.arange(spec.buckets + 1))
     if int(starts[0]) != 0 or int(starts[-1]) != spec.count or bool((starts[1:] < starts[:-1]).any()):
         return "its bucket starts do not rise from 0 to the number of ids"
+    keys = read_codes(
+        index[spec.keys_start :], torch.arange(spec.count), entry_bits=spec.key_bits, first_bit=0, bits=spec.key_bits
+    )
+    buckets = torch.repeat_interleave(torch.arange(spec.buckets), starts[1:] - starts[:-1])
+    mixed = (buckets << spec.key_bits) | keys
+    if bool((mixed[1:] <= mixed[:-1]).any()):
+        return "its keys do not rise within their buckets"
+    if bool((unmix_ids(mixed, spec.mixed_bits) >= spec.rows).any()):
+        return "it holds ids beyond the table"
     return ""

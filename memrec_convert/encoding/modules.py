@@ -47,6 +47,13 @@ class CompressedEmbeddingBag(CompressedTable):
             raise ValueError(
                 f"table {self.name or '?'}: per-sample weights go with sums, this bag takes the {self.mode}"
             )
+        if per_sample_weights is not None and per_sample_weights.shape != ids.shape:
+            raise ValueError(
+                f"table {self.name or '?'}: per-sample weights of shape {list(per_sample_weights.shape)} for ids of "
+                f"shape {list(ids.shape)}; each id needs its own"
+            )
+        if ids.dim() not in (1, 2):
+            raise ValueError(f"table {self.name or '?'}: ids have {ids.dim()} dimensions, expected 1 or 2")
         if ids.dim() == 2:
             if offsets is not None:
                 raise ValueError(
@@ -68,8 +75,12 @@ class CompressedEmbeddingBag(CompressedTable):
         return pool_bags(rows, offsets, weights=per_sample_weights, mode=self.mode, counted=counted)
 
     def _check_offsets(self, offsets: Tensor, ids: int) -> Tensor:
-        offsets = offsets.to(torch.int64)
         name = self.name or "?"
+        if offsets.dim() != 1 or offsets.dtype not in (torch.int64, torch.int32):
+            raise ValueError(
+                f"table {name}: offsets are {offsets.dtype} {list(offsets.shape)}, expected int64 or int32 [bags]"
+            )
+        offsets = offsets.to(torch.int64)
         if self.include_last_offset:
             if len(offsets) == 0 or int(offsets[-1]) != ids:
                 raise ValueError(f"table {name}: the last offset must be the number of ids, {ids}")
@@ -122,7 +133,7 @@ def build_module(plain: Mapping[str, Any], groups: dict[str, HashGroup]) -> Comp
     spec = table_spec_from_json(plain)
     group = None
     if spec.hashing is not None:
-        group = groups.setdefault(spec.hashing.group, HashGroup(spec.hashing))
+        group = groups.get(spec.hashing.group) or groups.setdefault(spec.hashing.group, HashGroup(spec.hashing))
         if group.spec != spec.hashing:
             raise ValueError(f"two tables describe the group {spec.hashing.group!r} differently")
     if plain["oov"] not in OOV_CHOICES:

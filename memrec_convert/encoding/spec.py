@@ -14,8 +14,15 @@ import torch
 
 from memrec_convert.encoding.bits import packed_bytes
 from memrec_convert.encoding.codecs import CODECS
-from memrec_convert.encoding.index import IndexSpec
+from memrec_convert.encoding.index import KEY_BITS, MOST_KEYS_PER_BUCKET, IndexSpec
 from memrec_convert.kernels.hashing import WEIGHT_LANES
+
+MOST_ROWS = 1 << 48
+"""Rows of a table, far beyond any: what is more in a file is damage, and 64-bit sums of ids stay safe."""
+MOST_HASHED_ROWS = (1 << 31) - 1
+"""Tokens or weight blocks of a group: a 32-bit hash times this number stays below 2**63."""
+MOST_TOKENS = 64
+"""Hashed tokens that one id may sum."""
 
 TensorShapes = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
@@ -137,7 +144,7 @@ class TableSpec:
 
 def table_spec_from_json(plain: Mapping[str, Any]) -> TableSpec:
     """A spec from what `to_json` gave; ValueError, KeyError or TypeError where it is none or contradicts itself."""
-    rows, dim = _whole(plain["rows"], 1), _whole(plain["dim"], 1)
+    rows, dim = _whole(plain["rows"], 1, MOST_ROWS), _whole(plain["dim"], 1, MOST_ROWS)
     if plain["form"] == "kept":
         if plain["codec"] not in CODECS:
             raise ValueError(f"row codec {plain['codec']!r} is unknown")
@@ -173,9 +180,11 @@ def _level_from_json(plain: Mapping[str, Any], rows: int, base_depth: int, stage
     if plain["index"] == "bitmap":
         index = IndexSpec("bitmap", rows, count)
     elif plain["index"] == "keys":
-        index = IndexSpec("keys", rows, count, _whole(plain["key_bits"], 1, 16))
+        index = IndexSpec("keys", rows, count, _whole(plain["key_bits"], KEY_BITS[0], KEY_BITS[-1]))
         if index.key_bits > index.mixed_bits:
             raise ValueError(f"keys of {index.key_bits} bits are wider than the ids of {rows} rows")
+        if count > MOST_KEYS_PER_BUCKET * index.buckets:
+            raise ValueError(f"{count} keys of {index.key_bits} bits are too many for {index.buckets} buckets")
     else:
         raise ValueError(f"index {plain['index']!r} is unknown")
     if plain["kind"] == "codes":
@@ -194,11 +203,16 @@ def _check(spec: TableSpec) -> None:
         raise ValueError(f"{len(spec.levels)} levels, where two are the most")
     if spec.hashing is not None:
         hashing = spec.hashing
-        for name, least in (("dim", 1), ("rows", 1), ("k", 1), ("blocks", 0), ("k_weights", 0)):
-            _whole(getattr(hashing, name), least)
+        if not isinstance(hashing.group, str):
+            raise ValueError(f"the hashed group's name {hashing.group!r} is no text")
+        for name, least, most in (
+            ("dim", 1, MOST_ROWS), ("rows", 1, MOST_HASHED_ROWS), ("k", 1, MOST_TOKENS),
+            ("blocks", 0, MOST_HASHED_ROWS), ("k_weights", 0, WEIGHT_LANES),
+        ):  # fmt: skip
+            _whole(getattr(hashing, name), least, most)
         if hashing.dim != spec.dim or spec.base_depth or hashing.token_codec not in ("int8", "fp32"):
             raise ValueError("the hashed group does not fit the table")
-        if hashing.k_weights > WEIGHT_LANES or (hashing.k_weights > 0) != (hashing.blocks > 0):
+        if (hashing.k_weights > 0) != (hashing.blocks > 0):
             raise ValueError("the weight table of the hashed group is contradictory")
 
 

@@ -1,0 +1,114 @@
+"""Fine-tuning within a conversion: it can only help on the hold-out, and says what it did."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from memrec_convert import convert
+from memrec_convert.errors import LogError
+from memrec_convert.finetune import loop
+
+CHOICES = {"method": "codes", "batch_size": 256}
+
+
+def run(tiny, tmp_path, name="a", **choices):
+    """A conversion that trains; (bytes of the file, report)."""
+    out = tmp_path / f"{name}.safetensors"
+    report = convert(tiny.checkpoint, 8_000, data=tiny.train, val=tiny.val, out=out, **CHOICES | choices)
+    return out.read_bytes(), report
+
+
+def test_training_that_hurts_is_not_kept(tiny, tmp_path, monkeypatch):
+    """At an absurd rate every later state is worse: the file is that of no training, byte for byte."""
+    untrained, _ = run(tiny, tmp_path, "untrained", epochs=0)
+    monkeypatch.setattr(loop.TrainingPlan, "__init__", _with_rate(loop.TrainingPlan.__init__, 100.0))
+    trained, report = run(tiny, tmp_path, "hurt")
+    assert report.fine_tune["best_step"] == 0
+    assert report.fine_tune["gain"] == 0
+    assert min(entry["score"] for entry in report.fine_tune["history"]) < report.fine_tune["history"][0]["score"]
+    assert trained == untrained
+
+
+def _with_rate(init, rate):
+    def start(self, *args, **kwargs):
+        init(self, *args, **kwargs | {"codebook_rate": rate})
+
+    return start
+
+
+def test_the_history_begins_at_step_zero_and_holds_the_best(tiny, tmp_path):
+    """Scores by step, at least four an epoch; the gain is that of the best over the first."""
+    _, report = run(tiny, tmp_path, epochs=2)
+    told = report.fine_tune
+    steps = [entry["step"] for entry in told["history"]]
+    scores = {entry["step"]: entry["score"] for entry in told["history"]}
+    assert steps == sorted(set(steps))
+    assert steps[0] == 0
+    assert len(steps) > 8
+    assert told["steps"] == 2 * -(-12_000 // 256) == steps[-1]
+    assert told["metric"] == "auc"
+    assert scores[told["best_step"]] == max(scores.values())
+    assert told["gain"] == pytest.approx(max(scores.values()) - scores[0])
+
+
+def test_the_kept_state_is_the_one_that_is_written(tiny, tmp_path):
+    """The hold-out measured on the written file gives the best score of the history."""
+    from memrec_convert import evaluate
+
+    _, report = run(tiny, tmp_path)
+    measured = evaluate(tmp_path / "a.safetensors", tiny.val)["auc"]
+    assert measured == pytest.approx(max(entry["score"] for entry in report.fine_tune["history"]), abs=1e-6)
+
+
+def test_training_changes_no_byte_count(tiny, tmp_path):
+    """What is trained was there before: the file is as long as without training, and differs where training won."""
+    untrained, _ = run(tiny, tmp_path, "untrained", epochs=0)
+    trained, report = run(tiny, tmp_path, "trained", epochs=2, targets="labels")
+    assert len(trained) == len(untrained)
+    assert (trained == untrained) == (report.fine_tune["best_step"] == 0)
+
+
+def test_without_labels_the_divergence_decides(tiny, tmp_path):
+    """Soft targets need no labels, neither in the training data nor in the hold-out."""
+    logs = {}
+    for name in ("train", "val"):
+        table = pq.read_table(getattr(tiny, name))
+        logs[name] = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.table({c: table[c] for c in table.column_names if c != "label"}), logs[name])
+    out = tmp_path / "a.safetensors"
+    report = convert(tiny.checkpoint, 8_000, data=logs["train"], val=logs["val"], out=out, **CHOICES)
+    assert report.fine_tune["metric"] == "-divergence"
+    assert report.fine_tune["gain"] >= 0
+    with pytest.raises(LogError, match="targets"):
+        convert(
+            tiny.checkpoint, 8_000, data=logs["train"], val=logs["val"], out=tmp_path / "b.safetensors",
+            targets="labels", **CHOICES,
+        )  # fmt: skip
+
+
+def test_without_a_hold_out_nothing_is_trained(tiny, tmp_path):
+    """It would overfit unseen: no fine-tuning, and a warning that says what it needs."""
+    out = tmp_path / "a.safetensors"
+    report = convert(tiny.checkpoint, 8_000, data=tiny.train, out=out, method="int8")
+    assert report.fine_tune is None
+    assert any("--val" in warning for warning in report.warnings)
+    report = convert(tiny.checkpoint, 8_000, val=tiny.val, out=out, method="int8", force=True)
+    assert report.fine_tune is None
+    assert any("--data" in warning for warning in report.warnings)
+
+
+def test_the_dense_part_stays_unless_asked(tiny, tmp_path):
+    """train_dense moves the MLPs, and nothing else does."""
+    import torch
+
+    from memrec_convert import load
+
+    state = torch.load(tiny.bare, weights_only=True)["state_dict"]
+    run(tiny, tmp_path, "still", method="int8")
+    assert torch.equal(load(tmp_path / "still.safetensors").bottom[0].weight, state["bot_l.0.weight"])
+    _, report = run(tiny, tmp_path, "moved", method="int8", train_dense=True, targets="labels")
+    moved = not torch.equal(load(tmp_path / "moved.safetensors").bottom[0].weight, state["bot_l.0.weight"])
+    assert moved == (report.fine_tune["best_step"] > 0)
+    assert moved
