@@ -73,7 +73,7 @@ def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
         raise ArtifactError(f"{path}: its tables are not numbered from 0; convert the source again.")
     model = _build_known(artifact, artifact.metadata.architecture, tables)
     _fill(artifact, model)
-    return model.eval()
+    return model.eval().requires_grad_(False)
 
 
 def _build_known(

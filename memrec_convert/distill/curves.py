@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -120,4 +121,4 @@ def _kept_distortion(reader: RowReader, survey: Survey, codec: str) -> float:
     for start, chunk in read_chunks(reader):
         weights = torch.from_numpy(survey.weights[start : start + len(chunk)])
         total += float((weights * _codec_distance(chunk, survey.metric, codec)).to(torch.float64).sum())
-    return total
+    return total if math.isfinite(total) else math.inf  # fp16 ends at 65,504

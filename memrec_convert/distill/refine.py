@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from memrec_convert.distill.rows import RowReader, chunk_bounds
-from memrec_convert.distill.stages import LARGEST_ENTRY, Stage
+from memrec_convert.distill.stages import Stage
 from memrec_convert.distill.survey import Survey
+from memrec_convert.encoding.spec import LARGEST_ENTRY
 from memrec_convert.parallel import ordered_map
 
 BEAM = 4

@@ -14,11 +14,9 @@ import torch
 from torch import Tensor
 
 from memrec_convert.distill.kmeans import assign, fit_centres
+from memrec_convert.encoding.spec import LARGEST_ENTRY, LARGEST_SUM
 
-LARGEST_ENTRY = 127
 LARGEST_SHIFT = 7
-LARGEST_SUM = 32767
-"""Sums of entries stay within int16, whatever the codes."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,10 @@ MOST_HASHED_ROWS = (1 << 31) - 1
 MOST_TOKENS = 64
 """Hashed tokens that one id may sum."""
 
+LARGEST_ENTRY = 127
+LARGEST_SUM = 32767
+"""Entries of a codebook are int8 without -128, and shifts are such that no sum of them leaves int16."""
+
 TensorShapes = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
@@ -199,6 +203,11 @@ def _check(spec: TableSpec) -> None:
         raise ValueError(f"codebook sizes {list(spec.stages)} are not powers of two")
     if len(spec.shifts) != len(spec.stages) or list(spec.shifts) != sorted(spec.shifts):
         raise ValueError(f"shifts {list(spec.shifts)} do not go with the stages {list(spec.stages)}")
+    worst = 0
+    for shift, before in zip(spec.shifts, (0, *spec.shifts), strict=False):
+        worst = (worst << (shift - before)) + LARGEST_ENTRY
+    if worst > LARGEST_SUM:
+        raise ValueError(f"sums of tokens with the shifts {list(spec.shifts)} can reach {worst}, beyond int16")
     if len(spec.levels) > 2:
         raise ValueError(f"{len(spec.levels)} levels, where two are the most")
     if spec.hashing is not None:

@@ -74,7 +74,7 @@ def random_spec(draw: np.random.Generator, base: str, kinds: tuple[str, ...]) ->
     hashing = random_hashing(draw, dim, base)
     spec = TableSpec(
         rows, dim, "replaced", stages=tuple(int(1 << draw.integers(1, 9)) for _ in range(stages)),
-        shifts=tuple(sorted(int(shift) for shift in draw.integers(0, 8, stages))), base_depth=depth,
+        shifts=_draw_shifts(draw, stages), base_depth=depth,
         hashing=hashing, hash_seed=int(draw.integers(2**32)) if hashing else 0, levels=tuple(specs),
     )  # fmt: skip
     return spec, levels
@@ -162,3 +162,11 @@ def hash_slowly(group: HashGroup, key: int, seed: int) -> np.ndarray:
     for lane in range(1, spec.k_weights):
         alpha = np.float32(alpha + weights[16 * block + (h2 >> (4 * lane)) % 16])
     return (total * alpha).astype(np.float32)
+
+
+def _draw_shifts(draw: np.random.Generator, stages: int) -> tuple[int, ...]:
+    """Rising shifts from 0 to 7, drawn again until no sum of entries can leave int16."""
+    while True:
+        shifts = sorted(int(shift) for shift in draw.integers(0, 8, stages))
+        if sum(127 << (shifts[-1] - shift) for shift in shifts) <= 32767:
+            return tuple(shifts)

@@ -94,7 +94,8 @@ FALSIFIED = {
     "rows beyond 64 bits": {"rows": 10**30}, "dim 0": {"dim": 0}, "form": {"form": "lost"},
     "stage sizes that are no powers": {"stages": [3, 4, 16]}, "stage of 512": {"stages": [512, 4, 16]},
     "stage of 1": {"stages": [1, 4, 16]}, "too few shifts": {"shifts": [0, 1]}, "falling shifts": {"shifts": [2, 1, 3]},
-    "shift 8": {"shifts": [0, 1, 8]}, "base beyond the stages": {"base_depth": 4}, "negative base": {"base_depth": -1},
+    "shift 8": {"shifts": [0, 1, 8]}, "sums beyond int16": {"stages": [2] * 9, "shifts": [0] * 8 + [7]},
+    "base beyond the stages": {"base_depth": 4}, "negative base": {"base_depth": -1},
     "base beyond a level": {"base_depth": 2}, "hash seed": {"hash_seed": 2**32},
 }  # fmt: skip
 FALSIFIED_LEVELS = {

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from memrec_convert.encoding.codecs.codec import RowCodec
-from memrec_convert.encoding.codecs.floats import BF16, FP32
+from memrec_convert.encoding.codecs.floats import BF16, FP16, FP32
 from memrec_convert.encoding.codecs.int8 import INT8
 
-CODECS: dict[str, RowCodec] = {codec.name: codec for codec in (FP32, BF16, INT8)}
+CODECS: dict[str, RowCodec] = {codec.name: codec for codec in (FP32, BF16, FP16, INT8)}
 
-__all__ = ["BF16", "CODECS", "FP32", "INT8", "RowCodec"]
+__all__ = ["BF16", "CODECS", "FP16", "FP32", "INT8", "RowCodec"]

@@ -1,4 +1,4 @@
-"""Rows as floating-point numbers: fp32 as they were, bf16 with 8 bits of mantissa."""
+"""Rows as floating-point numbers: fp32 as they were, bf16 and fp16 at half the bytes."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ class FloatRows:
         return {"rows": rows.to(self.dtype)}
 
     def decode(self, parts: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
-        """Exact: every bf16 number is an fp32 number."""
+        """Exact: every bf16 or fp16 number is an fp32 number."""
         return parts["rows"][numbers].to(torch.float32)
 
 
 FP32 = FloatRows("fp32", torch.float32)
 BF16 = FloatRows("bf16", torch.bfloat16)
+FP16 = FloatRows("fp16", torch.float16)
