@@ -53,7 +53,7 @@ def main() -> None:
         code = _refuse_usage(error)
     except MemrecError as error:
         click.echo(f"{type(error).__name__.removesuffix('Error')}: {error}", err=True)
-        code = EXIT_BAD_INPUT
+        code = error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
@@ -166,6 +166,18 @@ def _output_options(command: Command) -> Command:
     "--eval", "evaluation", multiple=True, metavar="LOG", help="Test log: measures the result, and nothing else."
 )
 @click.option("--out", metavar="FILE", help="The artifact (default: FILE with .safetensors).")
+@click.option(
+    "--max-auc-drop",
+    type=float,
+    metavar="DROP",
+    help="The smallest file whose AUC drop on --val is within DROP, such as 0.001; a budget is then a cap.",
+)
+@click.option(
+    "--fail-if-worse-than",
+    type=float,
+    metavar="DROP",
+    help="Exit 3 and write nothing where the AUC drops more than DROP on --val (else on --eval).",
+)
 @click.option("--epochs", type=int, metavar="N", help="Epochs of fine-tuning, given --data and --val (default 1).")
 @click.option(
     "--targets",
@@ -192,6 +204,7 @@ def convert(file: str, *, evaluation: tuple[str, ...], as_json: bool, quiet: boo
 @click.argument("file")
 @_plan_options
 @_log_options
+@click.option("--curve", is_flag=True, help="Show the predicted AUC drop over many budgets too.")
 @_output_options
 def plan(file: str, *, as_json: bool, quiet: bool, **options: Any) -> None:  # noqa: ANN401
     """Show the plan for checkpoint FILE per table: forms, bytes, what lost and why. Writes nothing."""

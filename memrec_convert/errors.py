@@ -12,6 +12,7 @@ MemrecError
 │   └── BudgetTooSmallError  or that cannot be reached
 ├── RecipeError              a recipe with unknown keys or wrong values
 ├── ModelError               a live module that cannot be converted, or does not match its file
+├── QualityError             the result is worse than the caller allows (exit code 3)
 ├── ArtifactError            an artifact that is damaged, foreign or newer than this version
 └── OutputError              the target cannot be written
 """
@@ -21,6 +22,8 @@ from __future__ import annotations
 
 class MemrecError(Exception):
     """What failed, where, what was found and expected, and what to do: one sentence."""
+
+    exit_code = 2
 
 
 class CheckpointError(MemrecError):
@@ -56,7 +59,11 @@ class BudgetError(MemrecError):
 
 
 class BudgetTooSmallError(BudgetError):
-    """A byte budget that cannot be reached; the message names the smallest that can."""
+    """A byte budget that cannot be reached; the message names the smallest that can, `smallest_bytes` holds it."""
+
+    def __init__(self, message: str, *, smallest_bytes: int = 0) -> None:
+        super().__init__(message)
+        self.smallest_bytes = smallest_bytes
 
 
 class RecipeError(MemrecError):
@@ -65,6 +72,12 @@ class RecipeError(MemrecError):
 
 class ModelError(MemrecError):
     """A live module that cannot be converted, or does not match its file."""
+
+
+class QualityError(MemrecError):
+    """The result is worse than the caller allows; nothing was written."""
+
+    exit_code = 3
 
 
 class ArtifactError(MemrecError):

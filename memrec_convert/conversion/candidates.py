@@ -39,7 +39,8 @@ _NAMES = {"auto": "rate-distortion plan", "codes": "codes alone", "int8": "int8 
 class Candidate:
     """A finished alternative: its modules, exact bytes, predicted distortion and, given data, measured divergence.
 
-    distortion is the summed weight * (change of the logit)**2 that the fit predicts; price that of a byte in the plan.
+    distortion is the summed weight * (change of the logit)**2 that the fit predicts, planned what it was before ids were
+    placed one by one and codes refined; price is that of a byte in the plan.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Candidate:
     nbytes: int
     distortion: float
     price: float = 0.0
+    planned: float = 0.0
     divergence: float | None = None
 
     @property
@@ -61,13 +63,13 @@ class Candidate:
 
 def find_candidates(
     subject: Subject, fitted: Fitted, budget_bytes: int, options: Options, count: CountFile, *, progress: Progress,
-    watch: Stopwatch,
+    watch: Stopwatch, rivals: bool = True,
 ) -> list[Candidate]:  # fmt: skip
     """Finished alternatives within the budget; BudgetTooSmallError where the wanted method has none."""
     if options.method == "memrec":
         with watch.stage("hashed fit"):
             return _fit_published_form(subject, fitted, budget_bytes, options, count, progress)
-    methods = ("auto", "int8") if options.method == "auto" else (options.method,)
+    methods = ("auto", "int8") if options.method == "auto" and rivals else (options.method,)
     store, found = CodeStore(options.workers), list[Candidate]()
     for done, method in enumerate(methods):
         progress("plan and code", done, len(methods))
@@ -83,20 +85,25 @@ def find_candidates(
             if members is None:
                 continue
             modules, distortion = build_tables(subject, fitted.fits, members, store, oov=options.oov)
-        found.append(Candidate(_NAMES[method], tuple(modules), members.nbytes, distortion, plan.price))
+        found.append(Candidate(_NAMES[method], tuple(modules), members.nbytes, distortion, plan.price, plan.distortion))
     progress("plan and code", len(methods), len(methods))
     return found
 
 
 def confirm(
-    subject: Subject, candidates: Sequence[Candidate], options: Options, *, progress: Progress
+    subject: Subject,
+    candidates: Sequence[Candidate],
+    options: Options,
+    *,
+    progress: Progress,
+    measure_alone: bool = True,
 ) -> list[Candidate]:
     """The candidates by divergence from the original on the hold-out (else a sample of the training log), best first.
 
     Without data, by the distortion that the fit predicts.
     """
     source = subject.hold_out or subject.train
-    if source is None:
+    if source is None or (len(candidates) == 1 and not measure_alone):
         return sorted(candidates, key=lambda candidate: candidate.distortion)
     # Held, since a caller's loader may shuffle anew each time, and the logits are compared sample by sample.
     batches = list(source.stream(limit=CONFIRM_SAMPLES))

@@ -17,6 +17,13 @@ from memrec_convert.artifact.verification import check_digests
 from memrec_convert.artifact.writer import write_model
 from memrec_convert.checkpoint import SourceModel
 from memrec_convert.clicklog import Profile, load_profile, refuse_leak, save_profile, take_profile
+from memrec_convert.conversion.explaining import (
+    compare_neighbours,
+    draw_curve,
+    explain_tables,
+    measure_drop,
+    model_auc,
+)
 from memrec_convert.conversion.from_checkpoint import (
     LogBatches,
     LogChoices,
@@ -26,17 +33,19 @@ from memrec_convert.conversion.from_checkpoint import (
     open_batches,
     read_checked,
 )
+from memrec_convert.conversion.gating import Gate, GateResult, check_bound, find_smallest, require_quality
 from memrec_convert.conversion.judging import Judgement, judge, require_labels
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.reporting import describe_alternative, describe_plan, make_report, report_tables
 from memrec_convert.conversion.shrink import Shrunk, shrink
+from memrec_convert.conversion.sizing import make_counter
 from memrec_convert.conversion.stopwatch import Stopwatch
 from memrec_convert.conversion.subject import Progress, Subject
 from memrec_convert.errors import ArtifactError, LogError, OutputError, ProfileLeakError, RecipeError
 from memrec_convert.parallel import single_threaded_torch
 from memrec_convert.recipe import Recipe, read_recipe
 from memrec_convert.report import Report, render_card
-from memrec_convert.units import parse_budget
+from memrec_convert.units import SHARE_ALLOWANCE_BYTES, parse_budget
 
 MOST_FILE_DIGESTS = 64
 """Digests of single log files that an artifact carries; beyond that it carries the joint one alone."""
@@ -55,7 +64,7 @@ class _Job:
     profile: Profile | None
     judged: LogBatches | None
     options: Options
-    budget: str | int
+    budget: str | int | None
     warnings: tuple[str, ...]
     watch: Stopwatch
 
@@ -64,7 +73,8 @@ def convert(
     path: str | Path, budget: str | int | None = None, *, data: LogPaths | None = None, val: LogPaths | None = None,
     eval: LogPaths | None = None,
     profile: str | Path | None = None, out: str | Path | None = None, recipe: str | Path | None = None,
-    force: bool = False, progress: Progress = stay_silent, **choices: Any,  # noqa: ANN401 - fields of Options and LogChoices
+    force: bool = False, max_auc_drop: float | None = None, fail_if_worse_than: float | None = None,
+    progress: Progress = stay_silent, **choices: Any,  # noqa: ANN401 - fields of Options and LogChoices
 ) -> Report:  # fmt: skip
     """Converts a checkpoint into an artifact of at most `budget` bytes; returns the report, which is written beside it.
 
@@ -73,6 +83,9 @@ def convert(
     profile   a lookup profile (.npz) to use in place of counting `data`; written there where it does not exist yet
     out       defaults to the checkpoint's name with .safetensors
     choices   any field of Options, and columns, id_map, modulus, pairs, dense_transform
+
+    max_auc_drop         the smallest file whose AUC drop on `val` is within this bound; `budget` is then a cap
+    fail_if_worse_than   QualityError, and nothing written, where the AUC drops more than this on `val` (else on `eval`)
 
     Raises a MemrecError; whatever it is, the target is then as it was before.
     """
@@ -83,11 +96,13 @@ def convert(
         check_target(one, force=force)
         if one.exists() and path.exists() and one.samefile(path):
             raise OutputError(f"cannot write {one}: it is the checkpoint itself; choose another name for the artifact.")
-    job = _prepare(path, budget, recipe, data, val, eval, profile, choices, progress)
-    shrunk = shrink(
-        job.subject, parse_budget(job.budget), job.options, profile=_profile_facts(job.profile), progress=progress,
-        watch=job.watch,
+    for bound in (max_auc_drop, fail_if_worse_than):
+        if bound is not None:
+            check_bound(bound)
+    job = _prepare(
+        path, budget, recipe, data, val, eval, profile, choices, progress, needs_budget=max_auc_drop is None
     )  # fmt: skip
+    shrunk, gate = _shrink_within(job, max_auc_drop, fail_if_worse_than, progress)
     judgement = _judge(job, shrunk, progress)
     metadata = _with_measured(shrunk.metadata, judgement)
     with job.watch.stage("write"):
@@ -103,7 +118,7 @@ def convert(
         job.subject, shrunk, path=target, nbytes=nbytes, source=_source_facts(job.source, job.watch),
         options=_plain_options(job.options), judgement=judgement, evaluation=_evaluation_facts(job, judgement),
         seconds=job.watch.rounded(),
-        warnings=(*job.warnings, *shrunk.warnings, *(judgement.warnings if judgement else ())),
+        warnings=(*job.warnings, *shrunk.warnings, *(judgement.warnings if judgement else ())), gate=gate,
     )  # fmt: skip
     write_file(companions[0], [json.dumps(report.to_json(), indent=1).encode()])
     write_file(companions[1], [render_card(report).encode()])
@@ -112,14 +127,17 @@ def convert(
 
 def plan(
     path: str | Path, budget: str | int | None = None, *, data: LogPaths | None = None, val: LogPaths | None = None,
-    profile: str | Path | None = None, recipe: str | Path | None = None, progress: Progress = stay_silent,
-    **choices: Any,  # noqa: ANN401 - fields of Options and LogChoices
+    profile: str | Path | None = None, recipe: str | Path | None = None, curve: bool = False,
+    progress: Progress = stay_silent, **choices: Any,  # noqa: ANN401 - fields of Options and LogChoices
 ) -> dict[str, Any]:  # fmt: skip
     """What `convert` would do, without fine-tuning and without writing: forms and bytes per table, and what lost.
 
-    {"budget_bytes", "predicted_bytes", "weights", "tables", "plan", "alternatives", "seconds", "warnings"}
+    {"budget_bytes", "predicted_bytes", "weights", "tables", "plan", "alternatives", "explained", "neighbours", "curve",
+    "predicted_auc_drop", "measured_auc_drop", "seconds", "warnings"}. Predicted drops need data; with labels in `val`
+    they are calibrated to the drop measured there. `curve` adds the rate curve over many budgets.
     """
     job = _prepare(Path(path), budget, recipe, data, val, None, profile, choices, progress)
+    assert job.budget is not None
     shrunk = shrink(
         job.subject, parse_budget(job.budget), job.options, profile=_profile_facts(job.profile), progress=progress,
         watch=job.watch, train=False,
@@ -129,6 +147,7 @@ def plan(
         for table in report_tables(job.subject, shrunk.chosen)
     ]
     alternatives = [describe_alternative(one, shrunk.chosen) for one in shrunk.lost]
+    explained = _explain(job, shrunk, curve=curve)
     return {
         "budget_bytes": shrunk.budget_bytes,
         "predicted_bytes": shrunk.chosen.nbytes,
@@ -137,6 +156,7 @@ def plan(
         "plan": describe_plan(shrunk),
         "alternatives": [{f.name: getattr(one, f.name) for f in fields(one)} for one in alternatives],
         "assumed": list(job.source.assumed),
+        **explained,
         "seconds": job.watch.rounded(),
         "warnings": [*job.warnings, *shrunk.warnings],
     }
@@ -156,13 +176,15 @@ def report_paths(target: Path) -> tuple[Path, Path]:
 def _prepare(
     path: Path, budget: str | int | None, recipe: str | Path | None, data: LogPaths | None, val: LogPaths | None,
     eval: LogPaths | None, profile: str | Path | None, choices: Mapping[str, Any], progress: Progress,
+    needs_budget: bool = True,
 ) -> _Job:  # fmt: skip
     watch = Stopwatch()
     read = read_recipe(recipe) if recipe is not None else Recipe()
     budget = budget if budget is not None else read.budget
-    if budget is None:
+    if budget is None and needs_budget:
         raise RecipeError("no budget was given; add --budget, such as 48MB, 100x or llc.")
-    parse_budget(budget)
+    if budget is not None:
+        parse_budget(budget)
     options, log_choices, pairs = _resolve(read, choices)
     with watch.stage("read"):
         source = read_checked(path, pairs=pairs, dense_transform=log_choices.dense_transform)
@@ -240,6 +262,66 @@ def _profile_facts(profile: Profile | None) -> dict[str, object]:
         return {"digest": None, "files": [], "samples": 0}
     files = list(profile.digest.files) if len(profile.digest.files) <= MOST_FILE_DIGESTS else []
     return {"digest": profile.digest.combined, "files": files, "samples": profile.samples}
+
+
+def _shrink_within(
+    job: _Job, max_auc_drop: float | None, fail_if_worse_than: float | None, progress: Progress
+) -> tuple[Shrunk, GateResult | None]:
+    """The outcome at the job's budget, or the smallest within `max_auc_drop`; held to `fail_if_worse_than`."""
+    facts, subject, options = _profile_facts(job.profile), job.subject, job.options
+    bound = max_auc_drop if max_auc_drop is not None else fail_if_worse_than
+    if bound is None:
+        assert job.budget is not None
+        budget = parse_budget(job.budget)
+        return shrink(subject, budget, options, profile=facts, progress=progress, watch=job.watch), None
+    judging = subject.hold_out or (job.judged if max_auc_drop is None else None)
+    if judging is None:
+        needed = "a hold-out (--val)" if max_auc_drop is not None else "a hold-out (--val) or evaluation data (--eval)"
+        raise LogError(f"the bound of {bound} on the AUC drop needs {needed} to be judged on; add it.")
+    gate = Gate(
+        subject, judging, bound, judged_on="val" if judging is subject.hold_out else "eval", workers=options.workers
+    )
+    budget_bytes = None
+    if job.budget is not None:
+        budget_bytes = parse_budget(job.budget).resolve(
+            table_bytes=subject.table_bytes, dense_bytes=subject.dense_bytes(options.dense)
+        )
+    if max_auc_drop is not None:
+        shrunk, found = find_smallest(
+            gate, options, cap_bytes=budget_bytes, profile=facts, progress=progress, watch=job.watch
+        )
+        if fail_if_worse_than is None or found.drop <= fail_if_worse_than:
+            return shrunk, found
+        gate.bound = fail_if_worse_than
+    else:
+        assert job.budget is not None
+        budget = parse_budget(job.budget)
+        shrunk = shrink(subject, budget, options, profile=facts, progress=progress, watch=job.watch)
+    found = require_quality(gate, shrunk, shrunk.chosen.nbytes)
+    gate.require_resolution(found)
+    return shrunk, found
+
+
+def _explain(job: _Job, shrunk: Shrunk, *, curve: bool) -> dict[str, Any]:
+    """Predicted and measured drop of the plan, what each table's next bytes are worth, and other budgets."""
+    subject, options, hold_out = job.subject, job.options, job.subject.hold_out
+    count = make_counter(subject, shrunk.metadata, oov=options.oov)
+    found: dict[str, Any] = {"predicted_auc_drop": None, "measured_auc_drop": None}
+    with job.watch.stage("explain"), single_threaded_torch():
+        model = model_auc(subject, workers=options.workers)
+        if model is not None:
+            found["predicted_auc_drop"] = model.drop(shrunk.chosen.distortion)
+        if model is not None and hold_out is not None and hold_out.has_labels:
+            found["measured_auc_drop"] = measure_drop(subject, shrunk.model, hold_out, workers=options.workers)
+        if model is not None:
+            known = found["measured_auc_drop"]
+            model = model.calibrate(shrunk.chosen.planned, found["predicted_auc_drop"] if known is None else known)
+        found["explained"] = explain_tables(shrunk.fitted, subject, shrunk.chosen.price, model)
+        found["neighbours"] = compare_neighbours(shrunk.fitted, shrunk.budget_bytes, count, model)
+        if curve:
+            fixed = subject.dense_bytes(options.dense) + SHARE_ALLOWANCE_BYTES
+            found["curve"] = draw_curve(subject, shrunk.fitted, count, model, fixed_bytes=fixed)
+    return found
 
 
 def _judge(job: _Job, shrunk: Shrunk, progress: Progress) -> Judgement | None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from memrec_convert import __version__
 from memrec_convert.conversion.candidates import Candidate
+from memrec_convert.conversion.gating import GateResult
 from memrec_convert.conversion.judging import Judgement
 from memrec_convert.conversion.shrink import Shrunk
 from memrec_convert.conversion.subject import Subject
@@ -35,7 +36,7 @@ from memrec_convert.report import (
 def make_report(
     subject: Subject, shrunk: Shrunk, *, path: Path | None, nbytes: int, source: Mapping[str, Any],
     options: Mapping[str, Any], judgement: Judgement | None, evaluation: Mapping[str, Any] | None,
-    seconds: Mapping[str, float], warnings: Sequence[str],
+    seconds: Mapping[str, float], warnings: Sequence[str], gate: GateResult | None = None,
 ) -> Report:  # fmt: skip
     """Everything worth saying. `source` holds layout, container, file bytes, digest and what was assumed."""
     dense = subject.dense_bytes(shrunk.metadata.dense)
@@ -58,7 +59,7 @@ def make_report(
         **_figures(judgement),
         evaluation=evaluation,
         serving_bytes=count_serving_bytes(shrunk.model),
-        plan=describe_plan(shrunk),
+        plan=describe_plan(shrunk) | describe_gate(gate),
         alternatives=tuple(describe_alternative(one, shrunk.chosen) for one in shrunk.lost),
         fine_tune=describe_training(shrunk.fine_tuning),
         architecture=subject.architecture or {},
@@ -141,6 +142,24 @@ def describe_plan(shrunk: Shrunk) -> dict[str, Any]:
         "divergence": chosen.divergence,
         **shrunk.metadata.plan,
         "budget": str(shrunk.metadata.plan["budget"]).strip(),
+    }
+
+
+def describe_gate(gate: GateResult | None) -> dict[str, Any]:
+    """The quality gate's finding, as part of the plan; nothing where there was no gate."""
+    if gate is None:
+        return {}
+    return {
+        "gate": {
+            "bound": gate.bound,
+            "drop": gate.drop,
+            "ci95": list(gate.interval),
+            "judged_on": gate.judged_on,
+            "samples": gate.samples,
+            "supported": gate.supported,
+            "says": gate.describe(),
+            "tried": [{"budget_bytes": nbytes, "drop": drop} for nbytes, drop in gate.tried],
+        }
     }
 
 

@@ -38,12 +38,15 @@ class Shrunk:
 
 def shrink(
     subject: Subject, budget: Budget, options: Options, *, profile: dict[str, object], progress: Progress,
-    watch: Stopwatch, train: bool = True,
+    watch: Stopwatch, train: bool = True, fitted: Fitted | None = None, rivals: bool = True,
 ) -> Shrunk:  # fmt: skip
-    """The subject's model within the budget. `profile` goes into the metadata; train=False stops before fine-tuning."""
+    """The subject's model within the budget. `profile` goes into the metadata.
+
+    train=False stops before fine-tuning; `fitted` is reused where it is at hand; rivals=False plans one candidate only.
+    """
     with single_threaded_torch():
         budget_bytes = budget.resolve(table_bytes=subject.table_bytes, dense_bytes=subject.dense_bytes(options.dense))
-        fitted = fit_subject(subject, options, progress, watch)
+        fitted = fitted or fit_subject(subject, options, progress, watch)
         blank = Metadata(
             modules={}, architecture=subject.architecture, dense=options.dense, seed=options.seed,
             profile={"weights": fitted.source} | profile,
@@ -52,9 +55,11 @@ def shrink(
             },
         )  # fmt: skip
         count = make_counter(subject, blank, oov=options.oov)
-        candidates = find_candidates(subject, fitted, budget_bytes, options, count, progress=progress, watch=watch)
+        candidates = find_candidates(
+            subject, fitted, budget_bytes, options, count, progress=progress, watch=watch, rivals=rivals
+        )
         with watch.stage("compare plans"):
-            chosen, *lost = confirm(subject, candidates, options, progress=progress)
+            chosen, *lost = confirm(subject, candidates, options, progress=progress, measure_alone=rivals)
             model = chosen.as_model(subject)
             round_dense(model, options.dense)
         metadata = complete_metadata(subject, blank, chosen.specs, oov=options.oov)

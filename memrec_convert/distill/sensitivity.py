@@ -46,7 +46,7 @@ def measure_sensitivities(
                         "leave out no_grad() and detach(), or set weights to 'displacement'."
                     )
                 flat = [output for kept in outputs for output in kept]
-                gradients = iter(torch.autograd.grad(logits.sum(), flat, allow_unused=True))
+                gradients = iter(torch.autograd.grad(logits.sum(), flat, allow_unused=True) if flat else ())
             for number, kept in enumerate(outputs):
                 for output in kept:
                     gradient = next(gradients)

@@ -17,6 +17,8 @@ from memrec_convert.distill.kmeans import assign, fit_centres
 from memrec_convert.encoding.spec import LARGEST_ENTRY, LARGEST_SUM
 
 LARGEST_SHIFT = 7
+MOST_STAGES = 16
+"""Stages of a list: so many entries are sure to have room above the largest sum before them."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def round_stage(entries: Tensor, *, widest: float, scale: float, before: Stage |
     shift = least
     while shift < LARGEST_SHIFT and widest * 2 ** (shift + 1) <= LARGEST_ENTRY * scale:
         shift += 1
-    while shift > least and (carried << (shift - least)) + LARGEST_ENTRY > LARGEST_SUM:
+    # A finer shift doubles what the stages before can reach; room must stay for those that follow at the same shift.
+    while shift > least and (carried << (shift - least)) + MOST_STAGES * LARGEST_ENTRY > LARGEST_SUM:
         shift -= 1
     codebook = (entries / (scale * 2.0**-shift)).round_().clamp_(-LARGEST_ENTRY, LARGEST_ENTRY).to(torch.int8)
     # The bound supposes the largest entries everywhere, so that training may move them without leaving int16.

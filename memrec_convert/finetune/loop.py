@@ -101,6 +101,7 @@ def fine_tune(
                 history.append((step, score))
                 if score > history[0][1] and score >= max(value for _, value in history):
                     best_step, best_state = step, _copy_state(model)
+    model.zero_grad(set_to_none=True)
     model.load_state_dict(best_state)
     return FineTuning(start.name, tuple(history), best_step, step)
 

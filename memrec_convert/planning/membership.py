@@ -66,7 +66,7 @@ def assign_levels(
         found = at(middle)
         if found.nbytes <= budget_bytes:
             high = middle
-            best = max(best, found, key=lambda member: member.nbytes)
+            best = min(best, found, key=lambda member: sum(choice.distortion for choice in member.choices))
         else:
             low = middle
     return best

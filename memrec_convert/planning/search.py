@@ -49,7 +49,8 @@ def plan_tables(
     if smallest.nbytes > budget_bytes:
         raise BudgetTooSmallError(
             f"{format_bytes(budget_bytes)} ({budget_bytes} bytes) cannot hold this model; smallest reachable budget: "
-            f"{format_bytes(smallest.nbytes)} ({smallest.nbytes} bytes, all {len(curves)} tables at their minimum)."
+            f"{format_bytes(smallest.nbytes)} ({smallest.nbytes} bytes, all {len(curves)} tables at their minimum).",
+            smallest_bytes=smallest.nbytes,
         )
     low, high, best = -100.0, 60.0, smallest
     for _ in range(_STEPS):

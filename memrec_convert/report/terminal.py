@@ -12,6 +12,7 @@ from memrec_convert.report.figures import (
     describe_provenance,
     describe_shares,
     format_ratio,
+    format_share,
     format_size,
     format_value,
     quality_rows,
@@ -68,6 +69,10 @@ def render_plan(plan: Mapping[str, Any], width: int = 80) -> str:
             wrap(f"Ids weighted by: {weights}", width) if weights else [],
             _tables_lines(tables, width),
             _lookup_lines(tables, width),
+            wrap(_predicted(plan), width) if "predicted_auc_drop" in plan else [],
+            _explanation_lines(plan.get("explained") or [], width),
+            _budget_lines("other budgets", plan.get("neighbours") or [], width),
+            _budget_lines("rate curve", plan.get("curve") or [], width),
             _alternative_lines(plan.get("alternatives", []), width),
             _closing_lines(plan, width),
         ]
@@ -127,6 +132,47 @@ def render_evaluation(evaluation: Mapping[str, Any], width: int = 80) -> str:
     )
 
 
+def _predicted(plan: Mapping[str, Any]) -> str:
+    """What the plan is expected to cost, and what it cost on the hold-out where that was measured."""
+    predicted, measured = plan["predicted_auc_drop"], plan.get("measured_auc_drop")
+    if predicted is None:
+        return "AUC drop: not predicted, for want of data."
+    said = f"AUC drop, predicted before any training: {predicted:.4f}"
+    return said + (f"; measured on the hold-out: {measured:.4f}." if measured is not None else ".")
+
+
+def _explanation_lines(explained: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+    """Per table how much it matters and what more bytes would buy."""
+    rows = [
+        [
+            entry["name"],
+            f"{entry['sensitivity']:.3g}",
+            format_share(entry["distortion_share"]),
+            _small(entry["next_kilobyte_auc"]),
+        ]
+        for entry in explained
+    ]
+    titles = ["table", "sensitivity", "share of the loss", "AUC for 1 kB more"]
+    return table_lines(titles, rows, width) if rows else []
+
+
+def _budget_lines(title: str, points: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+    """Bytes against predicted AUC drop."""
+    rows = [
+        [
+            f"{point['ratio']}x" if "ratio" in point else format_size(point["budget_bytes"]),
+            format_size(point["predicted_bytes"]),
+            _small(point["predicted_auc_drop"]),
+        ]
+        for point in points
+    ]
+    return table_lines([title, "file", "predicted AUC drop"], rows, width) if rows else []
+
+
+def _small(value: float | None) -> str:
+    return "not predicted" if value is None else f"{value:.5f}" if value >= 1e-4 or not value else f"{value:.1e}"
+
+
 def _artifact_lines(values: Mapping[str, Any], width: int) -> list[str]:
     artifact, budget = values["artifact"], values["budget_bytes"]
     facts = [
@@ -134,6 +180,7 @@ def _artifact_lines(values: Mapping[str, Any], width: int) -> list[str]:
         f"Budget: {format_size(budget)}, of which {_percent(artifact['bytes'], budget)} is used",
         f"Serving memory: {format_size(values['serving_bytes'])}",
         f"Ids weighted by: {values['weights']}",
+        *([f"Quality gate: {values['plan']['gate']['says']}"] if "gate" in values["plan"] else []),
     ]
     return [line for fact in facts for line in wrap(fact, width, indent="  ")]
 

@@ -1,0 +1,155 @@
+"""What a plan will cost, in the user's unit: predicted AUC drops, the rate curve, and what the next bytes would buy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from memrec_convert.conversion.fitting import Fitted
+from memrec_convert.conversion.subject import BatchSource, Subject
+from memrec_convert.errors import BudgetTooSmallError
+from memrec_convert.evaluation.metrics import auc
+from memrec_convert.evaluation.scoring import score_batches
+from memrec_convert.planning.forms import choose_form
+from memrec_convert.planning.search import CountFile, TablePlan, plan_tables
+
+CURVE_RATIOS = (10, 20, 33, 50, 100, 200, 300, 500, 1000)
+NOISE_DRAWS = 4
+SAMPLES = 131_072
+SMALLEST_TELLING_DROP = 2e-4
+"""AUC differences below this are within the noise of a hold-out of some hundred thousand rows."""
+
+
+@dataclass(frozen=True)
+class AucModel:
+    """Predicts the AUC drop of a squared change of the logits, from the original's own logits (float64 [n]).
+
+    Every sample counts as a click with the original's own probability, so no labels are needed.
+    """
+
+    logits: np.ndarray
+    samples: int
+    calibration: float = 1.0
+
+    def drop(self, distortion: float) -> float:
+        """The AUC lost when the logits change by independent noise; distortion is summed over the profile's samples.
+
+        Independent noise is the worst case: part of what coding removes is detail that the original had overfitted.
+        `calibration` scales it to a drop that was measured.
+        """
+        variance = distortion / max(1, self.samples)
+        if variance <= 0:
+            return 0.0
+        chances = 1 / (1 + np.exp(-self.logits))
+        before = soft_auc(chances, self.logits)
+        draw = np.random.default_rng(0)
+        noisy = [self.logits + draw.normal(0, variance**0.5, len(self.logits)) for _ in range(NOISE_DRAWS)]
+        lost = before - float(np.mean([soft_auc(chances, one) for one in noisy]))
+        return max(0.0, lost) * self.calibration
+
+    def calibrate(self, distortion: float, measured_drop: float) -> AucModel:
+        """The same model scaled so that it meets a measured drop, where both are large enough to mean anything."""
+        predicted = self.drop(distortion)
+        if predicted < SMALLEST_TELLING_DROP or measured_drop < SMALLEST_TELLING_DROP:
+            return self
+        return replace(self, calibration=self.calibration * min(4.0, max(0.25, measured_drop / predicted)))
+
+
+def soft_auc(chances: np.ndarray, scores: np.ndarray) -> float:
+    """The expected AUC of scores whose labels are clicks with these chances; no pair of a sample with itself counts."""
+    order = np.argsort(scores, kind="stable")
+    positive = chances[order]
+    negative = 1 - positive
+    below = np.cumsum(negative) - negative
+    pairs = positive.sum() * negative.sum() - (positive * negative).sum()
+    return float((positive * below).sum() / pairs)
+
+
+def model_auc(subject: Subject, *, workers: int) -> AucModel | None:
+    """The AUC model of a subject, on its hold-out or a sample of its training data; None without data."""
+    source = subject.hold_out or subject.train
+    if source is None or not subject.samples:
+        return None
+    workers = subject.scoring_workers(workers)
+    logits = score_batches(subject.model, source.stream(limit=SAMPLES), subject.forward, workers=workers)
+    return AucModel(logits.astype(np.float64), subject.samples)
+
+
+def measure_drop(subject: Subject, model: nn.Module, source: BatchSource, *, workers: int) -> float | None:
+    """The AUC that a model loses against the original on labelled data; None where AUC is not defined there."""
+    workers = subject.scoring_workers(workers)
+    labels = np.concatenate([source.labels_of(batch).numpy() for batch in source.stream()])
+    before = auc(labels, score_batches(subject.model, source.stream(), subject.forward, workers=workers))
+    after = auc(labels, score_batches(model, source.stream(), subject.forward, workers=workers))
+    return None if before is None or after is None else before - after
+
+
+def draw_curve(
+    subject: Subject, fitted: Fitted, count: CountFile, auc_model: AucModel | None, *, fixed_bytes: int
+) -> list[dict[str, Any]]:
+    """The rate curve: per ratio the bytes of the best plan and what it is predicted to cost. No training, no codes."""
+    curve = []
+    for ratio in CURVE_RATIOS:
+        budget = int(subject.table_bytes / ratio) + fixed_bytes
+        found = _try_plan(fitted, budget, count)
+        if found is not None:
+            curve.append({"ratio": ratio, "budget_bytes": budget} | _describe(found, auc_model))
+    return curve
+
+
+def explain_tables(fitted: Fitted, subject: Subject, price: float, auc_model: AucModel | None) -> list[dict[str, Any]]:
+    """Per table: mean sensitivity, its share of the predicted distortion, and what its next 1 kB would save in AUC.
+
+    The value of the next 1 kB is read off the table's own rate curve, between the form at the plan's price and that at
+    half of it.
+    """
+    forms = [choose_form(fit.curves, price) for fit in fitted.fits]
+    richer = [choose_form(fit.curves, price / 2) for fit in fitted.fits]
+    total = sum(form.distortion for form in forms)
+    explained = []
+    for site, weight, form, next_form in zip(subject.sites, fitted.weights, forms, richer, strict=True):
+        bytes_more = next_form.nbytes - form.nbytes
+        saved = (form.distortion - next_form.distortion) * 1000 / bytes_more if bytes_more > 0 else 0.0
+        worth = auc_model.drop(total) - auc_model.drop(total - saved) if auc_model is not None else None
+        explained.append(
+            {
+                "name": site.name,
+                "sensitivity": float(weight.metric.square().sum()) / site.dim,
+                "distortion_share": form.distortion / total if total > 0 else 0.0,
+                "next_kilobyte_saves": saved,
+                "next_kilobyte_auc": worth,
+            }
+        )
+    return explained
+
+
+def compare_neighbours(
+    fitted: Fitted, budget_bytes: int, count: CountFile, auc_model: AucModel | None
+) -> list[dict[str, Any]]:
+    """What three quarters and four thirds of the budget would lead to."""
+    neighbours = []
+    for factor in (0.75, 1.0, 4 / 3):
+        found = _try_plan(fitted, int(budget_bytes * factor), count)
+        if found is not None:
+            neighbours.append({"budget_bytes": int(budget_bytes * factor)} | _describe(found, auc_model))
+    return neighbours
+
+
+def _try_plan(fitted: Fitted, budget_bytes: int, count: CountFile) -> TablePlan | None:
+    try:
+        return plan_tables([fit.curves for fit in fitted.fits], budget_bytes, count)
+    except BudgetTooSmallError:
+        return None
+
+
+def _describe(plan: TablePlan, auc_model: AucModel | None) -> dict[str, Any]:
+    drop: Callable[[float], float] | None = auc_model.drop if auc_model is not None else None
+    return {
+        "predicted_bytes": plan.nbytes,
+        "distortion": plan.distortion,
+        "predicted_auc_drop": None if drop is None else drop(plan.distortion),
+    }
