@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
 from memrec_convert.clicklog.block import MISSING_ID, Block, Ragged
 from memrec_convert.clicklog.schema import ColumnChoice, LogSchema
@@ -123,7 +124,9 @@ def transform_dense(dense: np.ndarray, transform: str, names: tuple[str, ...], *
             f"{where} > {names[place]}: found {dense[row, place]:g}, and {transform} has no finite value there; "
             "expected raw dense values; choose the dense transform of the training, or clamp the values as it did."
         )
-    transformed: np.ndarray = np.log1p(dense) if transform == "log1p" else np.log(dense + shift)
+    # torch's logarithms, bit for bit those of a user who feeds the model by hand; numpy's float32 ones round otherwise.
+    values = torch.from_numpy(np.ascontiguousarray(dense))
+    transformed: np.ndarray = (torch.log1p(values) if transform == "log1p" else torch.log(values + shift)).numpy()
     return transformed
 
 

@@ -39,8 +39,8 @@ _NAMES = {"auto": "rate-distortion plan", "codes": "codes alone", "int8": "int8 
 class Candidate:
     """A finished alternative: its modules, exact bytes, predicted distortion and, given data, measured divergence.
 
-    distortion is the summed weight * (change of the logit)**2 that the fit predicts, planned what it was before ids were
-    placed one by one and codes refined; price is that of a byte in the plan.
+    distortion is the summed weight * (change of the logit)**2 that the fit predicts; planned is what it was before ids
+    were placed one by one and codes refined; price is that of a byte in the plan.
     """
 
     name: str
