@@ -24,6 +24,8 @@ def score_batches(model: nn.Module, batches: Iterable[Any], forward: Forward, *,
             logits = forward(model, batch)
         if not isinstance(logits, Tensor):
             raise ModelError(f"forward gave a {type(logits).__name__}; expected a tensor with one logit per sample.")
+        if sum(size > 1 for size in logits.shape) > 1:
+            raise ModelError(f"forward gave a tensor of shape {list(logits.shape)}; expected one logit per sample.")
         return logits.detach().to("cpu", torch.float32).reshape(-1).numpy()
 
     parts = list(ordered_map(score, batches, workers=workers))
@@ -34,9 +36,15 @@ def mean_divergence(original: np.ndarray, candidate: np.ndarray) -> float:
     """Mean Kullback-Leibler divergence, in nats, of the candidate's click probabilities from the original's.
 
     Both are logits [n]. It is what the candidate adds to the log loss if the original's probabilities are true.
+    ModelError where their lengths differ.
     """
+    if original.shape != candidate.shape:
+        raise ModelError(
+            f"the original gave {original.size} logits and the candidate {candidate.size} on the same batches; "
+            "expected one per sample from both."
+        )
     old, new = original.astype(np.float64), candidate.astype(np.float64)
-    chance = 1 / (1 + np.exp(-old))
+    chance = np.exp(-np.logaddexp(0, -old))  # a sigmoid that cannot overflow
     cross_entropy = np.logaddexp(0, new) - chance * new
     entropy = np.logaddexp(0, old) - chance * old
-    return float(np.mean(cross_entropy - entropy))
+    return float(np.mean(np.maximum(cross_entropy - entropy, 0)))  # equal logits may differ by the last bit

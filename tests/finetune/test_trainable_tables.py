@@ -1,0 +1,186 @@
+"""Tables that decode through float parameters: the same rows as the stored integers, with gradients to all of them."""
+
+import pytest
+import torch
+from students import DIM, FORMS, ROWS, SCALE, make_spec, make_student, make_table
+from torch import nn
+
+from memrec_convert.finetune.trainable import TrainableGroup, TrainableTable, trainable_tables
+
+IDS = torch.arange(ROWS)
+
+
+def parts_of(table):
+    """(trainable table, its group or None) of a compressed table."""
+    group = None if table.group is None else TrainableGroup(table.group)
+    return TrainableTable(table, group), group
+
+
+def move(parts, size=0.05, seed=0):
+    """Shifts every parameter by noise of this many of its own units."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for part in parts:
+            for parameter in part.parameters():
+                parameter += size * torch.randn_like(parameter)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_at_step_zero_rows_are_those_of_the_reference(form):
+    """Codes, levels, stored rows and hashed tokens decode alike, but for the order of float sums."""
+    table = make_table(form)
+    trainable, _ = parts_of(table)
+    want = table.lookup(IDS)
+    assert torch.allclose(trainable.decode(IDS), want, rtol=1e-5, atol=1e-5 * float(want.abs().max()))
+    assert trainable.decode(IDS[:0]).shape == (0, DIM)
+    assert torch.allclose(trainable.decode(IDS[[5, 5, 80]]), want[[5, 5, 80]], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_writing_back_at_once_changes_nothing(form):
+    """Parameters that were not trained round to the integers that they came from."""
+    table = make_table(form)
+    before = {name: tensor.clone() for name, tensor in table.state_dict().items()}
+    for part in parts_of(table):
+        if part is not None:
+            part.write_back()
+    for name, tensor in table.state_dict().items():
+        if name == "group.tokens" and form == "fp32 hashed":
+            assert torch.allclose(tensor, before[name], rtol=1e-6)
+        else:
+            assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_after_writing_back_the_reference_gives_what_was_trained(form):
+    """The rounding is in the loop: what training last saw is what the stored integers decode to."""
+    table = make_table(form)
+    untrained = table.lookup(IDS)
+    parts = [part for part in parts_of(table) if part is not None]
+    move(parts)
+    trained = parts[0].decode(IDS).detach()
+    for part in parts:
+        part.write_back()
+    found = table.lookup(IDS)
+    tolerance = 2e-3 if "hashed" in form else 1e-5  # W is stored as fp16
+    assert torch.allclose(found, trained, rtol=tolerance, atol=tolerance)
+    assert float((found - untrained).abs().mean()) > 1e-2
+
+
+def test_written_numbers_are_rounded_parameters():
+    """Codebook entries are the nearest integers in units of their stage, cut at 127; the scale stays."""
+    table = make_table("codes")
+    trainable, _ = parts_of(table)
+    with torch.no_grad():
+        trainable.codebook += 0.3 * torch.randn(trainable.codebook.shape, generator=torch.Generator().manual_seed(0))
+        trainable.codebook[0, 0], trainable.codebook[-1, 1] = 1e4, -1e4
+        trainable.centre += 1.5
+    centre, scale = table.frame[1:].clone(), table.frame[0].clone()
+    trainable.write_back()
+    spec, _ = make_spec("codes")
+    units = torch.cat(
+        [torch.full((size, 1), SCALE * 2.0**-s) for size, s in zip(spec.stages, spec.shifts, strict=True)]
+    )
+    want = (trainable.codebook.detach() * trainable.spread / units).clamp(-127, 127)
+    assert float((table.codebook - want).abs().max()) <= 0.5001
+    assert table.codebook[0, 0] == 127
+    assert table.codebook[-1, 1] == -127
+    assert torch.allclose(table.frame[1:], centre + 1.5)
+    assert table.frame[0] == scale
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gradients_reach_every_parameter(form):
+    """Codebook, centre, M and W all move the rows; an entry that no id names gets none."""
+    table = make_table(form)
+    trainable, group = parts_of(table)
+    trainable.decode(IDS).square().sum().backward()
+    assert int((trainable.centre.grad != 0).sum()) == DIM
+    if table.spec.stages:
+        assert float((trainable.codebook.grad != 0).float().mean()) > 0.5
+    if group is not None:
+        assert float((group.tokens.grad != 0).float().mean()) > 0.5
+        if group.weights is not None:
+            assert float((group.weights.grad != 0).float().mean()) > 0.5
+
+
+def test_gradients_are_those_of_the_unrounded_parameters():
+    """Straight through the rounding: each lookup passes its gradient to the entries that it sums."""
+    table = make_table("codes")
+    trainable, _ = parts_of(table)
+    key = torch.tensor([17])
+    trainable.decode(key).sum().backward()
+    spec = table.spec
+    named = {int(entry) for entry in torch.cat(table.read_entries(key, 0, spec.base_depth))}
+    touched = set(trainable.codebook.grad.abs().sum(dim=1).nonzero().flatten().tolist())
+    assert touched == named
+    assert torch.allclose(trainable.codebook.grad[sorted(named)], torch.full((3, DIM), trainable.spread))
+    assert trainable.centre.grad.tolist() == [1.0] * DIM
+
+
+def test_stored_rows_have_no_gradient_and_no_part_in_the_codebook():
+    """Looking up nothing but stored rows trains nothing."""
+    table = make_table("rows")
+    trainable, _ = parts_of(table)
+    stored = IDS[table.form_of(IDS) == 2]
+    assert len(stored) == 20
+    (trainable.decode(stored).sum() + 0 * trainable.centre.sum() + 0 * trainable.codebook.sum()).backward()
+    assert not bool(trainable.codebook.grad.any())
+    assert not bool(trainable.centre.grad.any())
+
+
+def test_levels_over_a_hashed_base_take_no_hashed_token():
+    """An indexed id's row does not depend on M."""
+    table = make_table("hashed rows")
+    trainable, group = parts_of(table)
+    before = trainable.decode(IDS).detach()
+    with torch.no_grad():
+        group.tokens += 10.0
+    changed = (trainable.decode(IDS).detach() != before).any(dim=1)
+    assert torch.equal(changed, table.form_of(IDS) == 0)
+
+
+def test_tables_of_a_group_train_one_pair_of_tables():
+    """Two tables that share M and W share its parameters too."""
+    first = make_table("hashed")
+    second = make_table("hashed", seed=1, group=first.group)
+    with trainable_tables(nn.ModuleList([first, second])) as parts:
+        groups = [part for part in parts if isinstance(part, TrainableGroup)]
+        assert len(parts) == 3
+        assert len(groups) == 1
+        before = second(IDS.unsqueeze(1)).detach()
+        first(IDS.unsqueeze(1)).sum().backward()
+        with torch.no_grad():
+            groups[0].tokens -= groups[0].tokens.grad
+        assert not torch.equal(second(IDS.unsqueeze(1)), before)
+
+
+def test_decoders_are_there_inside_and_gone_outside():
+    """Also after a failure, and a kept table has none."""
+    student = make_student("codes", "kept")
+
+    def fail():
+        with trainable_tables(student) as parts:
+            assert [type(part) for part in parts] == [TrainableTable]
+            assert student.first.decoder is not None
+            assert student.second.decoder is None
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert student.first.decoder is None
+
+
+def test_parameters_have_a_common_size():
+    """Codebooks and tokens are in units of their own spread, so one learning rate serves all."""
+    for form in ("codes", "hashed", "fp32 hashed"):
+        trainable, group = parts_of(make_table(form))
+        trained = trainable.codebook if group is None else group.tokens
+        assert float(trained.detach().square().mean().sqrt()) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_ids_outside_the_table_are_still_refused():
+    """The decoder stands behind the checks of a lookup."""
+    student = make_student("codes", "kept")
+    with trainable_tables(student), pytest.raises(IndexError, match="outside"):
+        student.first(torch.tensor([[ROWS]]))

@@ -1,0 +1,230 @@
+"""The training loop: the best state on the hold-out is kept, and nothing else has changed."""
+
+import copy
+
+import pytest
+import torch
+from students import make_batches, make_lessons, make_original, make_student
+from torch.nn import functional
+
+from memrec_convert.encoding import CompressedTable
+from memrec_convert.finetune.loop import FineTuning, HoldOutScore, TrainingPlan, fine_tune
+
+TRAINED = {"first.codebook", "first.frame", "second.frame", "second.group.tokens", "second.group.weights"}
+
+
+def state_of(model):
+    """A copy of all buffers and parameters."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def changed(model, before):
+    """The names of what differs from a state."""
+    return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+class Script:
+    """A hold-out that gives scores from a list and remembers the states that it saw."""
+
+    def __init__(self, scores):
+        self.scores, self.states = list(scores), []
+
+    def __call__(self, model):
+        """The next score."""
+        assert all(module.decoder is None for module in model.modules() if isinstance(module, CompressedTable))
+        self.states.append(state_of(model))
+        return HoldOutScore("script", self.scores[len(self.states) - 1])
+
+
+def train(student, hold_out, *, epochs=1, batches=8, progress=lambda *_: None, **choices):
+    """Fine-tunes towards an original of the student."""
+    lessons = make_lessons(make_original(student), make_batches(batches))
+    plan = TrainingPlan(epochs=epochs, steps_per_epoch=batches, **choices)
+    return fine_tune(student, lambda _epoch: lessons, plan, hold_out=hold_out, progress=progress)
+
+
+def divergence_score(student, *, seed=99):
+    """A hold-out that scores by the cross-entropy with the original's probabilities."""
+    ids = torch.cat(make_batches(8, seed=seed))
+    targets = torch.sigmoid(make_original(student)(ids))
+
+    def score(model):
+        with torch.no_grad():
+            return HoldOutScore("-loss", -float(functional.binary_cross_entropy_with_logits(model(ids), targets)))
+
+    return score
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([0, 1, 5, 2, 3], 4),
+        ([0, -1, -2, 4, 3], 6),
+        ([0, 1, 2, 3, 4], 8),
+        ([3, 1, 5, 5, 4], 6),
+        ([0, 0.5, -1, -2, -3], 2),
+    ],
+)
+def test_the_best_state_of_the_history_is_kept(scores, best):
+    """What the hold-out saw when it gave its highest score is what the model holds in the end."""
+    student, script = make_student(), Script(scores)
+    told = train(student, script)
+    assert told.history == tuple(zip((0, 2, 4, 6, 8), scores, strict=True))
+    assert (told.best_step, told.steps, told.metric) == (best, 8, "script")
+    assert told.gain == max(scores) - scores[0]
+    assert not changed(student, script.states[best // 2])
+    assert len({str(state["first.codebook"].tolist()) for state in script.states}) == 5
+
+
+@pytest.mark.parametrize("scores", [[5, 4, 3, 2, 1], [5, 5, 5, 5, 5], [5, 1, 4.9, 5, 2]])
+def test_where_nothing_is_better_the_first_state_stays(scores):
+    """Equal is not better: bit for bit the model that came in."""
+    student, script = make_student(), Script(scores)
+    before = state_of(student)
+    told = train(student, script)
+    assert (told.best_step, told.gain) == (0, 0)
+    assert not changed(student, before)
+
+
+def test_a_score_that_is_no_number_is_never_the_best():
+    """A state whose score is NaN is passed over, and later ones are still compared."""
+    student, script = make_student(), Script([1, float("nan"), 3, 2, float("nan")])
+    told = train(student, script)
+    assert told.best_step == 4
+    assert not changed(student, script.states[2])
+
+
+def test_only_codebooks_centres_and_hashed_tables_move():
+    """Codes, indexes, stored rows, scales and the dense part are as before; all that may move has moved."""
+    for second in ("hashed", "rows"):
+        student = make_student("levels", second)
+        before = state_of(student)
+        scale = float(student.first.frame[0])
+        train(student, Script([0, 1, 2, 3, 4]))
+        allowed = (
+            TRAINED if second == "hashed" else {"first.codebook", "first.frame", "second.codebook", "second.frame"}
+        )
+        assert changed(student, before) == allowed
+        assert float(student.first.frame[0]) == scale
+
+
+def test_the_dense_part_moves_where_asked():
+    """train_dense trains what requires a gradient, at its own rate."""
+    student = make_student()
+    student.last.requires_grad_(True)
+    before = state_of(student)
+    train(student, Script([0, 1, 2, 3, 4]), train_dense=True)
+    assert changed(student, before) == TRAINED | {"last.weight", "last.bias"}
+    moved = float((student.last.weight.detach() - before["last.weight"]).abs().max())
+    assert 0 < moved <= 8 * 1e-4 * 1.01
+
+
+def test_a_dense_part_that_requires_gradients_stays_unless_asked():
+    """A model that comes unfrozen is not trained by accident, and no gradient is left on it."""
+    student = make_student()
+    student.last.requires_grad_(True)
+    before = state_of(student)
+    train(student, Script([0, 1, 2, 3, 4]))
+    assert changed(student, before) == TRAINED
+    assert student.last.weight.grad is None
+
+
+@pytest.mark.parametrize(("first", "second"), [("levels", "hashed"), ("codes", "rows"), ("mean", "fp32 hashed")])
+def test_distillation_brings_the_student_nearer(first, second):
+    """Towards the original's own probabilities, the loss on other samples falls by much of its excess."""
+    student = make_student(first, second)
+    score = divergence_score(student)
+    ids = torch.cat(make_batches(8, seed=99))
+    targets = torch.sigmoid(make_original(student)(ids))
+    entropy = float(functional.binary_cross_entropy(targets, targets))
+    told = train(student, score, epochs=4, batches=24)
+    excess = [-value - entropy for _, value in told.history]
+    assert told.gain > 0
+    assert -score(student).score - entropy == pytest.approx(min(excess), abs=1e-7)
+    assert min(excess) < 0.5 * excess[0]
+
+
+def test_training_is_deterministic():
+    """The same lessons from the same state give the same bits."""
+    one, two = make_student(), make_student()
+    told = [train(student, divergence_score(student), epochs=2) for student in (one, two)]
+    assert told[0] == told[1]
+    assert told[0].best_step > 0
+    assert not changed(one, state_of(two))
+
+
+def test_training_ends_after_its_steps():
+    """Lessons that go on are left; each step is reported, and the last one is scored."""
+    student, steps = make_student(), []
+    lessons = make_lessons(make_original(student), make_batches(50))
+    plan = TrainingPlan(epochs=3, steps_per_epoch=5)
+    told = fine_tune(
+        student, lambda _epoch: iter(lessons), plan, hold_out=divergence_score(student),
+        progress=lambda stage, done, total: steps.append((stage, done, total)),
+    )  # fmt: skip
+    assert steps == [("fine-tune", step, 15) for step in range(1, 16)]
+    assert told.steps == 15
+    assert [step for step, _ in told.history] == [0, 2, 4, 6, 8, 10, 12, 14, 15]
+
+
+def test_lessons_that_end_early_are_no_failure():
+    """Fewer batches than announced: what was scored counts."""
+    student = make_student()
+    lessons = make_lessons(make_original(student), make_batches(3))
+    plan = TrainingPlan(epochs=1, steps_per_epoch=8)
+    script = Script([0, 1])
+    told = fine_tune(student, lambda _epoch: lessons, plan, hold_out=script, progress=lambda *_: None)
+    assert (told.steps, told.best_step) == (3, 2)
+    assert not changed(student, script.states[1])
+
+
+def test_epochs_are_asked_for_by_number():
+    """Each epoch may come in its own order."""
+    asked, student = [], make_student()
+    lessons = make_lessons(make_original(student), make_batches(2))
+
+    def deal(epoch):
+        asked.append(epoch)
+        return lessons
+
+    plan = TrainingPlan(epochs=3, steps_per_epoch=2)
+    fine_tune(student, deal, plan, hold_out=divergence_score(student), progress=lambda *_: None)
+    assert asked == [0, 1, 2]
+
+
+def test_decoders_are_gone_after_training_and_after_a_failure():
+    """The model answers from its stored integers again."""
+    student = make_student()
+    train(student, divergence_score(student))
+    assert student.first.decoder is None
+    assert student.second.decoder is None
+    twin = copy.deepcopy(student)
+
+    def fail(_epoch):
+        raise KeyError("no more batches")
+
+    with pytest.raises(KeyError):
+        fine_tune(student, fail, TrainingPlan(1, 4), hold_out=divergence_score(student), progress=lambda *_: None)
+    assert student.first.decoder is None
+    ids = make_batches(1)[0]
+    assert torch.equal(student(ids), twin(ids))
+
+
+def test_nothing_to_train_is_step_zero():
+    """Kept tables alone: no lesson is asked for."""
+    student = make_student("kept", "kept")
+    before = state_of(student)
+
+    def refuse(_epoch):
+        raise AssertionError
+
+    plan = TrainingPlan(1, 4)
+    told = fine_tune(student, refuse, plan, hold_out=lambda _: HoldOutScore("auc", 0.7), progress=lambda *_: None)
+    assert told == FineTuning("auc", ((0, 0.7),), 0, 0)
+    assert not changed(student, before)
+
+
+def test_the_gain_is_over_step_zero():
+    """Of the best score, or nothing where no later one was better."""
+    assert FineTuning("auc", ((0, 0.5), (1, 0.75), (2, 0.6)), 1, 2).gain == 0.25
+    assert FineTuning("auc", ((0, 0.5), (1, 0.4)), 0, 1).gain == 0
