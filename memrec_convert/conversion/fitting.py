@@ -36,7 +36,7 @@ def fit_subject(subject: Subject, options: Options, progress: Progress, watch: S
     order = sorted(range(len(subject.sites)), key=lambda number: -subject.sites[number].rows)
 
     # Stored rows over the mean need no codes: one list stands for all.
-    lists = (min(STAGE_LISTS, key=sum),) if options.method == "int8" else STAGE_LISTS
+    lists = () if options.method == "int8" else STAGE_LISTS
 
     def fit(number: int) -> TableFit:
         site, weight = subject.sites[number], weights[number]

@@ -10,15 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from memrec_convert.checkpoint import SourceModel, read_source, verify_storage
+from memrec_convert.checkpoint import Facts, SourceModel, read_source, verify_storage
 from memrec_convert.clicklog import Batch, ClickLog, LogSchema, Profile, open_log
 from memrec_convert.conversion.fitting import FiniteRows, find_nonfinite_rows, refuse_nonfinite
 from memrec_convert.conversion.subject import Subject, TableSite
 from memrec_convert.encoding.spec import TensorShapes
 from memrec_convert.errors import ModelError, NonFiniteRowsError
-from memrec_convert.models import build_original
+from memrec_convert.models import build_original, read_table_inputs
 
 LogPaths = str | Path | Sequence[str | Path]
+
+NOTHING_STATED = Facts()
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,11 @@ def run_on_batch(model: nn.Module, batch: Batch) -> Tensor:
     return logits
 
 
-def read_checked(path: str | Path, *, pairs: str | None, dense_transform: str | None) -> SourceModel:
+def read_checked(
+    path: str | Path, *, pairs: str | None, dense_transform: str | None, facts: Facts = NOTHING_STATED
+) -> SourceModel:
     """The source model, its checksums verified, with the facts that the caller states put in."""
-    source = read_source(path)
+    source = read_source(path, facts=facts)
     verify_storage(source)
     if pairs is not None:
         if source.architecture.get("interaction") != "dot":
@@ -79,10 +83,16 @@ def read_checked(path: str | Path, *, pairs: str | None, dense_transform: str | 
 
 
 def make_schema(architecture: Mapping[str, Any], names: Sequence[str], choices: LogChoices) -> LogSchema:
-    """What a log must provide for a network of this architecture."""
-    rows = [int(shape[0]) for shape in architecture["tables"]]
+    """What a log must provide for a network of this architecture: one entry per input, which may feed several tables.
+
+    An input bears the name of the first table that it feeds, unless the architecture has a name for it.
+    """
+    inputs = read_table_inputs(architecture, len(names))
+    first_tables = [inputs.index(number) for number in range(max(inputs) + 1)]
+    own_names = architecture.get("input_names") or [names[table] for table in first_tables]
+    rows = [int(architecture["tables"][table][0]) for table in first_tables]
     return LogSchema(
-        tables=tuple(zip(names, rows, strict=True)), dense=int(architecture["bottom"][0]),
+        tables=tuple(zip(map(str, own_names), rows, strict=True)), dense=int(architecture["bottom"][0]),
         dense_transform=str(architecture.get("dense_transform", "log1p")), columns=dict(choices.columns),
         oov=choices.oov, id_map=choices.id_map, modulus=choices.modulus,
     )  # fmt: skip
@@ -130,8 +140,10 @@ def make_subject(
         for name, tensor in model.state_dict().items()
         if not name.startswith("tables.")
     }
+    inputs = read_table_inputs(source.architecture, len(sites))
     subject = Subject(
         model, sites, run_on_batch, shapes, dict(source.architecture), train=train, hold_out=hold_out,
-        counts=None if profile is None else profile.counts, samples=0 if profile is None else profile.samples,
+        counts=None if profile is None else tuple(profile.counts[one] for one in inputs),
+        samples=0 if profile is None else profile.samples,
     )  # fmt: skip
     return subject, tuple(warnings)

@@ -77,7 +77,8 @@ def fit_table(
     sample = draw_sample(reader, survey, size=sample_rows, seed=seed)
     number = torch.from_numpy(classes.number[sample.numbers].astype(np.int64))
     fitted: dict[tuple[int, ...], FittedList] = {}
-    useful = [sizes for sizes in lists if sum(sizes) <= 2 * rows] if replaceable else []
+    # The empty list is the mean row alone; longer ones than the table could fill are not worth fitting.
+    useful = [(), *(sizes for sizes in lists if sum(sizes) <= 2 * rows)] if replaceable else []
     for one in fit_lists(
         sample.rows, survey.metric, useful, scale=survey.scale, iterations=KMEANS_ITERATIONS, seed=seed
     ):

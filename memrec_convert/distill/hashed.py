@@ -96,7 +96,12 @@ def _solve_tokens(chunks: Sequence[_Chunk], start: Tensor, weights: Tensor, spec
     def normal(tokens: Tensor) -> Tensor:
         return gather_back(lambda chunk, alpha: tokens[chunk.tokens].sum(dim=1) * alpha.unsqueeze(1))
 
-    return _conjugate_gradients(normal, gather_back(lambda chunk, _: chunk.target), start, steps=TOKEN_STEPS)
+    diagonal = torch.zeros(len(start), 1)
+    for chunk, alpha in zip(chunks, alphas, strict=True):
+        for stage in range(spec.k):
+            diagonal.index_add_(0, chunk.tokens[:, stage], (chunk.mass * alpha.square()).unsqueeze(1))
+    right = gather_back(lambda chunk, _: chunk.target)
+    return _conjugate_gradients(normal, right, start, diagonal=diagonal, steps=TOKEN_STEPS)
 
 
 def _solve_weights(chunks: Sequence[_Chunk], tokens: Tensor, start: Tensor, spec: HashSpec) -> Tensor:
@@ -116,22 +121,30 @@ def _solve_weights(chunks: Sequence[_Chunk], tokens: Tensor, start: Tensor, spec
     def normal(weights: Tensor) -> Tensor:
         return scatter([square * _alpha(chunk, weights, spec) for chunk, square in zip(chunks, squares, strict=True)])
 
-    return _conjugate_gradients(normal, scatter(products), start, steps=WEIGHT_STEPS)
+    return _conjugate_gradients(normal, scatter(products), start, diagonal=scatter(squares), steps=WEIGHT_STEPS)
 
 
-def _conjugate_gradients(normal: Callable[[Tensor], Tensor], right: Tensor, start: Tensor, *, steps: int) -> Tensor:
-    """Solves normal(x) = right column by column from `start`; a small ridge keeps unseen entries where they are."""
-    ridge = _RIDGE * float(right.abs().mean()) + 1e-20
+def _conjugate_gradients(
+    normal: Callable[[Tensor], Tensor], right: Tensor, start: Tensor, *, diagonal: Tensor, steps: int
+) -> Tensor:
+    """Solves normal(x) = right column by column from `start`; a small ridge keeps entries that no row names.
+
+    Residuals are divided by the diagonal, so that rare entries converge as fast as frequent ones (and k = 1 at once).
+    """
+    ridge = _RIDGE * float(diagonal.mean()) + 1e-20
+    inverse = 1 / (diagonal + ridge)
     solution = start.clone()
-    rest = right - normal(solution) - 0.0
-    direction, energy = rest.clone(), rest.square().sum(dim=0)
+    rest = right - normal(solution)
+    scaled = rest * inverse
+    direction, energy = scaled, (rest * scaled).sum(dim=0)
     for _ in range(steps):
         image = normal(direction) + ridge * direction
         step = energy / (direction * image).sum(dim=0).clamp(min=1e-30)
-        solution += step * direction
+        solution = solution + step * direction
         rest = rest - step * image
-        energy_now = rest.square().sum(dim=0)
-        direction = rest + (energy_now / energy.clamp(min=1e-30)) * direction
+        scaled = rest * inverse
+        energy_now = (rest * scaled).sum(dim=0)
+        direction = scaled + (energy_now / energy.clamp(min=1e-30)) * direction
         energy = energy_now
     return solution
 
