@@ -23,7 +23,11 @@ from memrec_convert.conversion.sizing import complete_metadata, make_counter
 from memrec_convert.conversion.stopwatch import Stopwatch
 from memrec_convert.parallel import single_threaded_torch
 
-CASES = {"ml1m": ("ml1m/dlrm.pt", "ml1m"), "torchrec": ("ml1m/torchrec_dlrm.pt", "ml1m"), "globo": ("globo/dlrm.pt", "globo")}
+CASES = {
+    "ml1m": ("ml1m/dlrm.pt", "ml1m"),
+    "torchrec": ("ml1m/torchrec_dlrm.pt", "ml1m"),
+    "globo": ("globo/dlrm.pt", "globo"),
+}
 
 
 def check(shared: Path, case: str, count: int, seed: int) -> int:
@@ -33,7 +37,8 @@ def check(shared: Path, case: str, count: int, seed: int) -> int:
     source = read_source(shared / "checkpoints" / checkpoint)
     schema = make_schema(source.architecture, [table.name for table in source.tables], LogChoices({}))
     train = open_batches(shared / "data" / log / "train.parquet", schema, options.batch_size)
-    subject, _ = make_subject(source, train=train, hold_out=None, profile=take_profile(train.log), allow_nonfinite=False)
+    profile = take_profile(train.log)
+    subject, _ = make_subject(source, train=train, hold_out=None, profile=profile, allow_nonfinite=False)
     fitted = fit_subject(subject, options, stay_silent, watch)
     draw, wrong = random.Random(seed), 0
     for _ in range(count):
@@ -51,7 +56,8 @@ def check(shared: Path, case: str, count: int, seed: int) -> int:
             size = write_model(Path(folder) / "artifact.safetensors", best.as_model(subject), metadata)
         fits = size == best.nbytes and size <= budget
         wrong += not fits
-        print(f"{case}: budget {budget}, planned {best.nbytes}, written {size}: {'ok' if fits else 'WRONG'}", flush=True)
+        verdict = "ok" if fits else "WRONG"
+        print(f"{case}: budget {budget}, planned {best.nbytes}, written {size}: {verdict}", flush=True)
     return wrong
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from memrec_convert.artifact.reader import load as load
     from memrec_convert.artifact.verification import verify as verify
+    from memrec_convert.benchmarking.compare import compare as compare
     from memrec_convert.checkpoint.inspection import inspect as inspect
     from memrec_convert.conversion.files import convert as convert
     from memrec_convert.conversion.files import plan as plan
@@ -24,6 +25,7 @@ _VERBS = {
     "inspect": "memrec_convert.checkpoint.inspection",
     "plan": "memrec_convert.conversion.files",
     "convert": "memrec_convert.conversion.files",
+    "compare": "memrec_convert.benchmarking.compare",
     "compress": "memrec_convert.conversion.live",
     "save": "memrec_convert.conversion.live",
     "load": "memrec_convert.artifact.reader",
@@ -31,7 +33,7 @@ _VERBS = {
     "verify": "memrec_convert.artifact.verification",
 }
 
-__all__ = ["__version__", "compress", "convert", "evaluate", "inspect", "load", "plan", "save", "verify"]
+__all__ = ["__version__", "compare", "compress", "convert", "evaluate", "inspect", "load", "plan", "save", "verify"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a verb, each with its own signature

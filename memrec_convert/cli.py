@@ -261,6 +261,57 @@ def evaluate(file: str, *, evaluation: tuple[str, ...], as_json: bool, quiet: bo
 
 @cli.command()
 @click.argument("file")
+@_plan_options
+@_log_options
+@click.option(
+    "--eval", "evaluation", multiple=True, required=True, metavar="LOG", help="The log to measure on; repeatable."
+)
+@click.option("--budgets", metavar="SIZES", help="Several budgets, such as 33x,100x,300x, instead of --budget.")
+@click.option(
+    "--epochs",
+    type=int,
+    metavar="N",
+    help="Epochs of fine-tuning for every method (default 1 given --data and --val, else 0).",
+)
+@click.option(
+    "--targets",
+    type=click.Choice(["soft", "labels"]),
+    help="Fine-tune towards the original's logits (default) or the labels.",
+)
+@click.option("--train-dense", is_flag=True, default=None, help="Fine-tune the dense part too.")
+@click.option("--only", "methods", multiple=True, metavar="WORD", help="Only methods with this in their name.")
+@click.option("--work", metavar="DIR", help="Keep fits and finished rows here, and go on from them.")
+@click.option("--chart", metavar="FILE.svg", help="Draw AUC against bytes (needs the extra 'plots').")
+@click.option("--force", is_flag=True, help="Replace an existing chart.")
+@_output_options
+def compare(
+    file: str, *, evaluation: tuple[str, ...], budget: str | None, budgets: str | None, methods: tuple[str, ...],
+    chart: str | None, force: bool, as_json: bool, quiet: bool, **options: Any,  # noqa: ANN401
+) -> None:  # fmt: skip
+    """Compare what else checkpoint FILE could be at the same bytes: every method, one table."""
+    from memrec_convert.benchmarking.chart import check_chart, draw_chart
+    from memrec_convert.benchmarking.compare import compare as run
+    from memrec_convert.benchmarking.rendering import render_comparison
+
+    if budget is not None and budgets is not None:
+        raise click.UsageError("--budget and --budgets exclude each other: give one of them")
+    if chart is not None:
+        check_chart(chart, force=force)
+    with _progress(quiet=quiet) as progress:
+        found = run(
+            file, budgets.split(",") if budgets is not None else budget, eval=evaluation, methods=methods or None,
+            progress=progress, **_unpack_logs(options),
+        )  # fmt: skip
+    if chart is not None:
+        draw_chart(found, chart, force=force)
+    if as_json:
+        _print_json(found)
+    elif not quiet:
+        click.echo(render_comparison(found, _width()))
+
+
+@cli.command()
+@click.argument("file")
 @click.option("--against", metavar="CHECKPOINT", help="Decode every row and compare it with the source's.")
 @_output_options
 def verify(file: str, *, against: str | None, as_json: bool, quiet: bool) -> None:

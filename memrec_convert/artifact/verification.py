@@ -15,6 +15,8 @@ from memrec_convert.distill.rows import read_chunks
 from memrec_convert.encoding import CompressedModule, count_bytes
 from memrec_convert.errors import ArtifactError
 
+ROWS_PER_CHECK = 1 << 18
+
 
 def verify(path: str | Path, *, against: str | Path | None = None) -> dict[str, Any]:
     """Checks an artifact from its first byte to its last: {"path", "bytes", "tensors", "tables", "against"}.
@@ -29,6 +31,7 @@ def verify(path: str | Path, *, against: str | Path | None = None) -> dict[str, 
     modules = build_modules(artifact, filled=True)
     for name, module in modules.items():
         check_table(module, f"{path} > {name}")
+        check_disjoint(module, f"{path} > {name}")
     result: dict[str, Any] = {
         "path": str(path), "bytes": artifact.nbytes, "tensors": len(artifact.tensors), "tables": len(modules),
         "against": None,
@@ -58,6 +61,17 @@ def check_header(artifact: Artifact) -> None:
             f"{artifact.path} has {artifact.nbytes} bytes where its contents make {expected}: it was changed after it "
             "was written; convert the source again."
         )
+
+
+def check_disjoint(module: CompressedModule, where: str) -> None:
+    """No id is in two levels of a table: which of them it takes would depend on the reader."""
+    if len(module.spec.levels) < 2:
+        return
+    for start in range(0, module.spec.rows, ROWS_PER_CHECK):
+        first, second = module.locate(torch.arange(start, min(start + ROWS_PER_CHECK, module.spec.rows)))
+        both = ((first >= 0) & (second >= 0)).nonzero().flatten()
+        if len(both):
+            raise ArtifactError(f"{where}: id {start + int(both[0])} is in both levels; convert the source again.")
 
 
 def check_digests(artifact: Artifact) -> None:

@@ -83,7 +83,8 @@ def refuse_budget(
             high = middle
     return BudgetTooSmallError(
         f"{format_bytes(budget_bytes)} ({budget_bytes} bytes) leaves no hashed token beside the rest of this model; "
-        f"smallest reachable budget with the method memrec: {format_bytes(high)} ({high} bytes)."
+        f"smallest reachable budget with the method memrec: {format_bytes(high)} ({high} bytes).",
+        smallest_bytes=high,
     )
 
 

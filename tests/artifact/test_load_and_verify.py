@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,7 +20,10 @@ from torch import nn
 from memrec_convert import compress, load, save, verify
 from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE
 from memrec_convert.artifact.reader import build_modules, read_artifact
+from memrec_convert.artifact.verification import check_disjoint
 from memrec_convert.artifact.writer import collect_tensors, write_model
+from memrec_convert.encoding import CompressedEmbeddingBag, LevelSpec, TableSpec
+from memrec_convert.encoding.index import build_index, choose_index, order_ids
 from memrec_convert.errors import ArtifactError, MemrecError, ModelError, OutputError
 
 DENSE = torch.linspace(-1, 1, 6).unsqueeze(1)
@@ -340,3 +344,15 @@ def test_a_table_by_itself_can_be_saved(tmp_path: Path) -> None:
     assert (found.mode, found.padding_idx, found.include_last_offset) == ("mean", 2, True)
     ids, offsets = torch.tensor([1, 2, 3]), torch.tensor([0, 2, 3])
     assert torch.equal(found(ids, offsets), bag(ids, offsets))
+
+
+def test_an_id_in_two_levels_is_found():
+    """Which level such an id takes would depend on the reader, so verify refuses the file."""
+    ids = np.array([3, 5], dtype=np.int64)
+    index = choose_index(40, 2)
+    levels = (LevelSpec("codes", index, depth=1), LevelSpec("rows", index, codec="fp32"))
+    module = CompressedEmbeddingBag(TableSpec(40, 4, "replaced", stages=(2,), shifts=(0,), levels=levels))
+    for number in (0, 1):
+        setattr(module, f"level{number}_index", torch.from_numpy(build_index(index, order_ids(index, ids))))
+    with pytest.raises(ArtifactError, match="id 3 is in both levels"):
+        check_disjoint(module, "a table")

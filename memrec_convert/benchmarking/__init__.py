@@ -1,0 +1,1 @@
+"""Comparison with what a user would take instead, at equal bytes."""
