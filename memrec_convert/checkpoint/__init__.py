@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from memrec_convert.checkpoint.reading import read_source, verify_storage
+from memrec_convert.checkpoint.facts import FACTS, Facts, read_facts, state_facts
+from memrec_convert.checkpoint.reading import digest_files, read_source, verify_storage
 from memrec_convert.checkpoint.source import SourceModel, SourceTable
-from memrec_convert.checkpoint.tensor_ref import TensorRef
+from memrec_convert.checkpoint.tensor_ref import StoredTensor, TensorRef
 
-__all__ = ["SourceModel", "SourceTable", "TensorRef", "read_source", "verify_storage"]
+__all__ = [
+    "FACTS", "Facts", "SourceModel", "SourceTable", "StoredTensor", "TensorRef", "digest_files", "read_facts",
+    "read_source", "state_facts", "verify_storage",
+]  # fmt: skip

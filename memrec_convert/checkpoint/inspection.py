@@ -5,22 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from memrec_convert.checkpoint.reading import read_source
+from memrec_convert.checkpoint.source import PLAIN, SourceTable
 
 
 def inspect(path: str | Path) -> dict[str, object]:
     """Layout, container, tables, dense part, optimizer and warnings of a checkpoint, as JSON-able values.
 
-    Sizes are bytes as stored. What would forbid conversion is a warning here; CheckpointError only where the file
-    cannot be read or holds no known model.
+    Sizes are bytes as stored, and so is the `dim` of a table in mixed dimensions; a table whose rows are stored in
+    another form than as rows has a `form`. What would forbid conversion is a
+    warning here; CheckpointError only where the file cannot be read, is a part of a checkpoint, or holds no table.
     """
     source = read_source(path, for_conversion=False)
     return {
         "layout": source.layout,
         "container": source.container,
-        "tables": [
-            {"name": table.name, "rows": table.rows, "dim": table.dim, "dtype": table.dtype, "bytes": table.nbytes}
-            for table in source.tables
-        ],
+        "tables": [_describe(table) for table in source.tables],
         "dense_bytes": source.dense_bytes,
         "optimizer": source.optimizer,
         "warnings": list(source.warnings),
@@ -28,5 +27,13 @@ def inspect(path: str | Path) -> dict[str, object]:
         "stored_metrics": source.stored_metrics,
         "network": source.architecture,
         "unrun_classes": list(source.unrun_classes),
-        "file_bytes": source.path.stat().st_size,
+        "file_bytes": source.file_bytes,
     }
+
+
+def _describe(table: SourceTable) -> dict[str, object]:
+    described: dict[str, object] = {
+        "name": table.name, "rows": table.rows, "dim": table.weight.stored_width, "dtype": table.dtype,
+        "bytes": table.nbytes,
+    }  # fmt: skip
+    return described if table.form == PLAIN else described | {"form": table.form}

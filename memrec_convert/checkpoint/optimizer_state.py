@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from memrec_convert.checkpoint.state_dict import StateDict
-from memrec_convert.checkpoint.tensor_ref import FLOATING, TensorRef
+from memrec_convert.checkpoint.tensor_ref import FLOATING, StoredTensor
 
 _OPTIMIZER_KEYS = ("opt_state_dict", "optimizer", "optimizer_state_dict")
 _ACCUMULATORS = (("sum", "adagrad"), ("momentum", "rowwise-adagrad"))
 
 
-def find_optimizer(root: object, state: StateDict) -> tuple[str | None, dict[str, TensorRef], list[str]]:
+def find_optimizer(root: object, state: StateDict) -> tuple[str | None, dict[str, StoredTensor], list[str]]:
     """The optimizer's name, each parameter's accumulator by parameter name, and warnings.
 
     State i belongs to parameter i in the order of the state dict (torch.optim numbers parameters so). The kind is that
     of the first parameter, a table in all layouts: MLPs have a full `sum` beside row-wise tables.
     """
     states = _find_states(root)
-    parameters = [(name, value) for name, value in state.items() if isinstance(value, TensorRef)]
+    parameters = [(name, value) for name, value in state.items() if isinstance(value, StoredTensor)]
     if not states:
         return None, {}, []
     kind: str | None = None
-    found: dict[str, TensorRef] = {}
+    found: dict[str, StoredTensor] = {}
     for place, (name, parameter) in enumerate(parameters):
         entry = states.get(place)
         own = entry if isinstance(entry, dict) else {}
         for key, optimizer in _ACCUMULATORS:
             accumulator = own.get(key)
-            if isinstance(accumulator, TensorRef) and accumulator.dtype in FLOATING:
+            if isinstance(accumulator, StoredTensor) and accumulator.dtype in FLOATING:
                 if accumulator.shape not in (parameter.shape, parameter.shape[:1]):
                     return None, {}, ["the optimizer state does not fit the parameters' shapes and is not used"]
                 kind, found[name] = kind or optimizer, accumulator

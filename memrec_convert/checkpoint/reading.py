@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from memrec_convert.checkpoint.containers import find_container, open_checkpoint
-from memrec_convert.checkpoint.layouts import Reading, find_layout, read_layout
+from memrec_convert.checkpoint.containers import Contents, find_container, open_checkpoint
+from memrec_convert.checkpoint.facts import Facts
+from memrec_convert.checkpoint.layouts import Reading, find_layout
 from memrec_convert.checkpoint.optimizer_state import find_optimizer
+from memrec_convert.checkpoint.shards import SHARDED_TENSOR, join_ranks
 from memrec_convert.checkpoint.source import SourceModel, SourceTable
 from memrec_convert.checkpoint.state_dict import find_metrics, find_state_dict
-from memrec_convert.checkpoint.tensor_ref import TensorRef
+from memrec_convert.checkpoint.tensor_ref import StoredTensor
 from memrec_convert.errors import CheckpointError
 
+_NOTHING_STATED = Facts()
 
-def read_source(path: str | Path, *, for_conversion: bool = True) -> SourceModel:
-    """The click model in a checkpoint file, from its headers; no tensor is read and nothing in the file is run.
 
+def read_source(path: str | Path, *, for_conversion: bool = True, facts: Facts = _NOTHING_STATED) -> SourceModel:
+    """The click model in a checkpoint, from its headers; no row is read and nothing in the file is run.
+
+    `path`: a file, a directory, or the files of all ranks separated by commas. `facts`: what the file does not say.
     Raises CheckpointError (NoTablesError, IncompleteCheckpointError) with one sentence. With `for_conversion=False`,
     missing tables and forms that cannot be converted are warnings.
     """
     path = Path(path)
     contents = open_checkpoint(path)
-    state = find_state_dict(contents.root, str(path))
-    layout = find_layout(state, str(path))
-    reading = read_layout(layout, state, str(path))
+    root = _join_shards(contents, path)
+    state = find_state_dict(root, str(path))
+    layout = find_layout(state, str(path), bare_tables=contents.bare_tables)
+    reading = layout.read(state, str(path), facts)
     if for_conversion and reading.problems:
         raise reading.problems[0]
-    optimizer, accumulators, notes = find_optimizer(contents.root, state)
+    if facts.to_json():
+        reading.architecture["stated"] = facts.to_json()
+    optimizer, accumulators, notes = find_optimizer(root, state)
     return SourceModel(
         path=path,
         layout=layout.name,
@@ -36,28 +46,53 @@ def read_source(path: str | Path, *, for_conversion: bool = True) -> SourceModel
         dense=reading.dense,
         architecture=reading.architecture,
         optimizer=optimizer,
-        stored_metrics=find_metrics(contents.root),
+        stored_metrics=find_metrics(root),
         warnings=(*map(str, reading.problems), *reading.warnings, *notes),
-        assumed=layout.assumed,
+        assumed=tuple(reading.assumed),
         unrun_classes=contents.unrun_classes,
+        files=contents.files,
     )
 
 
-def _add_accumulators(reading: Reading, accumulators: dict[str, TensorRef]) -> tuple[SourceTable, ...]:
-    """The tables, each with its optimizer state where there is one."""
-    return tuple(replace(table, optimizer=accumulators.get(reading.table_keys[table.name])) for table in reading.tables)
+def _join_shards(contents: Contents, path: Path) -> object:
+    """The contents of one file with its ShardedTensors as tensors; one rank's file of several is refused."""
+    return join_ranks([contents.root], str(path)) if SHARDED_TENSOR in contents.unrun_classes else contents.root
+
+
+def _add_accumulators(reading: Reading, accumulators: dict[str, StoredTensor]) -> tuple[SourceTable, ...]:
+    """The tables, each with its optimizer state where there is one that fits its rows."""
+    tables = []
+    for table in reading.tables:
+        found = accumulators.get(reading.table_keys.get(table.name, ""))
+        fits = found is not None and found.shape in (table.weight.shape, table.weight.shape[:1])
+        tables.append(replace(table, optimizer=found if fits else None))
+    return tuple(tables)
+
+
+def digest_files(files: Sequence[Path]) -> str:
+    """SHA-256 of a checkpoint in hex: of the file, or, where there are several, of their own digests in order."""
+    digests = []
+    for file in files:
+        digest = hashlib.sha256()
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+        digests.append(digest)
+    joined = digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(one.digest() for one in digests))
+    return joined.hexdigest()
 
 
 def verify_storage(source: SourceModel) -> None:
     """Read the bytes of all tables, their optimizer state and the dense part once, and compare their checksums.
 
-    A zip .pt has a CRC-32 per storage; legacy .pt and safetensors have none, so nothing is read for them. To be called
-    once before a conversion. CheckpointError names the storage that was damaged after it was written.
+    The archives of torch.save and numpy have a CRC-32 per storage; other forms have none, so nothing is read for them.
+    To be called once before a conversion. CheckpointError names the storage that was damaged after it was written.
     """
     tensors = [*source.dense.values()]
     for table in source.tables:
-        tensors += [table.weight, *table.parts] + ([table.optimizer] if table.optimizer is not None else [])
+        tensors += [table.weight, *table.others] + ([table.optimizer] if table.optimizer is not None else [])
+    pieces = dict.fromkeys(piece for tensor in tensors for piece in tensor.pieces)
     try:
-        find_container(source.path).verify(source.path, tensors)
+        find_container(source.path).verify(source.path, pieces)
     except OSError as error:
         raise CheckpointError(f"{source.path}: cannot be read ({error.strerror or error}).") from error

@@ -5,71 +5,78 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from memrec_convert.checkpoint.tensor_ref import TensorRef
+from memrec_convert.checkpoint.tensor_ref import StoredTensor
 
 PLAIN = "plain"
 
 
 @dataclass(frozen=True)
 class SourceTable:
-    """One embedding table: its rows as stored, and its optimizer state where the file has it.
+    """One embedding table: its rows as the network looks them up, and its optimizer state where the file has it.
 
-    `optimizer` is Adagrad's accumulator, [rows, dim], or the row-wise one, [rows]. Tables of another `form` than plain
-    (quotient-remainder, mixed-dimension) are for inspection: `weight` is their main tensor, `parts` the others.
+    `weight` reads those rows from whatever `form` they are stored in (shards, quotient and remainder, mixed dimensions,
+    bytes). `optimizer` is Adagrad's accumulator, [rows, dim], or the row-wise one, [rows]. `others` are further tensors
+    of a table that is listed only.
     """
 
     name: str
-    weight: TensorRef
-    optimizer: TensorRef | None = None
+    weight: StoredTensor
+    optimizer: StoredTensor | None = None
     form: str = PLAIN
-    parts: tuple[TensorRef, ...] = ()
+    others: tuple[StoredTensor, ...] = ()
 
     @property
     def rows(self) -> int:
         """Number of ids; for quotient-remainder tables the most that the file allows."""
-        factor = self.parts[0].rows if self.form == "quotient-remainder" and self.parts else 1
-        return self.weight.rows * factor
+        return self.weight.rows
 
     @property
     def dim(self) -> int:
-        """Width of a row as stored."""
+        """Width of a row as the network reads it."""
         return self.weight.shape[1]
 
     @property
     def dtype(self) -> str:
-        """Element type as stored."""
-        return self.weight.dtype
+        """Element type as stored; of rows that are computed from several tensors, that of the first."""
+        return self.weight.pieces[0].dtype
 
     @property
     def nbytes(self) -> int:
         """Bytes as stored, all parts together."""
-        return self.weight.nbytes + sum(part.nbytes for part in self.parts)
+        return self.weight.nbytes + sum(part.nbytes for part in self.others)
 
 
 @dataclass(frozen=True)
 class SourceModel:
     """A trained click model in a file, none of its tensors read yet.
 
-    `tables` are in the order of the network's inputs; `dense` has the state-dict names of `models.dlrm.DLRM`;
-    `architecture` is JSON-able and the input of `models.build_model`; `assumed` lists what the file does not say.
+    `tables` are in the order in which the network joins them; `dense` has the parameter names of the network in
+    `models`; `architecture` is JSON-able and the input of `models.build_model`; `assumed` lists what the file does not
+    say; `files` are those that the checkpoint lies in (one, except for directories and files of several ranks).
     """
 
     path: Path
     layout: str
     container: str
     tables: tuple[SourceTable, ...]
-    dense: dict[str, TensorRef]
+    dense: dict[str, StoredTensor]
     architecture: dict[str, object]
     optimizer: str | None = None
     stored_metrics: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
     unrun_classes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.stat().st_size for file in self.files)
 
     @property
     def table_bytes(self) -> int:
-        """Bytes of all tables as stored, optimizer state not counted."""
-        return sum(table.nbytes for table in self.tables)
+        """Bytes of all tables as stored, one that serves twice counted once, optimizer state not at all."""
+        return sum({table.weight: table.nbytes for table in self.tables}.values())
 
     @property
     def dense_bytes(self) -> int:

@@ -6,7 +6,7 @@ import math
 import re
 
 from memrec_convert.checkpoint.stand_ins import Placeholder, printable
-from memrec_convert.checkpoint.tensor_ref import TensorRef
+from memrec_convert.checkpoint.tensor_ref import StoredTensor
 from memrec_convert.errors import CheckpointError
 
 STATE_KEYS = ("state_dict", "model_state_dict", "model", "net")
@@ -18,7 +18,7 @@ _MOST_MODULES = 100_000
 _METRIC = re.compile(r"(?:.*_)?(?:auc|acc|loss|logloss)", re.ASCII)
 
 StateDict = dict[str, object]
-"""Name -> `TensorRef`, or an inert value where the entry is no tensor that can be read."""
+"""Name -> `StoredTensor`, or an inert value where the entry is no tensor that can be read."""
 
 
 def find_state_dict(root: object, where: str) -> StateDict:
@@ -92,15 +92,5 @@ def _is_finite_number(value: object) -> bool:
     return abs(value) < 1e300 and math.isfinite(value)
 
 
-def describe_tables(state: StateDict) -> str:
-    """What in a state dict of no known layout looks like a table, for the error; empty where nothing does."""
-    found = [
-        f"{printable(name)} {list(value.shape)}"
-        for name, value in state.items()
-        if isinstance(value, TensorRef) and len(value.shape) == 2 and "emb" in name.lower()
-    ]
-    return ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
-
-
 def _kind(value: object) -> str:
-    return "tensor" if isinstance(value, TensorRef) else type(value).__name__
+    return "tensor" if isinstance(value, StoredTensor) else type(value).__name__

@@ -42,18 +42,11 @@ def span_of(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
     return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
 
 
-@dataclass(frozen=True)
-class TensorRef:
-    """A strided little-endian tensor inside a file: element 0 at byte `offset`, strides in elements.
+class StoredTensor:
+    """A tensor that can be read in chunks of rows: one in a file, one in pieces, or one computed from others."""
 
-    The container that makes one has checked that the whole view lies inside its storage.
-    """
-
-    path: Path
-    offset: int
     dtype: str
     shape: tuple[int, ...]
-    strides: tuple[int, ...]
 
     @property
     def rows(self) -> int:
@@ -62,23 +55,25 @@ class TensorRef:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its elements in the stored dtype."""
-        return math.prod(self.shape) * itemsize(self.dtype)
+        """Bytes that it takes in the checkpoint."""
+        return sum(piece.nbytes for piece in self.pieces)
+
+    @property
+    def pieces(self) -> tuple[TensorRef, ...]:
+        """The tensors in files that it is read from."""
+        raise NotImplementedError
+
+    @property
+    def stored_width(self) -> int:
+        """Columns as stored, where those differ from the shape's."""
+        return self.shape[-1] if self.shape else 1
 
     def read_rows(self, start: int, stop: int) -> Array:
         """Rows `start` to `stop` (cut at the last row, as slices are) as a C-contiguous copy.
 
-        Floating dtypes come as float32, all others as they are; CheckpointError where the file has changed.
+        Floating dtypes come as float32, all others as they are; CheckpointError where a file has changed.
         """
-        start, stop, _ = slice(start, stop).indices(self.rows)
-        shape = (max(stop - start, 0), *self.shape[1:]) if self.shape else ()
-        first = self.offset + (start * self.strides[0] * itemsize(self.dtype) if self.shape else 0)
-        try:
-            with self.path.open("rb") as file:
-                stored = self._gather(file, first, shape, self.strides)
-        except OSError as error:
-            raise CheckpointError(f"{self.path}: cannot be read ({error.strerror or error}).") from error
-        return _decode(stored, self.dtype)
+        raise NotImplementedError
 
     def read(self) -> Array:
         """The whole tensor, as `read_rows` returns it."""
@@ -95,6 +90,45 @@ class TensorRef:
 
         whole: torch.Tensor = torch.from_numpy(self.read()).to(torch.float32)
         return whole
+
+
+@dataclass(frozen=True)
+class TensorRef(StoredTensor):
+    """A strided little-endian tensor inside a file: element 0 at byte `offset`, strides in elements.
+
+    The container that makes one has checked that the whole view lies inside its storage.
+    """
+
+    path: Path
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its elements in the stored dtype."""
+        return math.prod(self.shape) * itemsize(self.dtype)
+
+    @property
+    def pieces(self) -> tuple[TensorRef, ...]:
+        """Itself."""
+        return (self,)
+
+    def read_rows(self, start: int, stop: int) -> Array:
+        """Rows `start` to `stop` (cut at the last row, as slices are) as a C-contiguous copy.
+
+        Floating dtypes come as float32, all others as they are; CheckpointError where the file has changed.
+        """
+        start, stop, _ = slice(start, stop).indices(self.rows)
+        shape = (max(stop - start, 0), *self.shape[1:]) if self.shape else ()
+        first = self.offset + (start * self.strides[0] * itemsize(self.dtype) if self.shape else 0)
+        try:
+            with self.path.open("rb") as file:
+                stored = self._gather(file, first, shape, self.strides)
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: cannot be read ({error.strerror or error}).") from error
+        return _decode(stored, self.dtype)
 
     def _gather(self, file: BinaryIO, position: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
         """The strided block at byte `position`, still in its stored dtype.

@@ -52,13 +52,14 @@ class LogBatches:
 
 @dataclass(frozen=True)
 class LogChoices:
-    """What a log is read with beyond the checkpoint's own facts."""
+    """What checkpoint and log are read with beyond what they say themselves."""
 
     columns: Mapping[str, str]
     oov: str = "error"
     dense_transform: str | None = None
     id_map: Path | None = None
     modulus: int | None = None
+    facts: Facts = NOTHING_STATED
 
 
 def run_on_batch(model: nn.Module, batch: Batch) -> Tensor:

@@ -9,11 +9,20 @@ from torch import Tensor, nn
 
 from memrec_convert.checkpoint import SourceModel, SourceTable
 from memrec_convert.errors import ModelError
+from memrec_convert.models.deepfm import DeepFM
 from memrec_convert.models.dlrm import DLRM
+from memrec_convert.models.dlrm_dcn import DlrmDcn
+from memrec_convert.models.network import ClickNetwork, read_table_inputs
 
-__all__ = ["DLRM", "build_model", "build_original", "load_dense"]
+__all__ = [
+    "DLRM", "ClickNetwork", "DeepFM", "DlrmDcn", "build_model", "build_original", "load_dense", "read_table_inputs",
+]  # fmt: skip
 
-MODELS: dict[str, Callable[[Mapping[str, object], Iterable[nn.Module]], nn.Module]] = {"dlrm": DLRM}
+MODELS: dict[str, Callable[[Mapping[str, object], Iterable[nn.Module]], nn.Module]] = {
+    "dlrm": DLRM,
+    "dlrm-dcn": DlrmDcn,
+    "deepfm": DeepFM,
+}
 """An architecture's name -> its module."""
 
 

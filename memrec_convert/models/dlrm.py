@@ -6,32 +6,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from memrec_convert.errors import ModelError
-
-TableInput = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor | None]
-"""One table's bags: ids int64 [total], offsets int64 [B] (starts, no closing one), and weights float32 [total]."""
+from memrec_convert.models.network import ClickNetwork, build_mlp, check_top, read_widths
 
 
-class DLRM(nn.Module):
+class DLRM(ClickNetwork):
     """A DLRM after an `architecture` as `checkpoint.SourceModel` gives it; the output is always the logit.
 
-    `tables` are modules called as `table(ids, offsets, per_sample_weights)` that return [B, dim]; `bottom` and `top`
-    are Sequentials of Linear and ReLU, the last top layer without. ModelError for one that makes no network.
+    `bottom` and `top` are Sequentials of Linear and ReLU, the last top layer without. ModelError for an architecture
+    that makes no network.
     """
 
     pair_index: Tensor
 
     def __init__(self, architecture: Mapping[str, object], tables: Iterable[nn.Module]) -> None:
-        super().__init__()
-        bottom, top = _read_widths(architecture, "bottom"), _read_widths(architecture, "top")
-        self.tables = nn.ModuleList(tables)
+        bottom, top = read_widths(architecture, "bottom"), read_widths(architecture, "top")
+        super().__init__(architecture, tables)
         self.interaction = architecture.get("interaction")
-        _check_architecture(architecture, len(self.tables), bottom, top)
+        self.padding = _read_padding(architecture)
+        check_top(top, self._joined_width(architecture, bottom[-1]))
         self.bottom = build_mlp(bottom, last_relu=True)
         self.top = build_mlp(top, last_relu=False)
         index = pair_index(
@@ -41,21 +39,20 @@ class DLRM(nn.Module):
         )
         self.register_buffer("pair_index", index, persistent=False)
 
-    def forward(self, dense: Tensor, ids: Tensor | Sequence[TableInput]) -> Tensor:
-        """Logits float32 [B] of dense features [B, n] (already transformed) and ids int64 [B, T], or bags per table."""
-        return self.interact(dense, self.embed(ids))
-
-    def embed(self, ids: Tensor | Sequence[TableInput]) -> list[Tensor]:
-        """The embedding stage: one [B, dim] per table, of ids [B, T] or bags per table."""
-        count = ids.shape[1] if isinstance(ids, Tensor) else len(ids)
-        if count != len(self.tables):
-            raise ModelError(f"the batch has ids for {count} tables, the model has {len(self.tables)}.")
-        if not isinstance(ids, Tensor):
-            bags = [(bag[0], bag[1], bag[2] if len(bag) > 2 else None) for bag in ids]
-            return [table(*bag) for table, bag in zip(self.tables, bags, strict=True)]
-        offsets = torch.arange(ids.shape[0], device=ids.device)
-        columns = ids.t().contiguous()
-        return [table(column, offsets, None) for table, column in zip(self.tables, columns, strict=True)]
+    def _joined_width(self, architecture: Mapping[str, object], dense_dim: int) -> int:
+        """Width of the interaction; ModelError where widths, interaction and order of pairs make no network."""
+        interaction, pairs = architecture.get("interaction"), architecture.get("pairs")
+        if interaction not in ("dot", "cat") or pairs not in ("lower", "upper"):
+            raise ModelError(f"architecture: interaction {interaction!r} with pairs {pairs!r} is not known.")
+        dims = [dim for _, dim in self.shapes]
+        if interaction == "cat":
+            return dense_dim + sum(dims) + self.padding
+        if set(dims) - {dense_dim}:
+            found = sorted(set(dims))
+            raise ModelError(f"architecture: a dot interaction needs tables {dense_dim} wide, found {found}.")
+        vectors = len(dims) + 1
+        itself = bool(architecture.get("self_interaction"))
+        return dense_dim + vectors * (vectors + (1 if itself else -1)) // 2 + self.padding
 
     def interact(self, dense: Tensor, vectors: Sequence[Tensor] | Tensor) -> Tensor:
         """Everything after the embedding stage: logits [B] of dense features [B, n] and the tables' vectors.
@@ -70,6 +67,8 @@ class DLRM(nn.Module):
             stacked = torch.stack([hidden, *parts], dim=1)
             products = torch.bmm(stacked, stacked.transpose(1, 2)).flatten(1)
             joined = torch.cat([hidden, products.index_select(1, self.pair_index)], dim=1)
+        if self.padding:
+            joined = functional.pad(joined, (0, self.padding))
         logits: Tensor = self.top(joined)
         return logits.flatten()
 
@@ -86,37 +85,9 @@ def pair_index(vectors: int, *, lower: bool, itself: bool) -> Tensor:
     return places[0] * vectors + places[1]
 
 
-def build_mlp(widths: Sequence[int], *, last_relu: bool) -> nn.Sequential:
-    """Linear layers of these widths with a ReLU after each, the last one's on request."""
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(widths):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-    return nn.Sequential(*(layers if last_relu else layers[:-1]))
-
-
-def _read_widths(architecture: Mapping[str, object], part: str) -> list[int]:
-    widths = architecture.get(part)
-    if not isinstance(widths, Sequence) or len(widths) < 2 or not all(type(width) is int for width in widths):
-        raise ModelError(f"architecture > {part}: expected a list of two or more layer widths, found {widths!r}.")
-    return list(widths)
-
-
-def _check_architecture(
-    architecture: Mapping[str, object], table_count: int, bottom: Sequence[int], top: Sequence[int]
-) -> None:
-    """ModelError where tables, widths, interaction and order of pairs do not make one network."""
-    shapes, interaction, pairs = architecture.get("tables"), architecture.get("interaction"), architecture.get("pairs")
-    if not isinstance(shapes, Sequence) or len(shapes) != table_count:
-        raise ModelError(f"architecture > tables: does not list [rows, dim] of the {table_count} tables.")
-    if interaction not in ("dot", "cat") or pairs not in ("lower", "upper"):
-        raise ModelError(f"architecture: interaction {interaction!r} with pairs {pairs!r} is not known.")
-    dims = [int(shape[1]) for shape in shapes]
-    if interaction == "cat":
-        expected = bottom[-1] + sum(dims)
-    elif set(dims) - {bottom[-1]}:
-        raise ModelError(f"architecture: a dot interaction needs tables {bottom[-1]} wide, found {sorted(set(dims))}.")
-    else:
-        vectors = table_count + 1
-        expected = bottom[-1] + vectors * (vectors + (1 if architecture.get("self_interaction") else -1)) // 2
-    if top[0] != expected or top[-1] != 1:
-        raise ModelError(f"architecture > top: expected widths from {expected} to 1, found {list(top)}.")
+def _read_padding(architecture: Mapping[str, object]) -> int:
+    """Columns of zeros after the interaction, as NVIDIA's kernels want them."""
+    padding = architecture.get("padding", 0)
+    if not isinstance(padding, int) or not 0 <= padding < 8:
+        raise ModelError(f"architecture > padding: expected a whole number from 0 to 7, found {padding!r}.")
+    return padding

@@ -74,7 +74,7 @@ def test_paths_that_are_no_files_are_named(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for name, sentence in (
         ("absent.pt", "no such file"),
-        ("dcp", "torch.distributed.checkpoint"),
+        ("dcp", ".metadata: damaged or truncated pickle"),
         (".", "a directory"),
         ("pipe", "neither a file nor a directory"),
     ):

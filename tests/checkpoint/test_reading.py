@@ -193,7 +193,11 @@ def test_a_gap_in_the_network_is_named(dlrm_state, save, drop, sentence):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"v_W_l.0": torch.ones(7)}, "learned weights per row"),
+        ({"v_W_l.0": torch.ones(6)}, r"weights per row \(weighted pooling\) of shape \[6\] do not fit emb_l.0"),
+        ({"v_W_l.3": torch.ones(6)}, "of no table"),
+        ({"emb_l.3.weight_q": torch.ones(6, 8)}, "its other part emb_l.3.weight_r is missing"),
+        ({"emb_l.3.embs.weight": torch.ones(6, 2), "emb_l.3.proj.weight": torch.ones(8, 3)}, "does not fit"),
+        ({"emb_l.3.weight_q": torch.ones(6, 8), "emb_l.3.weight_r": torch.ones(2, 4)}, "which do not fit"),
         ({"emb_l.0.weight": torch.ones(7, 8, dtype=torch.uint8)}, "quantised"),
         ({"emb_l.0.weight": torch.ones(7)}, "rows and columns"),
         ({"emb_l.0.weight": torch.ones(1, 8).expand(7, 8)}, "one stored row"),
@@ -215,7 +219,7 @@ def test_a_network_that_cannot_be_converted_is_named(dlrm_state, save, changes, 
 
 
 def test_quotient_remainder_and_mixed_dimension_tables_are_listed(dlrm_state, save):
-    """inspect lists such tables with their rows; conversion refuses them."""
+    """inspect lists such tables with their rows and the width that is stored; the network reads full width."""
     state = dlrm_state()
     for name in ("emb_l.0.weight", "emb_l.1.weight"):
         del state[name]
@@ -226,15 +230,16 @@ def test_quotient_remainder_and_mixed_dimension_tables_are_listed(dlrm_state, sa
     assert [(table["rows"], table["dim"], table["bytes"]) for table in report["tables"]] == [
         (12, 8, 4 * 56), (9, 2, 4 * 34), (3, 8, 4 * 24),
     ]  # fmt: skip
-    assert len(report["warnings"]) == 2
-    with pytest.raises(CheckpointError, match="quotient-remainder"):
-        read_source(path)
+    assert [table.get("form") for table in report["tables"]] == ["quotient-remainder", "mixed-dimension", None]
+    assert "a bag of several is refused" in report["warnings"][0]
+    assert [table.weight.shape for table in read_source(path).tables] == [(12, 8), (9, 8), (3, 8)]
 
 
 @pytest.mark.parametrize(
     ("content", "error", "sentence"),
     [
-        ({"embedding_dict.C1.weight": torch.ones(5, 8)}, CheckpointError, r"embedding_dict.C1.weight \[5, 8\]"),
+        ({"embedding_dict.C1.weight": torch.ones(5, 8)}, CheckpointError, "not the DeepFM of DeepCTR-Torch"),
+        ({"user_embedding.weight": torch.ones(5, 8)}, CheckpointError, r"has user_embedding \[5, 8\], but how its"),
         ({"fc.weight": torch.ones(5, 8)}, NoTablesError, "no embedding table"),
         ({}, NoTablesError, "0 entries"),
         ([torch.ones(2)], CheckpointError, "holds a list"),

@@ -97,7 +97,10 @@ def test_the_index_is_no_part_of_the_state():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"name": "deepfm"}, "'deepfm' is not known"),
+        ({"name": "transformer"}, "'transformer' is not known"),
+        ({"table_inputs": [0, 1]}, "architecture > table_inputs"),
+        ({"table_inputs": [0, 2, 2]}, "architecture > table_inputs"),
+        ({"padding": 9}, "architecture > padding"),
         ({"interaction": "unknown"}, "interaction 'unknown'"),
         ({"pairs": "all"}, "with pairs 'all'"),
         ({"interaction": None}, "interaction None"),
@@ -118,7 +121,7 @@ def test_architectures_that_contradict_themselves_are_refused(change, sentence):
 
 def test_a_batch_of_another_number_of_tables_is_refused():
     """Too few or too many columns of ids are a ModelError."""
-    with pytest.raises(ModelError, match="ids for 2 tables, the model has 3"):
+    with pytest.raises(ModelError, match="ids for 2 inputs, the model has 3"):
         build()(torch.rand(4, 2), torch.zeros(4, 2, dtype=torch.int64))
 
 

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from memrec_convert.checkpoint.stand_ins import printable
 from memrec_convert.checkpoint.tensor_ref import TensorRef
+from memrec_convert.errors import CheckpointError, IncompleteCheckpointError
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds: nested dicts, lists and placeholders with `TensorRef` leaves; no tensor has been read."""
+    """What a file holds: nested dicts, lists and placeholders with `StoredTensor` leaves; no tensor has been read.
+
+    `files` are those that it lies in, where it is not one file. `bare_tables`: the form names arrays, not the parts of
+    a network, so any matrix of floats is a table.
+    """
 
     container: str
     root: object
     unrun_classes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    bare_tables: bool = False
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,17 @@ class Container:
     sniff: Callable[[Path, bytes], bool]
     read: Callable[[Path], Contents]
     verify: Callable[[Path, Iterable[TensorRef]], None]
+
+
+def beside(directory: Path, name: object, where: str) -> Path:
+    """The file of this name inside a directory; CheckpointError where the name leads out of it or there is none."""
+    relative = PurePosixPath(name) if isinstance(name, str) and name and "\0" not in name else PurePosixPath("..")
+    if relative.is_absolute() or ".." in relative.parts or "\\" in str(name):
+        raise CheckpointError(f"{where}: names a file outside of its directory; it is damaged or forged.")
+    path = directory.joinpath(*relative.parts)
+    if not path.is_file():
+        raise IncompleteCheckpointError(f"{where}: the file {printable(name)} is missing; copy the whole directory.")
+    return path
 
 
 def no_checksums(path: Path, tensors: Iterable[TensorRef]) -> None:

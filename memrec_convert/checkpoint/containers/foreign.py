@@ -83,7 +83,7 @@ def unknown_form(path: Path, head: bytes) -> CheckpointError:
         return CheckpointError(f"{path}: a plain text file (it begins {line!r}), not a checkpoint.")
     return CheckpointError(
         f"{path}: not a checkpoint in any known form (it begins with the bytes {head[:8].hex(' ')}); "
-        "zip .pt, legacy .pt and .safetensors are read."
+        "zip .pt, legacy .pt, .safetensors and .npz are read."
     )
 
 
@@ -94,13 +94,10 @@ def _is_text(head: bytes) -> bool:
 
 
 _DIRECTORIES = (
-    (".metadata", "a torch.distributed.checkpoint directory"),
-    (".snapshot_metadata", "a torchsnapshot directory"),
-    ("model.safetensors.index.json", "a sharded safetensors directory"),
     ("saved_model.pb", "a TensorFlow SavedModel"),
-    ("metadata.pt", "a directory of NVIDIA's DLRM"),
     ("checkpoint", "a directory of TensorFlow checkpoints"),
 )
+_NESTED = (".metadata", ".snapshot_metadata", "metadata.pt")
 
 
 def _name_directory(path: Path) -> str:
@@ -108,4 +105,7 @@ def _name_directory(path: Path) -> str:
     for name, kind in _DIRECTORIES:
         if (path / name).exists():
             return f"{kind}, which this version does not read; {_SAVE_STATE} and give that file"
+    inside = next((name for name in _NESTED if any(path.glob(f"*/{name}"))), None)
+    if inside is not None:
+        return f"a directory above a checkpoint (it has a */{inside}); give the folder in it"
     return "a directory, and not one of a known checkpoint; give the checkpoint file in it"

@@ -7,12 +7,13 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from memrec_convert.checkpoint.containers.container import Container, Contents
+from memrec_convert.checkpoint.containers.section import Section
 from memrec_convert.checkpoint.pickle_reader import MOST_BYTES, read_pickle
 from memrec_convert.checkpoint.stand_ins import Storage, printable
 from memrec_convert.checkpoint.tensor_ref import TensorRef
@@ -67,29 +68,46 @@ def is_zip(path: Path, head: bytes) -> bool:
 
 def read_zip(path: Path) -> Contents:
     """The pickled object of a torch archive, its tensors as checked references into the file."""
-    archive = open_archive(path)
+    return read_archive(Section.whole(path))
+
+
+def read_archive(section: Section) -> Contents:
+    """As `read_zip`, of an archive that is a section of a file."""
+    path, archive = section.path, open_archive(section)
     pickled = read_member(path, archive.members[f"{archive.folder}data.pkl"])
     contents = read_pickle(io.BytesIO(pickled), f"{path} > data.pkl", load_storage=archive.load_storage)
     return Contents(NAME, contents.root, contents.unrun_classes)
 
 
-def open_archive(path: Path) -> Archive:
+def open_archive(section: Section) -> Archive:
     """Check an archive's members (names, places, storage method, byte order) and find torch's folder in it."""
+    path, members = section.path, list_members(section, _find_folder)
+    folder = _find_folder(path, {member.name for member in members})
+    by_name = {member.name: member for member in members}
+    _check_byte_order(path, by_name, folder)
+    return Archive(path, by_name, folder)
+
+
+def list_members(section: Section, recognise: Callable[[Path, set[str]], object]) -> list[Member]:
+    """The members of a zip archive, each stored as it is under a name of its own; their bytes do not overlap.
+
+    `recognise(path, names)` comes first, so that another kind of archive is refused by the name of what it is.
+    """
+    path = section.path
     try:
-        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        with section.open() as stream, zipfile.ZipFile(stream) as archive, section.open() as file:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-            folder = _find_folder(path, {entry.orig_filename for entry in entries})
+            recognise(path, {entry.orig_filename for entry in entries})
             members = [_locate(path, file, entry) for entry in entries]
             directory_offset = archive.start_dir
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, struct.error, OverflowError):
         raise CheckpointError(
-            f"{path}: a zip archive that is truncated or damaged ({path.stat().st_size} bytes, no readable "
+            f"{path}: a zip archive that is truncated or damaged ({section.nbytes} bytes, no readable "
             "directory of members at its end); download or copy it again."
         ) from None
     _refuse_overlaps(path, members, directory_offset)
-    by_name = _index_by_name(path, members)
-    _check_byte_order(path, by_name, folder)
-    return Archive(path, by_name, folder)
+    _check_names(path, members)
+    return [replace(member, offset=section.start + member.offset) for member in members]
 
 
 def _locate(path: Path, file: BinaryIO, entry: zipfile.ZipInfo) -> Member:
@@ -131,16 +149,15 @@ def _refuse_overlaps(path: Path, members: list[Member], directory_offset: int) -
         )
 
 
-def _index_by_name(path: Path, members: list[Member]) -> dict[str, Member]:
-    by_name: dict[str, Member] = {}
+def _check_names(path: Path, members: list[Member]) -> None:
+    names: set[str] = set()
     for member in members:
         name = member.name
         if name.startswith("/") or ".." in name.split("/") or "\\" in name or "\0" in name:
             raise CheckpointError(f"{path} > {printable(name)}: the name leads out of the archive; it is forged.")
-        if name in by_name:
+        if name in names:
             raise CheckpointError(f"{path} > {printable(name)}: the archive holds this member twice; it is forged.")
-        by_name[name] = member
-    return by_name
+        names.add(name)
 
 
 def _find_folder(path: Path, members: set[str]) -> str:
@@ -182,10 +199,14 @@ def read_member(path: Path, member: Member, *, limit_bytes: int = MOST_BYTES) ->
 
 def verify_zip(path: Path, tensors: Iterable[TensorRef]) -> None:
     """Compare each storage under these tensors with the archive's CRC-32, one pass, a mebibyte at a time."""
-    starts = {tensor.offset for tensor in tensors if tensor.nbytes}
-    for member in open_archive(path).members.values():
+    verify_archive(Section.whole(path), {tensor.offset for tensor in tensors if tensor.nbytes})
+
+
+def verify_archive(section: Section, starts: Collection[int]) -> None:
+    """Compare each storage in which a tensor starts (at these bytes of the file) with the archive's CRC-32."""
+    for member in list_members(section, lambda _path, _names: None):
         if any(member.offset <= start < member.offset + member.nbytes for start in starts):
-            _verify_member(path, member)
+            _verify_member(section.path, member)
 
 
 def _verify_member(path: Path, member: Member) -> None:

@@ -1,0 +1,63 @@
+"""A part of a file, read as if it were a file of its own: an archive that lies among others in one file."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+
+@dataclass(frozen=True)
+class Section:
+    """`nbytes` bytes of a file from byte `start`."""
+
+    path: Path
+    start: int
+    nbytes: int
+
+    @classmethod
+    def whole(cls, path: Path) -> Section:
+        """All of a file."""
+        return cls(path, 0, path.stat().st_size)
+
+    def open(self) -> BinaryIO:
+        """A stream over the section alone; its byte 0 is the section's first."""
+        return cast("BinaryIO", io.BufferedReader(_Window(self)))
+
+
+class _Window(io.RawIOBase):
+    """The raw stream of a section."""
+
+    def __init__(self, section: Section) -> None:
+        self.section, self.position = section, 0
+        self.file = section.path.open("rb")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.section.nbytes}[whence]
+        if base + offset < 0:
+            raise ValueError("a place before the section's first byte")
+        self.position = base + offset
+        return self.position
+
+    def tell(self) -> int:
+        return self.position
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        wanted = min(len(buffer), max(self.section.nbytes - self.position, 0))
+        self.file.seek(self.section.start + self.position)
+        content = self.file.read(wanted)
+        buffer[: len(content)] = content
+        self.position += len(content)
+        return len(content)
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()

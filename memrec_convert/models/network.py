@@ -1,0 +1,116 @@
+"""What all networks share: tables that are fed by inputs, and the embedding stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from memrec_convert.errors import ModelError
+
+TableInput = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor | None]
+"""One input's bags: ids int64 [total], offsets int64 [B] (starts, no closing one), and weights float32 [total]."""
+
+
+class ClickNetwork(nn.Module):
+    """A network over dense features and embedding tables; subclasses define `interact`.
+
+    `tables` are modules called as `table(ids, offsets, per_sample_weights)` that return [B, dim]. The architecture's
+    `table_inputs` says which input feeds each table (without it, each its own), and `single_valued` which tables
+    cannot take a bag of several ids.
+    """
+
+    def __init__(self, architecture: Mapping[str, object], tables: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(tables)
+        self.shapes = read_shapes(architecture, len(self.tables))
+        self.table_inputs = read_table_inputs(architecture, len(self.tables))
+        self.single_valued = read_single_valued(architecture, len(self.tables))
+
+    def forward(self, dense: Tensor, ids: Tensor | Sequence[TableInput]) -> Tensor:
+        """Logits float32 [B] of dense features [B, n] (already transformed) and ids int64 [B, inputs], or bags."""
+        return self.interact(dense, self.embed(ids))
+
+    def embed(self, ids: Tensor | Sequence[TableInput]) -> list[Tensor]:
+        """The embedding stage: one [B, dim] per table, of ids [B, inputs] or bags per input."""
+        count, expected = ids.shape[1] if isinstance(ids, Tensor) else len(ids), max(self.table_inputs) + 1
+        if count != expected:
+            raise ModelError(f"the batch has ids for {count} inputs, the model has {expected}.")
+        if isinstance(ids, Tensor):
+            offsets, columns = torch.arange(ids.shape[0], device=ids.device), ids.t().contiguous()
+            return [self.tables[n](columns[i], offsets, None) for n, i in enumerate(self.table_inputs)]
+        bags = [(bag[0], bag[1], bag[2] if len(bag) > 2 else None) for bag in ids]
+        for number in self.single_valued:
+            self._refuse_full_bags(number, *bags[self.table_inputs[number]])
+        return [self.tables[n](*bags[i]) for n, i in enumerate(self.table_inputs)]
+
+    def interact(self, dense: Tensor, vectors: Sequence[Tensor] | Tensor) -> Tensor:
+        """Everything after the embedding stage: logits [B] of dense features [B, n] and the tables' vectors."""
+        raise NotImplementedError
+
+    def _refuse_full_bags(self, number: int, ids: Tensor, offsets: Tensor, weights: Tensor | None) -> None:
+        """ModelError for a bag of several ids on a table whose original pools before it joins its two parts."""
+        ends = torch.cat([offsets[1:], offsets.new_tensor([len(ids)])])
+        if weights is not None or bool((ends - offsets > 1).any()):
+            raise ModelError(
+                f"table {number} multiplies quotient and remainder after pooling, so it takes one id per sample without"
+                " a weight; the batch has a bag of several, which no table of rows can stand for."
+            )
+
+
+def read_shapes(architecture: Mapping[str, object], table_count: int) -> list[tuple[int, int]]:
+    """[rows, dim] of each table; ModelError where the architecture does not list as many as there are."""
+    shapes = architecture.get("tables")
+    if not isinstance(shapes, Sequence) or len(shapes) != table_count or not table_count:
+        raise ModelError(f"architecture > tables: does not list [rows, dim] of the {table_count} tables.")
+    return [(int(shape[0]), int(shape[1])) for shape in shapes]
+
+
+def read_table_inputs(architecture: Mapping[str, object], table_count: int) -> tuple[int, ...]:
+    """The input that feeds each table; each its own where the architecture does not say. ModelError for gaps."""
+    stated = architecture.get("table_inputs")
+    if stated is None:
+        return tuple(range(table_count))
+    inputs = _read_numbers(stated)
+    if len(inputs) != table_count or set(inputs) != set(range(len(set(inputs)))):
+        raise ModelError(f"architecture > table_inputs: {stated!r} does not give {table_count} tables an input each.")
+    return inputs
+
+
+def read_single_valued(architecture: Mapping[str, object], table_count: int) -> tuple[int, ...]:
+    """The tables that take one id per sample; ModelError where they are none of the network's."""
+    stated = architecture.get("single_valued", ())
+    numbers = _read_numbers(stated)
+    if not set(numbers) <= set(range(table_count)) or bool(numbers) != bool(stated):
+        raise ModelError(f"architecture > single_valued: {stated!r} does not list some of {table_count} tables.")
+    return numbers
+
+
+def _read_numbers(value: object) -> tuple[int, ...]:
+    """A list of whole numbers; empty where it is anything else."""
+    numbers = tuple(value) if isinstance(value, (list, tuple)) else ()
+    return numbers if all(type(number) is int for number in numbers) else ()
+
+
+def read_widths(architecture: Mapping[str, object], part: str, *, least: int = 2) -> list[int]:
+    """The layer widths of an MLP."""
+    widths = architecture.get(part)
+    if not isinstance(widths, Sequence) or len(widths) < least or not all(type(width) is int for width in widths):
+        raise ModelError(f"architecture > {part}: expected a list of {least} or more layer widths, found {widths!r}.")
+    return list(widths)
+
+
+def check_top(top: Sequence[int], expected: int) -> None:
+    """ModelError unless an MLP leads from `expected` inputs to one output."""
+    if top[0] != expected or top[-1] != 1:
+        raise ModelError(f"architecture > top: expected widths from {expected} to 1, found {list(top)}.")
+
+
+def build_mlp(widths: Sequence[int], *, last_relu: bool) -> nn.Sequential:
+    """Linear layers of these widths with a ReLU after each, the last one's on request."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*(layers if last_relu else layers[:-1]))
