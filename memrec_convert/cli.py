@@ -81,6 +81,15 @@ def _read_columns(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str
     return columns or None
 
 
+def _read_sizes(_ctx: click.Context, _param: click.Parameter, text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    parts = text.replace(" ", "").split(",")
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise click.BadParameter(f"{text!r} is no list of whole numbers, such as 50,30,1000")
+    return [int(part) for part in parts]
+
+
 _LOG_OPTIONS = [
     click.option(
         "--columns",
@@ -100,6 +109,17 @@ _LOG_OPTIONS = [
         "--pairs",
         type=click.Choice(["lower", "upper"]),
         help="Order of the interaction's pairs, where the layout's default is wrong.",
+    ),
+    click.option(
+        "--qr-operation",
+        type=click.Choice(["mult", "add", "concat"]),
+        help="What joins the rows of quotient-remainder tables (default mult).",
+    ),
+    click.option(
+        "--field-sizes",
+        metavar="N,N,...",
+        callback=_read_sizes,
+        help="Ids of each field of a joint table (pytorch-fm), in order.",
     ),
     click.option("--batch-size", type=int, metavar="N", help="Samples per batch (default 4096)."),
     click.option("--threads", type=int, metavar="N", help="Threads (default: all cores)."),

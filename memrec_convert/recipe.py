@@ -48,6 +48,11 @@ class Recipe(BaseModel):
     dense_transform: Literal["log1p", "log(x+3)", "identity"] | None = Field(
         default=None, description="log1p, log(x+3) or identity"
     )
+    qr_operation: Literal["mult", "add", "concat"] | None = Field(default=None, description="mult, add or concat")
+    field_sizes: list[int] | None = Field(
+        default=None, min_length=1, description="a list of whole numbers, the ids of each field"
+    )
+    table_order: list[str] | None = Field(default=None, min_length=1, description="a list of names of tables")
     columns: dict[str, str] = Field(
         default_factory=dict, description="a mapping from table, dense input or label to a column of the log"
     )

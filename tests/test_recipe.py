@@ -13,6 +13,9 @@ description: all keys
 source: a paper
 pairs: upper
 dense_transform: log(x+3)
+qr_operation: add
+field_sizes: [50, 30]
+table_order: [t_user, t_item]
 columns: {t_user: user_id, label: clicked}
 budget: 48MB
 threshold: 10000rows

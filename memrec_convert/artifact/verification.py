@@ -10,7 +10,7 @@ import torch
 from memrec_convert.artifact.layout import build_header
 from memrec_convert.artifact.metadata import digest_tensor
 from memrec_convert.artifact.reader import Artifact, build_modules, check_table, read_artifact
-from memrec_convert.checkpoint import SourceModel, read_source
+from memrec_convert.checkpoint import SourceModel, read_facts, read_source
 from memrec_convert.distill.rows import read_chunks
 from memrec_convert.encoding import CompressedModule, count_bytes
 from memrec_convert.errors import ArtifactError
@@ -37,8 +37,14 @@ def verify(path: str | Path, *, against: str | Path | None = None) -> dict[str, 
         "against": None,
     }  # fmt: skip
     if against is not None:
-        result["against"] = {"path": str(against), "tables": _compare_rows(artifact, modules, read_source(against))}
+        source = _read_stated(artifact, against)
+        result["against"] = {"path": str(against), "tables": _compare_rows(artifact, modules, source)}
     return result
+
+
+def _read_stated(artifact: Artifact, against: str | Path) -> SourceModel:
+    """The source, read with the facts that were stated when the artifact was made from it."""
+    return read_source(against, facts=read_facts(artifact.metadata.architecture or {}))
 
 
 def check_header(artifact: Artifact) -> None:

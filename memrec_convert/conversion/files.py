@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -15,7 +14,7 @@ from memrec_convert.artifact.metadata import Metadata, format_measured
 from memrec_convert.artifact.reader import read_artifact
 from memrec_convert.artifact.verification import check_digests
 from memrec_convert.artifact.writer import write_model
-from memrec_convert.checkpoint import SourceModel
+from memrec_convert.checkpoint import FACTS, SourceModel, digest_files, state_facts
 from memrec_convert.clicklog import Profile, load_profile, refuse_leak, save_profile, take_profile
 from memrec_convert.conversion.explaining import (
     compare_neighbours,
@@ -82,7 +81,7 @@ def convert(
     val       hold-out: decides between plans and when training is best; eval: measures, and nothing else
     profile   a lookup profile (.npz) to use in place of counting `data`; written there where it does not exist yet
     out       defaults to the checkpoint's name with .safetensors
-    choices   any field of Options, and columns, id_map, modulus, pairs, dense_transform
+    choices   any field of Options, and columns, id_map, modulus, pairs, dense_transform, and any field of Facts
 
     max_auc_drop         the smallest file whose AUC drop on `val` is within this bound; `budget` is then a cap
     fail_if_worse_than   QualityError, and nothing written, where the AUC drops more than this on `val` (else on `eval`)
@@ -163,7 +162,9 @@ def plan(
 
 
 def default_target(path: Path) -> Path:
-    """The artifact's name where none was given: the checkpoint's with another suffix."""
+    """The artifact's name where none was given: the checkpoint's (its first file's) with another suffix."""
+    if not path.exists():
+        path = Path(str(path).split(",")[0])
     suffix = ".memrec.safetensors" if path.suffix == ".safetensors" else ".safetensors"
     return path.with_name(path.stem + suffix)
 
@@ -187,7 +188,9 @@ def _prepare(
         parse_budget(budget)
     options, log_choices, pairs = _resolve(read, choices)
     with watch.stage("read"):
-        source = read_checked(path, pairs=pairs, dense_transform=log_choices.dense_transform)
+        source = read_checked(
+            path, pairs=pairs, dense_transform=log_choices.dense_transform, facts=log_choices.facts
+        )
         schema = make_schema(source.architecture, [table.name for table in source.tables], log_choices)
         logs = [open_batches(one, schema, options.batch_size) if one is not None else None for one in (data, val, eval)]
         train, hold_out, judged = logs
@@ -222,7 +225,7 @@ def _refuse_leaks(
 
 def _resolve(recipe: Recipe, choices: Mapping[str, Any]) -> tuple[Options, LogChoices, str | None]:
     """Options and log choices: what the caller gave, else what the recipe says, else the defaults."""
-    known = {f.name for f in fields(Options)} | {"columns", "id_map", "modulus", "pairs", "dense_transform"}
+    known = {f.name for f in fields(Options)} | {"columns", "id_map", "modulus", "pairs", "dense_transform", *FACTS}
     for name in choices:
         if name not in known:
             near = get_close_matches(name, known, n=1)
@@ -236,6 +239,7 @@ def _resolve(recipe: Recipe, choices: Mapping[str, Any]) -> tuple[Options, LogCh
     log_choices = LogChoices(
         columns=merged.get("columns", {}), oov=options.oov, dense_transform=merged.get("dense_transform"),
         id_map=Path(merged["id_map"]) if "id_map" in merged else None, modulus=merged.get("modulus"),
+        facts=state_facts(**{name: merged[name] for name in FACTS if name in merged}),
     )  # fmt: skip
     return options, log_choices, merged.get("pairs")
 
@@ -356,19 +360,12 @@ def _evaluation_facts(job: _Job, judgement: Judgement | None) -> dict[str, Any] 
 
 
 def _source_facts(source: SourceModel, watch: Stopwatch) -> dict[str, Any]:
-    with watch.stage("digest"), source.path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256") if hasattr(hashlib, "file_digest") else _digest_stream(stream)
+    with watch.stage("digest"):
+        digest = digest_files(source.files)
     return {
-        "layout": source.layout, "container": source.container, "file_bytes": source.path.stat().st_size,
-        "digest": digest.hexdigest(), "assumed": source.assumed,
+        "layout": source.layout, "container": source.container, "file_bytes": source.file_bytes, "digest": digest,
+        "assumed": source.assumed,
     }  # fmt: skip
-
-
-def _digest_stream(stream: Any) -> Any:  # noqa: ANN401 - what hashlib returns
-    digest = hashlib.sha256()
-    while chunk := stream.read(1 << 20):
-        digest.update(chunk)
-    return digest
 
 
 def _plain_options(options: Options) -> dict[str, Any]:

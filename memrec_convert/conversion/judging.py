@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from memrec_convert.artifact.files import check_target, write_file
 from memrec_convert.artifact.layout import METADATA_KEY
 from memrec_convert.artifact.reader import load, read_artifact
+from memrec_convert.checkpoint import Facts, read_facts, state_facts
 from memrec_convert.clicklog import LogDigest, refuse_leak
 from memrec_convert.conversion.from_checkpoint import (
     LogBatches,
@@ -32,7 +33,7 @@ from memrec_convert.evaluation.delong import AucDifference, compare_auc
 from memrec_convert.evaluation.metrics import Metrics, measure
 from memrec_convert.evaluation.scoring import score_batches
 from memrec_convert.evaluation.slices import Slice, slice_by_form
-from memrec_convert.models import build_original
+from memrec_convert.models import ClickNetwork, build_original
 
 ONE_CLASS_WARNING = "the evaluation data holds one class only: AUC is not defined"
 
@@ -76,7 +77,9 @@ def require_labels(batches: LogBatches) -> None:
 def evaluate(
     path: str | Path, eval: LogPaths, *, against: str | Path | None = None, scores: str | Path | None = None,
     columns: dict[str, str] | None = None, oov: str | None = None, id_map: str | Path | None = None,
-    modulus: int | None = None, pairs: str | None = None, batch_size: int = 4096, threads: int = 0, force: bool = False,
+    modulus: int | None = None, pairs: str | None = None, qr_operation: str | None = None,
+    field_sizes: Sequence[int] | None = None, table_order: Sequence[str] | None = None,
+    batch_size: int = 4096, threads: int = 0, force: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Measures an artifact (or a checkpoint) on a log: {"artifact", "samples", "auc", "log_loss", ..., "warnings"}.
 
@@ -88,7 +91,8 @@ def evaluate(
     Options(batch_size=batch_size, threads=threads)  # refuses what convert would refuse
     if scores is not None:
         check_target(Path(scores), force=force)
-    measured = _open_artifact(path) if is_artifact(path) else _open_checkpoint(path, pairs)
+    facts = state_facts(qr_operation=qr_operation, field_sizes=field_sizes, table_order=table_order)
+    measured = _open_artifact(path) if is_artifact(path) else _open_checkpoint(path, pairs, facts)
     choices = LogChoices(columns or {}, oov or measured.oov, None, Path(id_map) if id_map else None, modulus)
     batches = open_batches(eval, make_schema(measured.architecture, measured.names, choices), batch_size)
     _refuse_profiled(measured.profile, batches.log.digest())
@@ -96,7 +100,7 @@ def evaluate(
     with torch_threads(threads):
         logits = score_batches(measured.model, batches.stream(), run_on_batch)
     result: dict[str, Any] = {
-        "artifact": {"path": str(path), "bytes": path.stat().st_size},
+        "artifact": {"path": str(path), "bytes": measured.nbytes},
         "samples": len(logits),
         "warnings": [],
     }
@@ -110,7 +114,8 @@ def evaluate(
     if against is not None:
         if labels is None:
             labels = read_labels(batches)  # refuses
-        original = _open_checkpoint(Path(against), pairs or measured.pairs)
+        stated = facts if facts.to_json() else measured.facts
+        original = _open_checkpoint(Path(against), pairs or measured.pairs, stated)
         _refuse_other_tables(path, measured, original, Path(against))
         with torch_threads(threads):
             before = score_batches(original.model, batches.stream(), run_on_batch)
@@ -126,6 +131,7 @@ class _Measured:
     model: nn.Module
     architecture: Mapping[str, Any]
     names: tuple[str, ...]
+    nbytes: int
     oov: str = "error"
     profile: Mapping[str, Any] = field(default_factory=dict)
 
@@ -133,6 +139,11 @@ class _Measured:
     def pairs(self) -> str | None:
         """The order of pairs, which may have been stated at conversion and then holds for the original too."""
         return str(self.architecture["pairs"]) if self.architecture["interaction"] == "dot" else None
+
+    @property
+    def facts(self) -> Facts:
+        """What was stated of the checkpoint at conversion."""
+        return read_facts(self.architecture)
 
 
 def is_artifact(path: Path) -> bool:
@@ -154,12 +165,15 @@ def _open_artifact(path: Path) -> _Measured:
     model = load(path)
     tables = [metadata.modules[f"tables.{number}"] for number in range(len(metadata.modules))]
     names = tuple(str(table["name"]) for table in tables)
-    return _Measured(model, metadata.architecture, names, str(tables[0]["oov"]), metadata.profile)
+    return _Measured(
+        model, metadata.architecture, names, path.stat().st_size, str(tables[0]["oov"]), metadata.profile
+    )
 
 
-def _open_checkpoint(path: Path, pairs: str | None) -> _Measured:
-    source = read_checked(path, pairs=pairs, dense_transform=None)
-    return _Measured(build_original(source), source.architecture, tuple(table.name for table in source.tables))
+def _open_checkpoint(path: Path, pairs: str | None, facts: Facts) -> _Measured:
+    source = read_checked(path, pairs=pairs, dense_transform=None, facts=facts)
+    names = tuple(table.name for table in source.tables)
+    return _Measured(build_original(source), source.architecture, names, source.file_bytes)
 
 
 def _refuse_profiled(profile: Mapping[str, Any], digest: LogDigest) -> None:
@@ -226,6 +240,7 @@ def _slice(
         (number, module) for number, module in enumerate(converted.get_submodule("tables").children())
         if isinstance(module, CompressedTable) and module.spec.form == "replaced"
     ]  # fmt: skip
+    inputs = converted.table_inputs if isinstance(converted, ClickNetwork) else None
     names = list(dict.fromkeys(name for _, module in tables for name in module.form_names()))
     forms: dict[str, list[np.ndarray]] = {module.name: [] for _, module in tables}
     unseen: dict[str, list[np.ndarray]] = {module.name: [] for _, module in tables}
@@ -233,7 +248,7 @@ def _slice(
         if not isinstance(batch.ids, Tensor):
             return ()
         for number, module in tables:
-            ids = batch.ids[:, number]
+            ids = batch.ids[:, number if inputs is None else inputs[number]]
             own = np.array([names.index(name) for name in module.form_names()], dtype=np.int8)
             forms[module.name].append(own[module.form_of(ids).numpy()])
             if counts is not None:

@@ -15,6 +15,7 @@ from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE, Metadata
 from memrec_convert.artifact.reader import read_artifact
 from memrec_convert.artifact.verification import check_digests
 from memrec_convert.artifact.writer import collect_tensors, write_model
+from memrec_convert.checkpoint import FACTS
 from memrec_convert.conversion.files import _plain_options, _resolve, stay_silent
 from memrec_convert.conversion.from_module import make_loader, make_subject
 from memrec_convert.conversion.reporting import make_report
@@ -71,7 +72,7 @@ def compress(
 def _refuse_log_choices(choices: Mapping[str, Any]) -> None:
     """RecipeError for what would say how to read a click log: there is none."""
     for name in choices:
-        if name in ("columns", "id_map", "modulus", "pairs", "dense_transform"):
+        if name in ("columns", "id_map", "modulus", "pairs", "dense_transform", *FACTS):
             raise RecipeError(f"the option {name!r} is for click logs; batches reach a live model as they are.")
 
 
