@@ -89,7 +89,7 @@ def fit_table(
     at_zero = (sample.rows.residual @ survey.metric).square().sum(dim=1)
     stored = {}
     for codec in ("int8",) if replaceable else ():
-        distances = torch.stack([at_zero, _codec_distance(sample.rows.residual + survey.centre, survey.metric, codec)])
+        distances = torch.stack([at_zero, codec_distance(sample.rows.residual + survey.centre, survey.metric, codec)])
         stored[codec] = _sum_by_class(distances, sample, number, classes)[1]
     kept = {codec: _kept_distortion(reader, survey, codec) for codec in CODECS}
     return TableFit(survey, classes, sample, fitted, TableCurves(name, rows, dim, classes.rows, curves, stored, kept))
@@ -110,7 +110,8 @@ def _overall_share(sums: np.ndarray) -> np.ndarray:
     return total / total[0] if total[0] > 0 else np.zeros(len(total))
 
 
-def _codec_distance(rows: Tensor, metric: Tensor, codec: str) -> Tensor:
+def codec_distance(rows: Tensor, metric: Tensor, codec: str) -> Tensor:
+    """Squared distance of each row (float32 [n, dim]) from itself as the codec holds it, float32 [n]."""
     parts = CODECS[codec].encode(rows)
     return ((CODECS[codec].decode(parts, torch.arange(len(rows))) - rows) @ metric).square().sum(dim=1)
 
@@ -121,5 +122,5 @@ def _kept_distortion(reader: RowReader, survey: Survey, codec: str) -> float:
     total = 0.0
     for start, chunk in read_chunks(reader):
         weights = torch.from_numpy(survey.weights[start : start + len(chunk)])
-        total += float((weights * _codec_distance(chunk, survey.metric, codec)).to(torch.float64).sum())
+        total += float((weights * codec_distance(chunk, survey.metric, codec)).to(torch.float64).sum())
     return total if math.isfinite(total) else math.inf  # fp16 ends at 65,504

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from memrec_convert.distill.curves import codec_distance
 from memrec_convert.distill.rows import RowReader, chunk_bounds
 from memrec_convert.distill.stages import Stage, encode_rows
 from memrec_convert.distill.survey import Survey
-from memrec_convert.encoding.codecs import CODECS
 from memrec_convert.parallel import ordered_map
 
 
@@ -38,7 +38,7 @@ def code_table(
         rest = chunk - survey.centre
         found, distances = encode_rows(rest, survey.metric, stages, scale=survey.scale)
         wanted = [
-            distances[level] if isinstance(level, int) else _stored_distance(chunk, survey.metric, level)
+            distances[level] if isinstance(level, int) else codec_distance(chunk, survey.metric, level)
             for level in levels
         ]
         return bounds, found, torch.stack(wanted)
@@ -47,8 +47,3 @@ def code_table(
         codes[start:stop] = found.numpy()
         losses[:, start:stop] = distances.numpy() * survey.weights[start:stop]
     return CodedTable(tuple(stages), codes, losses)
-
-
-def _stored_distance(rows: Tensor, metric: Tensor, codec: str) -> Tensor:
-    parts = CODECS[codec].encode(rows)
-    return ((CODECS[codec].decode(parts, torch.arange(len(rows))) - rows) @ metric).square().sum(dim=1)
