@@ -130,7 +130,7 @@ def explain_tables(fitted: Fitted, subject: Subject, price: float, auc_model: Au
 def compare_neighbours(
     fitted: Fitted, budget_bytes: int, count: CountFile, auc_model: AucModel | None
 ) -> list[dict[str, Any]]:
-    """What three quarters and four thirds of the budget would lead to."""
+    """What three quarters, the whole and four thirds of the budget lead to."""
     neighbours = []
     for factor in (0.75, 1.0, 4 / 3):
         found = _try_plan(fitted, int(budget_bytes * factor), count)
