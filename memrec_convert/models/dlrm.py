@@ -60,11 +60,12 @@ class DLRM(ClickNetwork):
         `vectors` is one [B, dim] per table, or [B, T, dim] in one.
         """
         hidden = self.bottom(dense)
-        parts = vectors.unbind(1) if isinstance(vectors, Tensor) else vectors
         if self.interaction == "cat":
+            parts = [vectors.flatten(1)] if isinstance(vectors, Tensor) else vectors
             joined = torch.cat([hidden, *parts], dim=1)
         else:
-            stacked = torch.stack([hidden, *parts], dim=1)
+            parts = [vectors] if isinstance(vectors, Tensor) else [part.unsqueeze(1) for part in vectors]
+            stacked = torch.cat([hidden.unsqueeze(1), *parts], dim=1)
             products = torch.bmm(stacked, stacked.transpose(1, 2)).flatten(1)
             joined = torch.cat([hidden, products.index_select(1, self.pair_index)], dim=1)
         if self.padding:

@@ -32,7 +32,7 @@ class DlrmDcn(ClickNetwork):
 
     def interact(self, dense: Tensor, vectors: Sequence[Tensor] | Tensor) -> Tensor:
         """Logits [B] of dense features [B, n] and one [B, dim] per table, or [B, T, dim] in one."""
-        parts = vectors.unbind(1) if isinstance(vectors, Tensor) else vectors
+        parts = [vectors.flatten(1)] if isinstance(vectors, Tensor) else vectors
         first = torch.cat([self.bottom(dense), *parts], dim=1)
         crossed = first
         for layer in self.cross:

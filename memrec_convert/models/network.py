@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from memrec_convert.encoding.together import TogetherCache, embed_together
 from memrec_convert.errors import ModelError
 
 TableInput = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor | None]
@@ -28,29 +29,39 @@ class ClickNetwork(nn.Module):
         self.shapes = read_shapes(architecture, len(self.tables))
         self.table_inputs = read_table_inputs(architecture, len(self.tables))
         self.single_valued = read_single_valued(architecture, len(self.tables))
+        self._kernel_tables = TogetherCache()
 
     def forward(self, dense: Tensor, ids: Tensor | Sequence[TableInput]) -> Tensor:
         """Logits float32 [B] of dense features [B, n] (already transformed) and ids int64 [B, inputs], or bags."""
         return self.interact(dense, self.embed(ids))
 
-    def embed(self, ids: Tensor | Sequence[TableInput]) -> list[Tensor]:
-        """The embedding stage: one [B, dim] per table, of ids [B, inputs] or bags per input."""
+    def embed(self, ids: Tensor | Sequence[TableInput]) -> Sequence[Tensor] | Tensor:
+        """The embedding stage: one [B, dim] per table, of ids [B, inputs] or bags per input.
+
+        Where all tables are compressed and as wide as each other, it is one [B, T, dim].
+        """
         count, expected = ids.shape[1] if isinstance(ids, Tensor) else len(ids), max(self.table_inputs) + 1
         if count != expected:
             raise ModelError(f"the batch has ids for {count} inputs, the model has {expected}.")
+        if not isinstance(ids, Tensor):
+            for number in self.single_valued:
+                self._refuse_full_bags(number, *ids[self.table_inputs[number]])
+        together = embed_together(self.tables, self.table_inputs, ids, self._kernel_tables)
+        if together is not None:
+            return together
         if isinstance(ids, Tensor):
             offsets, columns = torch.arange(ids.shape[0], device=ids.device), ids.t().contiguous()
             return [self.tables[n](columns[i], offsets, None) for n, i in enumerate(self.table_inputs)]
         bags = [(bag[0], bag[1], bag[2] if len(bag) > 2 else None) for bag in ids]
-        for number in self.single_valued:
-            self._refuse_full_bags(number, *bags[self.table_inputs[number]])
         return [self.tables[n](*bags[i]) for n, i in enumerate(self.table_inputs)]
 
     def interact(self, dense: Tensor, vectors: Sequence[Tensor] | Tensor) -> Tensor:
         """Everything after the embedding stage: logits [B] of dense features [B, n] and the tables' vectors."""
         raise NotImplementedError
 
-    def _refuse_full_bags(self, number: int, ids: Tensor, offsets: Tensor, weights: Tensor | None) -> None:
+    def _refuse_full_bags(
+        self, number: int, ids: Tensor, offsets: Tensor, weights: Tensor | None = None
+    ) -> None:
         """ModelError for a bag of several ids on a table whose original pools before it joins its two parts."""
         ends = torch.cat([offsets[1:], offsets.new_tensor([len(ids)])])
         if weights is not None or bool((ends - offsets > 1).any()):

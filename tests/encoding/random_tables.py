@@ -54,9 +54,14 @@ def random_hashing(draw: np.random.Generator, dim: int, base: str) -> HashSpec |
     )  # fmt: skip
 
 
-def random_spec(draw: np.random.Generator, base: str, kinds: tuple[str, ...]) -> tuple[TableSpec, np.ndarray]:
-    """A spec with this base and levels of these kinds ("codes" or a codec's name), and the level of each row."""
-    rows, dim = int(draw.integers(20, 400)), int(draw.integers(1, 6))
+def random_spec(
+    draw: np.random.Generator, base: str, kinds: tuple[str, ...], dim: int = 0
+) -> tuple[TableSpec, np.ndarray]:
+    """A spec with this base and levels of these kinds ("codes" or a codec's name), and the level of each row.
+
+    Rows are `dim` wide, or a few numbers where it is 0.
+    """
+    rows, dim = int(draw.integers(20, 400)), dim or int(draw.integers(1, 6))
     depth = int(draw.integers(1, 4)) if base == "codes" else 0
     stages = depth + sum(kind == "codes" for kind in kinds) * int(draw.integers(1, 4))
     levels = np.full(rows, -1, dtype=np.int8)
@@ -92,10 +97,10 @@ def random_group(draw: np.random.Generator, spec: HashSpec) -> HashGroup:
     return group
 
 
-def random_table(seed: int, base: str, kinds: tuple[str, ...]) -> RandomTable:
+def random_table(seed: int, base: str, kinds: tuple[str, ...], dim: int = 0) -> RandomTable:
     """A table of a random spec with random contents."""
     draw = np.random.default_rng(seed)
-    spec, levels = random_spec(draw, base, kinds)
+    spec, levels = random_spec(draw, base, kinds, dim)
     codebook = draw.integers(-127, 128, (sum(spec.stages), spec.dim)).astype(np.int8)
     codes = np.stack(
         [draw.integers(0, size, spec.rows) for size in spec.stages] or [np.zeros(spec.rows)], axis=1

@@ -1,0 +1,228 @@
+"""Compressed tables as the C++ kernel sees them: addresses of their tensors, and one call for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from memrec_convert.encoding.memory import OUTPUTS
+from memrec_convert.encoding.spec import LevelSpec, TableSpec
+from memrec_convert.kernels.loading import load_kernel
+
+if TYPE_CHECKING:
+    from memrec_convert.encoding.table import CompressedTable, HashGroup
+
+MOST_STAGES = 32
+MOST_DIM = 1 << 16
+LINE_BYTES = 64
+STREAM_BYTES = 4 << 20
+"""Outputs from this size on are written past the caches."""
+
+_CODECS = {"": 0, "fp32": 0, "bf16": 1, "fp16": 2, "int8": 3}
+_OUTSIDE = {"error": 0, "clip": 1, "hash": 2, "zero": 3}
+_POOLING = {"": 0, "sum": 1, "mean": 2}
+
+KernelInput = tuple[Tensor, Tensor | None, Tensor | None]
+"""Of one table: ids [n]; offsets [bags] or None where each id is its own bag; weights float32 [n] or None."""
+
+
+class KernelTables:
+    """Tables side by side, ready for the kernel; their tensors' memory is held for as long as it lives.
+
+    inputs: per table the column of a grid of ids that feeds it. A row of the output holds the tables' vectors in order.
+    """
+
+    def __init__(self, tables: Sequence[CompressedTable], inputs: Sequence[int]) -> None:
+        self.tables, self.inputs, self.held = tuple(tables), tuple(inputs), list[torch.UntypedStorage]()
+        self.native = load_kernel()
+        self.last_input = max(inputs, default=-1)
+        self.columns = [0]
+        descriptions = []
+        for table, number in zip(tables, inputs, strict=True):
+            descriptions.append(_describe(table, number, self.columns[-1], self.held))
+            self.columns.append(self.columns[-1] + table.spec.dim)
+        self.width = self.columns[-1]
+        self.aligned = not any(4 * column % LINE_BYTES for column in self.columns)
+        self.handle = self.native.make_tables(descriptions) if self.native is not None else None
+        self.look_up: Any = getattr(self.native, "look_up_grid", None)
+        self.generations = [table.generation for table in tables]
+
+    def is_current(self) -> bool:
+        """Whether the tables still hold the tensors that this was made of."""
+        return self.generations == [table.generation for table in self.tables]
+
+    def look_up_grid(self, ids: Tensor, out: Tensor | None = None, *, clock: Tensor | None = None) -> Tensor:
+        """Vectors float32 [samples, width] of ids (int64 or int32 [samples, inputs]), into `out` where it is given.
+
+        out    float32 [samples, width], its rows without gaps inside and not on each other
+        clock  int64 [4] on request: nanoseconds of reading, index, fetching and decoding are added to it, on one thread
+
+        IndexError for ids outside a table; all is checked before anything is written.
+        """
+        samples, stride = ids.shape[0], self.width
+        if out is None:
+            out = OUTPUTS.take(samples, stride)
+        else:
+            stride = self._check_out(out, samples)
+        self._run_grid(ids, samples, out, stride, clock)
+        return out
+
+    def look_up_tables(self, ids: Tensor, *, clock: Tensor | None = None) -> Tensor:
+        """As `look_up_grid`, with each table's vectors in one piece: float32 [samples * width], table after table.
+
+        A large batch is written faster so: in order, instead of a few lines on every page.
+        """
+        out = OUTPUTS.take(ids.shape[0], self.width)
+        self._run_grid(ids, ids.shape[0], out, 0, clock)
+        return out.view(-1)
+
+    def _check_out(self, out: Tensor, samples: int) -> int:
+        """Floats from one row of `out` to the next; ValueError where it cannot take the vectors."""
+        if out.dtype != torch.float32 or out.shape != (samples, self.width) or out.stride(1) != 1 or not out.is_cpu:
+            raise ValueError(
+                f"out is {out.dtype} {list(out.shape)}, expected float32 {[samples, self.width]} without gaps"
+            )
+        stride = out.stride(0) if samples > 1 else self.width
+        if stride < self.width:
+            raise ValueError(f"the rows of out lie on each other: they are {stride} apart and {self.width} wide")
+        return stride
+
+    def _run_grid(self, ids: Tensor, samples: int, out: Tensor, stride: int, clock: Tensor | None) -> None:
+        narrow = ids.dtype == torch.int32
+        if not narrow and ids.dtype != torch.int64:
+            raise TypeError(f"ids are {ids.dtype}, expected int64 or int32")
+        if ids.shape[1] <= self.last_input:
+            raise ValueError(f"ids have {ids.shape[1]} columns, the tables take {self.last_input + 1}")
+        sample_stride, input_stride = ids.stride()
+        address = out.data_ptr()
+        large = samples * self.width * 4 >= STREAM_BYTES
+        stream = large and self.aligned and not (address | 4 * stride) % LINE_BYTES
+        fault = self.look_up(
+            self.handle, ids.data_ptr(), narrow, sample_stride, input_stride, samples, address, stride, stream,
+            torch.get_num_threads(), 0 if clock is None else clock.data_ptr(),
+        )  # fmt: skip
+        if fault is not None:
+            self._raise(fault, [ids[:, number] for number in self.inputs])
+
+    def look_up_bags(self, inputs: Sequence[KernelInput], samples: int) -> Tensor:
+        """Pooled vectors float32 [samples, width] of bags of ids, one input per table.
+
+        IndexError for ids outside a table, ValueError for offsets that do not rise from 0 to at most the number of ids
+        and for weights that are NaN.
+        """
+        if not all(part is None or part.is_cpu for one in inputs for part in one):
+            raise ValueError("ids, offsets and weights must all be on the CPU")
+        for ids, offsets, weights in inputs:
+            if len(ids if offsets is None else offsets) != samples or (offsets is None and weights is not None):
+                raise ValueError(f"inputs for {samples} samples need one id per sample, or one offset")
+        out = OUTPUTS.take(samples, self.width)
+        packed = [
+            (
+                ids.data_ptr(), ids.dtype == torch.int32, ids.stride(0), ids.shape[0],
+                0 if offsets is None else offsets.data_ptr(), offsets is not None and offsets.dtype == torch.int32,
+                0 if weights is None else weights.data_ptr(),
+            )
+            for ids, offsets, weights in inputs
+        ]  # fmt: skip
+        fault = self.native.look_up_bags(  # type: ignore[union-attr]
+            self.handle, packed, samples, out.data_ptr(), self.width, torch.get_num_threads()
+        )
+        if fault is not None:
+            self._raise(fault, [ids for ids, _, _ in inputs])
+        return out
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        """A copied module makes its own: addresses belong to the tensors of this one."""
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """Not stored: addresses mean nothing elsewhere."""
+        return type(None), ()
+
+    def _raise(self, fault: tuple[str, int, int], ids: Sequence[Tensor]) -> None:
+        kind, number, position = fault
+        table = self.tables[number]
+        if kind == "id":
+            raise table.outside_error(ids[number])
+        name = table.name or "?"
+        if kind == "offset":
+            raise ValueError(
+                f"table {name}: offsets must rise from 0 and stay within the {len(ids[number])} ids; the one of bag "
+                f"{position} does not"
+            )
+        raise ValueError(f"table {name}: the per-sample weight of id number {position} is NaN")
+
+
+def kernel_can_read(table: CompressedTable) -> bool:
+    """Whether the kernel is here and can look up this table: on the CPU, its tensors without gaps, not in training."""
+    spec = table.spec
+    if table.decoder is not None or len(spec.stages) > MOST_STAGES or spec.dim > MOST_DIM or load_kernel() is None:
+        return False
+    return _has_its_tensors(table) and (table.group is None or _has_its_tensors(table.group))
+
+
+def _has_its_tensors(module: CompressedTable | HashGroup) -> bool:
+    """Whether the buffers are what the spec says, which `half()` and the like may have changed, and on the CPU."""
+    buffers = dict(module.named_buffers(recurse=False))
+    found = {name: (buffer.dtype, tuple(buffer.shape)) for name, buffer in buffers.items()}
+    plain = all(buffer.device.type == "cpu" and buffer.is_contiguous() for buffer in buffers.values())
+    return plain and found == module.spec.tensors()
+
+
+def _describe(table: CompressedTable, number: int, column: int, held: list[torch.UntypedStorage]) -> dict[str, object]:
+    """What the kernel's reader of descriptions expects, by the same names."""
+    spec = table.spec
+
+    def address(name: str) -> int:
+        if name not in dict(table.named_buffers(recurse=False)):
+            return 0
+        buffer = table.get_buffer(name)
+        held.append(buffer.untyped_storage())
+        return buffer.data_ptr()
+
+    stages = [
+        {"bits": bits, "first": first, "shift": shift}
+        for bits, first, shift in zip(spec.stage_bits, spec.first_entries, spec.shifts, strict=True)
+    ]
+    kept = spec.form == "kept"
+    plain = {
+        "rows": spec.rows, "dim": spec.dim, "kept": int(kept), "input": number, "column": column,
+        "outside": _OUTSIDE[table.oov], "pooling": _POOLING[getattr(table, "mode", "")],
+        "padding": -1 if table.padding_idx is None else table.padding_idx,
+        "frame": address("frame"), "codebook": address("codebook"), "base": address("base"),
+        "base_bits": spec.base_bits(), "base_depth": spec.base_depth, "stages": stages,
+        "levels": [_describe_level(spec, level, n, address) for n, level in enumerate(spec.levels)],
+        "codec": _CODECS[spec.codec], "codec_rows": address("rows") if kept else 0,
+        "codec_scale": address("scale") if kept else 0,
+    }  # fmt: skip
+    return plain | _describe_hashing(table, held)
+
+
+def _describe_level(spec: TableSpec, level: LevelSpec, number: int, address: Any) -> dict[str, object]:  # noqa: ANN401
+    index, prefix = level.index, f"level{number}_"
+    keys = index.kind == "keys"
+    return {
+        "index_kind": int(keys), "index": address(prefix + "index"), "index_bytes": index.nbytes, "count": index.count,
+        "key_bits": index.key_bits, "mixed_bits": index.mixed_bits, "starts_at": 4 * index.groups if keys else 0,
+        "keys_at": index.keys_start if keys else 0, "stored": int(level.kind == "rows"), "depth": level.depth,
+        "entry_bits": spec.level_bits(level), "codes": address(prefix + "codes"), "codec": _CODECS[level.codec],
+        "codec_rows": address(prefix + "rows"), "codec_scale": address(prefix + "scale"),
+    }  # fmt: skip
+
+
+def _describe_hashing(table: CompressedTable, held: list[torch.UntypedStorage]) -> dict[str, object]:
+    group, hashing = table.group, table.spec.hashing
+    if group is None or hashing is None:
+        names = ("tokens", "whole_tokens", "token_scale", "token_weights", "token_rows", "weight_blocks", "hash_seed")
+        return dict.fromkeys((*names, "k", "k_weights"), 0)
+    buffers = dict(group.named_buffers(recurse=False))
+    held.extend(buffer.untyped_storage() for buffer in buffers.values())
+    return {
+        "tokens": buffers["tokens"].data_ptr(), "whole_tokens": int(hashing.token_codec == "int8"),
+        "token_scale": buffers["scale"].data_ptr(),
+        "token_weights": buffers["weights"].data_ptr() if hashing.k_weights else 0, "token_rows": hashing.rows,
+        "weight_blocks": hashing.blocks, "k": hashing.k, "k_weights": hashing.k_weights,
+        "hash_seed": table.spec.hash_seed,
+    }  # fmt: skip

@@ -1,0 +1,101 @@
+"""All compressed tables of a network in one call of the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memrec_convert.encoding.kernel_tables import KernelTables, kernel_can_read
+from memrec_convert.encoding.modules import CompressedEmbeddingBag
+from memrec_convert.encoding.operator import must_trace
+from memrec_convert.encoding.tracking import Changes
+
+LEAST_SAMPLES_BY_TABLE = 128
+"""From this batch on each table's vectors are written in one piece."""
+
+
+class TogetherCache:
+    """The kernel's view of a network's tables, made when first needed; copies of a network make their own."""
+
+    def __init__(self) -> None:
+        self.tables: tuple[CompressedEmbeddingBag, ...] = ()
+        self.dims: tuple[int, ...] = ()
+        self.change, self.generations = -1, list[int]()
+        self.kernel: KernelTables | None = None
+
+    def find(self, modules: Iterable[object], inputs: Sequence[int]) -> KernelTables | None:
+        """The view of exactly these tables as they are now; None where one of them takes another way."""
+        tables, change = tuple(modules), Changes.last
+        if tables != self.tables or change != self.change:
+            self._renew(tables, inputs)
+            self.change = change
+        return self.kernel
+
+    def _renew(self, tables: tuple[Any, ...], inputs: Sequence[int]) -> None:
+        """Makes the view anew, unless what was replaced since belongs to other tables."""
+        if any(type(table) is not CompressedEmbeddingBag for table in tables):
+            self.tables, self.kernel = tables, None
+            return
+        generations = [table.generation for table in tables]
+        if tables == self.tables and generations == self.generations:
+            return
+        self.tables, self.generations = tables, generations
+        self.dims = tuple(table.spec.dim for table in tables)
+        usable = all(kernel_can_read(table) and not table.include_last_offset for table in tables)
+        self.kernel = KernelTables(tables, inputs) if usable else None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TogetherCache:
+        """Empty."""
+        return TogetherCache()
+
+    def __reduce__(self) -> tuple[type[TogetherCache], tuple[()]]:
+        """Stored empty."""
+        return TogetherCache, ()
+
+
+def embed_together(
+    tables: Iterable[object], inputs: Sequence[int], ids: Tensor | Sequence[Any], cache: TogetherCache
+) -> Sequence[Tensor] | Tensor | None:
+    """The vectors of all tables, [B, T, dim] or one [B, dim] each; None where the kernel does not take them at once.
+
+    ids are int64 or int32 [B, inputs], or per input the bags (ids, offsets, weights or None).
+    """
+    first = ids if isinstance(ids, Tensor) else ids[0][0]
+    if must_trace(first) or not first.is_cpu:
+        return None
+    kernel = cache.find(tables, inputs)
+    if kernel is None:
+        return None
+    if isinstance(ids, Tensor):
+        if len(ids) >= LEAST_SAMPLES_BY_TABLE:
+            return _by_table(kernel.look_up_tables(ids), len(ids), cache.dims)
+        return _by_sample(kernel.look_up_grid(ids), cache.dims)
+    samples = len(ids[0][1])
+    bags = [table.read_bags(*_pad(ids[number])) for table, number in zip(cache.tables, inputs, strict=True)]
+    learning = any(weights is not None and weights.requires_grad for *_, weights in bags)
+    if learning or samples == 0 or any(starts is None or len(starts) != samples for _, starts, _ in bags):
+        return None
+    return _by_sample(kernel.look_up_bags(bags, samples), cache.dims)
+
+
+def _by_sample(vectors: Tensor, dims: tuple[int, ...]) -> Sequence[Tensor] | Tensor:
+    """[samples, width] as [samples, T, dim], or as one matrix per table."""
+    if len(set(dims)) == 1:
+        return vectors.view(len(vectors), len(dims), -1)
+    return torch.split(vectors, list(dims), dim=1)
+
+
+def _by_table(vectors: Tensor, samples: int, dims: tuple[int, ...]) -> Sequence[Tensor] | Tensor:
+    """[samples * width], table after table, as [samples, T, dim], or as one matrix per table."""
+    if len(set(dims)) == 1:
+        return vectors.view(len(dims), samples, -1).transpose(0, 1)
+    parts = torch.split(vectors, [samples * dim for dim in dims])
+    return [part.view(samples, dim) for part, dim in zip(parts, dims, strict=True)]
+
+
+def _pad(bags: Sequence[Tensor | None]) -> tuple[Any, Any, Any]:
+    """Ids, offsets and weights, None for weights that were left out."""
+    return bags[0], bags[1], bags[2] if len(bags) > 2 else None

@@ -1,0 +1,13 @@
+// What this machine's processor and operating system can run.
+#pragma once
+
+namespace memrec {
+
+struct Features {
+    bool avx2 = false;    // with F16C, BMI and POPCNT
+    bool avx512 = false;  // F, BW, DQ, VL, VBMI, VPOPCNTDQ
+};
+
+Features detect_features();
+
+}  // namespace memrec

@@ -1,0 +1,189 @@
+#include "engine.h"
+
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <memory>
+
+#include "cpu.h"
+#include "scratch.h"
+#include "threads.h"
+
+namespace memrec {
+namespace {
+
+constexpr int64_t kSamples = 128;             // of one table in a piece
+constexpr int64_t kLookupsPerThread = 2048;   // fewer than this are not worth waking a thread for
+constexpr int64_t kPiecesPerTask = 4;
+
+struct Choice {
+    const Kernel* available[5] = {};  // null after the last
+    std::atomic<const Kernel*> active{nullptr};
+    Choice() {
+        int count = 0;
+        const Features features = detect_features();
+        if (features.avx512 && avx512_kernel()) available[count++] = avx512_kernel();
+        if (features.avx2 && avx2_kernel()) available[count++] = avx2_kernel();
+        if (neon_kernel()) available[count++] = neon_kernel();
+        available[count] = scalar_kernel();
+        active = available[0];
+    }
+};
+
+Choice& choice() {
+    static Choice one;
+    return one;
+}
+
+// How a request is cut: whole tables side by side where there are few samples, runs of samples where there are many.
+struct Cut {
+    const Request* request;
+    RunPiece run;
+    int64_t samples_per_piece, tables_per_piece, pieces_across, pieces;
+
+    Cut(const Request& of, RunPiece runs) : request(&of), run(runs) {
+        bool plain = true;
+        for (int64_t t = 0; t < of.count; ++t) plain = plain && !of.bags[t].offsets;
+        samples_per_piece = of.samples < kSamples ? of.samples : kSamples;
+        tables_per_piece = plain ? kSlots / samples_per_piece : 1;
+        pieces_across = (of.samples + samples_per_piece - 1) / samples_per_piece;
+        pieces = pieces_across * ((of.count + tables_per_piece - 1) / tables_per_piece);
+    }
+
+    void run_piece(int64_t number) const {
+        const int64_t first_table = number / pieces_across * tables_per_piece;
+        const int64_t first = number % pieces_across * samples_per_piece;
+        const int64_t last_table = first_table + tables_per_piece, last = first + samples_per_piece;
+        run(*request, {first_table, last_table < request->count ? last_table : request->count, first,
+                       last < request->samples ? last : request->samples});
+    }
+};
+
+void run_some(void* context, int64_t number) {
+    const auto* cut = static_cast<const Cut*>(context);
+    const int64_t last = (number + 1) * kPiecesPerTask;
+    for (int64_t piece = number * kPiecesPerTask; piece < last && piece < cut->pieces; ++piece) cut->run_piece(piece);
+}
+
+int64_t find_outside(const Bags& bags, uint64_t rows) {
+    uint64_t outside = 0;
+    if (bags.narrow) {
+        for (int64_t i = 0; i < bags.count; ++i)
+            outside |= static_cast<uint64_t>(
+                static_cast<uint64_t>(static_cast<int64_t>(load_at<int32_t>(bags.ids, i * bags.stride))) >= rows);
+    } else {
+        for (int64_t i = 0; i < bags.count; ++i)
+            outside |= static_cast<uint64_t>(load_at<uint64_t>(bags.ids, i * bags.stride) >= rows);
+    }
+    for (int64_t i = 0; outside && i < bags.count; ++i)
+        if (static_cast<uint64_t>(id_at(bags, i)) >= rows) return i;
+    return -1;
+}
+
+int64_t find_bad_offset(const Bags& bags, int64_t samples) {
+    int64_t before = 0;
+    for (int64_t b = 0; b < samples; ++b) {
+        const int64_t start = start_of(bags, b, samples);
+        if (start < before || start > bags.count || (b == 0 && start != 0)) return b;
+        before = start;
+    }
+    return -1;
+}
+
+int64_t find_nan(const Bags& bags) {
+    for (int64_t i = 0; i < bags.count; ++i)
+        if (std::isnan(load_at<float>(bags.weights, i))) return i;
+    return -1;
+}
+
+Finding check(const Request& request) {
+    for (int64_t t = 0; t < request.count; ++t) {
+        const Bags& bags = request.bags[t];
+        int64_t at = -1;
+        if (bags.offsets && (at = find_bad_offset(bags, request.samples)) >= 0) return {Fault::offset, t, at};
+        if (bags.weights && (at = find_nan(bags)) >= 0) return {Fault::weight, t, at};
+        const Table& table = request.tables[t];
+        if (table.outside == Outside::error && (at = find_outside(bags, table.rows)) >= 0) return {Fault::id, t, at};
+    }
+    return {Fault::none, -1, -1};
+}
+
+struct AllKeyPlaces {
+    KeyPlaces of_bits[17];
+    AllKeyPlaces() {
+        for (uint32_t bits = 1; bits <= 16; ++bits)
+            for (uint32_t offset = 0; offset < 8; ++offset)
+                for (uint32_t lane = 0; lane < 16; ++lane) place(of_bits[bits], offset, lane, offset + lane * bits);
+    }
+    static void place(KeyPlaces& places, uint32_t offset, uint32_t lane, uint32_t bit) {
+        places.bit_of[offset][lane] = bit & 7;
+        for (uint32_t byte = 0; byte < 4; ++byte)
+            places.bytes_of[offset][4 * lane + byte] = static_cast<uint8_t>((bit >> 3) + byte);
+    }
+};
+
+}  // namespace
+
+const KeyPlaces* places_of_keys(uint32_t key_bits) {
+    static const AllKeyPlaces all;
+    return &all.of_bits[key_bits];
+}
+
+std::vector<Run> cut_code(const Table& table, int32_t first_stage, int32_t last_stage) {
+    std::vector<Run> runs;
+    uint32_t bit = 0;
+    int32_t in_run = 0;
+    for (int32_t s = first_stage; s < last_stage; ++s, ++in_run) {
+        const Stage& stage = table.stage[s];
+        if (runs.empty() || in_run == kRun || bit + stage.bits > 57u + static_cast<uint32_t>(runs.back().first_bit)) {
+            runs.push_back(Run{});
+            runs.back().first_bit = static_cast<int32_t>(bit);
+            runs.back().first_stage = s;
+            in_run = 0;
+        }
+        Run& run = runs.back();
+        run.shift[in_run] = bit - static_cast<uint32_t>(run.first_bit);
+        run.mask[in_run] = (1ull << stage.bits) - 1;
+        run.start[in_run] = static_cast<int64_t>(stage.first) * table.dim;
+        bit += stage.bits;
+    }
+    return runs;
+}
+
+float* scratch_floats(int64_t floats) {
+    static thread_local std::unique_ptr<float[]> memory;
+    static thread_local int64_t held = 0;
+    if (floats > held) {
+        memory.reset(new float[static_cast<size_t>(floats)]);
+        held = floats;
+    }
+    return memory.get();
+}
+
+const Kernel* active_kernel() { return choice().active.load(); }
+
+const Kernel* const* available_kernels() { return choice().available; }
+
+bool choose_kernel(const char* name) {
+    for (const Kernel* const* one = choice().available; *one; ++one) {
+        if (std::strcmp((*one)->name, name) == 0) {
+            choice().active = *one;
+            return true;
+        }
+    }
+    return false;
+}
+
+Finding look_up(const Request& request, int threads) {
+    const Finding finding = check(request);
+    if (finding.fault != Fault::none || request.samples == 0 || request.count == 0) return finding;
+    Cut cut(request, active_kernel()->run);
+    int64_t lookups = 0;
+    for (int64_t t = 0; t < request.count; ++t) lookups += request.bags[t].count;
+    const int64_t worth = request.clock ? 1 : 1 + lookups / kLookupsPerThread;
+    run_tasks(run_some, &cut, (cut.pieces + kPiecesPerTask - 1) / kPiecesPerTask,
+              static_cast<int>(threads < worth ? threads : worth));
+    return finding;
+}
+
+}  // namespace memrec

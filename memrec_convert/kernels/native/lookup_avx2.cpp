@@ -1,0 +1,57 @@
+// The kernel in AVX2 with F16C, FMA left unused so that sums have the same bits everywhere.
+#include "tables.h"
+
+#if defined(__AVX2__)
+#include "lookup.h"
+#include "simd_avx2.h"
+
+namespace memrec {
+namespace {
+
+struct Avx2Kernel {
+    using Wide = Avx2;
+    template <class F>
+    MEMREC_INLINE static void for_rest(int dim, int column, F f) {
+        for_one<Avx2Half>(dim, column, f);
+        for_one<Avx2Quarter>(dim, column, f);
+        for_last(dim, column, f);
+    }
+    static float to_float(uint16_t half) { return _cvtsh_ss(half); }
+    static void read_run(const Run& run, uint64_t word, const int8_t* codebook, int32_t dim, const int8_t** tokens) {
+        const __m256i words = _mm256_set1_epi64x(static_cast<int64_t>(word)), width = _mm256_set1_epi64x(dim);
+        const __m256i book = _mm256_set1_epi64x(reinterpret_cast<int64_t>(codebook));
+        for (int s = 0; s < kRun; s += 4) {
+            const auto of = [&](const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); };
+            const __m256i entry = _mm256_and_si256(_mm256_srlv_epi64(words, of(run.shift + s)), of(run.mask + s));
+            const __m256i at = _mm256_add_epi64(_mm256_mul_epu32(entry, width), of(run.start + s));
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(tokens + s), _mm256_add_epi64(at, book));
+        }
+    }
+    static void fence() { _mm_sfence(); }
+    static int find_key(const Index& index, uint64_t first, int count, uint32_t key) {
+        return find_key_by_one(index, first, count, key);
+    }
+    static uint64_t count_before(const uint8_t* line, uint32_t bit) {
+        uint64_t count = 0;
+        const uint32_t last = bit >> 6;
+        for (uint32_t word = 0; word < 8; ++word) {
+            uint64_t mask = word < last ? ~0ull : word == last ? (1ull << (bit & 63)) - 1 : 0;
+            if (word == 0) mask &= ~0xFFFFFFFFull;
+            count += static_cast<uint64_t>(_mm_popcnt_u64(load_64(line + 8 * word) & mask));
+        }
+        return count;
+    }
+};
+
+const Kernel kernel = {"avx2", Lookup<Avx2Kernel>::run, sum_rows<Avx2Kernel>};
+
+}  // namespace
+
+const Kernel* avx2_kernel() { return &kernel; }
+
+}  // namespace memrec
+#else
+namespace memrec {
+const Kernel* avx2_kernel() { return nullptr; }
+}  // namespace memrec
+#endif

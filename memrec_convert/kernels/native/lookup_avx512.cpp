@@ -1,0 +1,77 @@
+// The kernel in AVX-512 as Ice Lake and Zen 4 have it: byte permutations find a key among sixteen at once.
+#include "tables.h"
+
+#if defined(__AVX512VBMI__) && defined(__AVX512VPOPCNTDQ__)
+#include "lookup.h"
+#include "simd_avx512.h"
+
+namespace memrec {
+namespace {
+
+struct Avx512Kernel {
+    using Wide = Avx512;
+    template <class F>
+    MEMREC_INLINE static void for_rest(int dim, int column, F f) {
+        for_one<Avx2>(dim, column, f);
+        for_one<Avx2Half>(dim, column, f);
+        for_one<Avx2Quarter>(dim, column, f);
+        for_last(dim, column, f);
+    }
+    static float to_float(uint16_t half) { return _cvtsh_ss(half); }
+    static void read_run(const Run& run, uint64_t word, const int8_t* codebook, int32_t dim, const int8_t** tokens) {
+        const __m512i shifted = _mm512_srlv_epi64(_mm512_set1_epi64(static_cast<int64_t>(word)), _mm512_loadu_si512(run.shift));
+        const __m512i entry = _mm512_and_si512(shifted, _mm512_loadu_si512(run.mask));
+        const __m512i at = _mm512_add_epi64(_mm512_mul_epu32(entry, _mm512_set1_epi64(dim)), _mm512_loadu_si512(run.start));
+        _mm512_storeu_si512(tokens, _mm512_add_epi64(at, _mm512_set1_epi64(reinterpret_cast<int64_t>(codebook))));
+    }
+    static void fence() { _mm_sfence(); }
+
+    static int find_key(const Index& index, uint64_t first, int count, uint32_t key) {
+        const uint32_t found = match_sixteen(index, first, count, key);
+        if (count <= 16) return static_cast<int>(_tzcnt_u32(found | 1u << 31)) | (found ? 0 : -1);
+        if (found) return static_cast<int>(_tzcnt_u32(found));
+        for (int done = 16; done < count; done += 16)
+            if (const uint32_t late = match_sixteen(index, first + static_cast<uint64_t>(done), count - done, key))
+                return done + static_cast<int>(_tzcnt_u32(late));
+        return -1;
+    }
+
+    // Which of the `count`, at most sixteen, keys from `first` on equal `key`: a bit each. Sixteen keys of at most 16 bits
+    // and 7 bits of offset lie within 33 bytes; what is past the index is not read.
+    static uint32_t match_sixteen(const Index& index, uint64_t first, int count, uint32_t key) {
+        const uint64_t start = first * index.key_bits, byte = start >> 3, held = static_cast<uint64_t>(index.bytes - index.keys_at);
+        const uint8_t* keys = index.data + index.keys_at + byte;
+        const __m512i data = byte + 64 <= held ? _mm512_loadu_si512(keys)
+                                               : _mm512_maskz_loadu_epi8(_bzhi_u64(~0ull, static_cast<uint32_t>(held - byte)), keys);
+        const __m512i words = _mm512_permutexvar_epi8(_mm512_loadu_si512(index.places->bytes_of[start & 7]), data);
+        const __m512i shifted = _mm512_srlv_epi32(words, _mm512_loadu_si512(index.places->bit_of[start & 7]));
+        const __m512i mask = _mm512_set1_epi32((1 << index.key_bits) - 1);
+        const uint32_t hits = _mm512_cmpeq_epi32_mask(_mm512_and_si512(shifted, mask), _mm512_set1_epi32(static_cast<int>(key)));
+        return _bzhi_u32(hits, static_cast<uint32_t>(count < 16 ? count : 16));
+    }
+
+    static uint64_t count_before(const uint8_t* line, uint32_t bit) {
+        const __m512i words = _mm512_loadu_si512(line);
+        const __m512i lane = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
+        const __m512i last = _mm512_set1_epi64(bit >> 6);
+        const __m512i partial = _mm512_set1_epi64(static_cast<int64_t>((1ull << (bit & 63)) - 1));
+        const __mmask8 before = _mm512_cmplt_epi64_mask(lane, last), own = _mm512_cmpeq_epi64_mask(lane, last);
+        __m512i kept = _mm512_maskz_mov_epi64(before, words);
+        kept = _mm512_mask_and_epi64(kept, own, words, partial);
+        kept = _mm512_and_si512(kept, _mm512_setr_epi64(static_cast<int64_t>(~0xFFFFFFFFull), -1, -1, -1, -1, -1, -1, -1));
+        return static_cast<uint64_t>(_mm512_reduce_add_epi64(_mm512_popcnt_epi64(kept)));
+    }
+};
+
+const Kernel kernel = {"avx512", Lookup<Avx512Kernel>::run, sum_rows<Avx512Kernel>};
+
+}  // namespace
+
+const Kernel* avx512_kernel() { return &kernel; }
+
+}  // namespace memrec
+#else
+namespace memrec {
+const Kernel* avx512_kernel() { return nullptr; }
+}  // namespace memrec
+#endif

@@ -1,0 +1,48 @@
+// The kernel in NEON, which every AArch64 machine has.
+#include "tables.h"
+
+#if defined(__aarch64__) || defined(_M_ARM64)
+#include "lookup.h"
+#include "simd_neon.h"
+
+namespace memrec {
+namespace {
+
+struct NeonKernel {
+    using Wide = Neon;
+    template <class F>
+    MEMREC_INLINE static void for_rest(int dim, int column, F f) {
+        for_last(dim, column, f);
+    }
+    static float to_float(uint16_t half) { return half_to_float(half); }
+    static void read_run(const Run& run, uint64_t word, const int8_t* codebook, int32_t dim, const int8_t** tokens) {
+        read_run_by_one(run, word, codebook, dim, tokens);
+    }
+    static void fence() {}
+    static int find_key(const Index& index, uint64_t first, int count, uint32_t key) {
+        return find_key_by_one(index, first, count, key);
+    }
+    static uint64_t count_before(const uint8_t* line, uint32_t bit) {
+        uint64_t count = 0;
+        const uint32_t last = bit >> 6;
+        for (uint32_t word = 0; word < 8; ++word) {
+            uint64_t mask = word < last ? ~0ull : word == last ? (1ull << (bit & 63)) - 1 : 0;
+            if (word == 0) mask &= ~0xFFFFFFFFull;
+            count += vaddv_u8(vcnt_u8(vcreate_u8(load_64(line + 8 * word) & mask)));
+        }
+        return count;
+    }
+};
+
+const Kernel kernel = {"neon", Lookup<NeonKernel>::run, sum_rows<NeonKernel>};
+
+}  // namespace
+
+const Kernel* neon_kernel() { return &kernel; }
+
+}  // namespace memrec
+#else
+namespace memrec {
+const Kernel* neon_kernel() { return nullptr; }
+}  // namespace memrec
+#endif

@@ -1,0 +1,42 @@
+// The kernel in plain C++, for every machine.
+#include "lookup.h"
+
+namespace memrec {
+namespace {
+
+struct Scalar {
+    using Wide = Plain<8>;
+    template <class F>
+    MEMREC_INLINE static void for_rest(int dim, int column, F f) {
+        for_last(dim, column, f);
+    }
+    static float to_float(uint16_t half) { return half_to_float(half); }
+    static void read_run(const Run& run, uint64_t word, const int8_t* codebook, int32_t dim, const int8_t** tokens) {
+        read_run_by_one(run, word, codebook, dim, tokens);
+    }
+    static void fence() {}
+    static int find_key(const Index& index, uint64_t first, int count, uint32_t key) {
+        return find_key_by_one(index, first, count, key);
+    }
+    static uint64_t count_before(const uint8_t* line, uint32_t bit) {
+        uint64_t count = 0;
+        for (uint32_t word = 0; word <= (bit >> 6); ++word) {
+            uint64_t bits = load_64(line + 8 * word);
+            if (word == 0) bits &= ~0xFFFFFFFFull;
+            if (word == (bit >> 6)) bits &= (1ull << (bit & 63)) - 1;
+            bits -= (bits >> 1) & 0x5555555555555555ull;
+            bits = (bits & 0x3333333333333333ull) + ((bits >> 2) & 0x3333333333333333ull);
+            bits = (bits + (bits >> 4)) & 0x0F0F0F0F0F0F0F0Full;
+            count += (bits * 0x0101010101010101ull) >> 56;
+        }
+        return count;
+    }
+};
+
+const Kernel kernel = {"scalar", Lookup<Scalar>::run, sum_rows<Scalar>};
+
+}  // namespace
+
+const Kernel* scalar_kernel() { return &kernel; }
+
+}  // namespace memrec

@@ -1,0 +1,333 @@
+// The Python side: tables described by dictionaries become a capsule; lookups take addresses and release the GIL.
+#ifndef Py_LIMITED_API
+#define Py_LIMITED_API 0x030A0000
+#endif
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <deque>
+#include <new>
+#include <utility>
+#include <vector>
+
+#include "engine.h"
+
+namespace {
+
+using memrec::Bags;
+using memrec::Request;
+using memrec::Table;
+
+constexpr const char* kCapsule = "memrec_convert.kernels.tables";
+
+struct Tables {
+    std::vector<Table> tables;
+    std::deque<std::vector<memrec::Run>> runs;  // of the tables' codes
+
+    memrec::Code keep(std::vector<memrec::Run> made) {
+        runs.push_back(std::move(made));
+        return {runs.back().data(), static_cast<int32_t>(runs.back().size())};
+    }
+
+    // Fills in what follows from a table's description.
+    void prepare(Table& table) {
+        table.base_code = keep(memrec::cut_code(table, 0, table.base_depth));
+        for (int l = 0; l < table.levels; ++l) {
+            memrec::Level& level = table.level[l];
+            if (level.index.kind == memrec::IndexKind::keys) level.index.places = memrec::places_of_keys(level.index.key_bits);
+            if (!level.stored) level.code = keep(memrec::cut_code(table, table.base_depth, level.depth));
+        }
+    }
+};
+
+// Reads a dictionary's numbers; the first that lacks or is no number leaves a Python error.
+class Reader {
+  public:
+    explicit Reader(PyObject* dictionary) : dictionary_(dictionary) {}
+
+    int64_t number(const char* name) {
+        PyObject* value = PyDict_GetItemString(dictionary_, name);  // borrowed
+        if (!value) {
+            if (!PyErr_Occurred()) PyErr_Format(PyExc_KeyError, "a table's description lacks %s", name);
+            failed_ = true;
+            return 0;
+        }
+        const long long result = PyLong_AsLongLong(value);
+        if (result == -1 && PyErr_Occurred()) failed_ = true;
+        return result;
+    }
+
+    template <class T>
+    T as(const char* name) {
+        return static_cast<T>(number(name));
+    }
+
+    template <class T>
+    const T* address(const char* name) {
+        return reinterpret_cast<const T*>(static_cast<uintptr_t>(number(name)));
+    }
+
+    PyObject* list(const char* name, Py_ssize_t most) {
+        PyObject* value = PyDict_GetItemString(dictionary_, name);
+        if (!value || !PyList_Check(value) || PyList_Size(value) > most) {
+            if (!PyErr_Occurred()) PyErr_Format(PyExc_ValueError, "a table's %s are no list of at most %zd", name, most);
+            failed_ = true;
+            return nullptr;
+        }
+        return value;
+    }
+
+    bool failed() const { return failed_; }
+
+  private:
+    PyObject* dictionary_;
+    bool failed_ = false;
+};
+
+bool read_rows(Reader& from, memrec::Rows& rows) {
+    rows.codec = from.as<memrec::Codec>("codec");
+    rows.rows = from.address<void>("codec_rows");
+    rows.scale = from.address<uint16_t>("codec_scale");
+    return !from.failed();
+}
+
+bool read_level(PyObject* plain, memrec::Level& level) {
+    Reader from(plain);
+    level.index.kind = from.as<memrec::IndexKind>("index_kind");
+    level.index.data = from.address<uint8_t>("index");
+    level.index.bytes = from.number("index_bytes");
+    level.index.count = from.as<uint64_t>("count");
+    level.index.key_bits = from.as<uint32_t>("key_bits");
+    level.index.mixed_bits = from.as<uint32_t>("mixed_bits");
+    level.index.starts_at = from.number("starts_at");
+    level.index.keys_at = from.number("keys_at");
+    level.stored = from.number("stored") != 0;
+    level.depth = from.as<int32_t>("depth");
+    level.entry_bits = from.as<uint32_t>("entry_bits");
+    level.codes = from.address<uint8_t>("codes");
+    return read_rows(from, level.rows);
+}
+
+bool read_stages(Reader& from, Table& table) {
+    PyObject* stages = from.list("stages", memrec::kMostStages);
+    table.stages = stages ? static_cast<int32_t>(PyList_Size(stages)) : 0;
+    for (int s = 0; s < table.stages; ++s) {
+        Reader stage(PyList_GetItem(stages, s));
+        table.stage[s] = {stage.as<uint32_t>("bits"), stage.as<int32_t>("first"), stage.as<int32_t>("shift")};
+        if (stage.failed()) return false;
+    }
+    return stages != nullptr;
+}
+
+void read_hashing(Reader& from, memrec::Hashing& hashing) {
+    hashing.tokens = from.address<void>("tokens");
+    hashing.whole = from.number("whole_tokens") != 0;
+    hashing.scale = from.address<float>("token_scale");
+    hashing.weights = from.address<uint16_t>("token_weights");
+    hashing.rows = from.as<uint32_t>("token_rows");
+    hashing.blocks = from.as<uint32_t>("weight_blocks");
+    hashing.seed = from.as<uint32_t>("hash_seed");
+    hashing.k = from.as<int32_t>("k");
+    hashing.k_weights = from.as<int32_t>("k_weights");
+}
+
+bool read_table(PyObject* plain, Table& table) {
+    if (!PyDict_Check(plain)) {
+        PyErr_SetString(PyExc_TypeError, "a table's description is no dictionary");
+        return false;
+    }
+    Reader from(plain);
+    table.rows = from.as<uint64_t>("rows");
+    table.dim = from.as<int32_t>("dim");
+    table.kept = from.number("kept") != 0;
+    table.frame = from.address<float>("frame");
+    table.codebook = from.address<int8_t>("codebook");
+    table.base = from.address<uint8_t>("base");
+    table.base_bits = from.as<uint32_t>("base_bits");
+    table.base_depth = from.as<int32_t>("base_depth");
+    table.outside = from.as<memrec::Outside>("outside");
+    table.pooling = from.as<memrec::Pooling>("pooling");
+    table.padding = from.number("padding");
+    table.input = from.as<int32_t>("input");
+    table.column = from.number("column");
+    if (!read_rows(from, table.kept_rows) || !read_stages(from, table)) return false;
+    read_hashing(from, table.hashing);
+    PyObject* levels = from.list("levels", memrec::kMostLevels);
+    if (from.failed() || !levels) return false;
+    table.levels = static_cast<int32_t>(PyList_Size(levels));
+    for (int l = 0; l < table.levels; ++l)
+        if (!read_level(PyList_GetItem(levels, l), table.level[l])) return false;
+    if (table.hashing.k > memrec::kMostTokens || table.hashing.k_weights > memrec::kWeightLanes ||
+        table.base_depth > table.stages || table.dim < 1) {
+        PyErr_SetString(PyExc_ValueError, "a table's description is beyond the kernel's limits");
+        return false;
+    }
+    for (int l = 0; l < table.levels; ++l) {
+        if (!table.level[l].stored && (table.level[l].depth <= table.base_depth || table.level[l].depth > table.stages)) {
+            PyErr_SetString(PyExc_ValueError, "a level's depth is not between the base's and the stages'");
+            return false;
+        }
+    }
+    return true;
+}
+
+void free_tables(PyObject* capsule) { delete static_cast<Tables*>(PyCapsule_GetPointer(capsule, kCapsule)); }
+
+PyObject* make_tables(PyObject*, PyObject* list) {
+    if (!PyList_Check(list)) {
+        PyErr_SetString(PyExc_TypeError, "make_tables takes a list of descriptions");
+        return nullptr;
+    }
+    auto* made = new (std::nothrow) Tables;
+    if (!made) return PyErr_NoMemory();
+    made->tables.resize(static_cast<size_t>(PyList_Size(list)));
+    for (size_t t = 0; t < made->tables.size(); ++t) {
+        made->tables[t] = Table{};
+        if (!read_table(PyList_GetItem(list, static_cast<Py_ssize_t>(t)), made->tables[t])) {
+            delete made;
+            return nullptr;
+        }
+        made->prepare(made->tables[t]);
+    }
+    PyObject* capsule = PyCapsule_New(made, kCapsule, free_tables);
+    if (!capsule) delete made;
+    return capsule;
+}
+
+// None, or (fault, table, position) with fault "id", "offset" or "weight".
+PyObject* run(Tables* tables, const std::vector<Bags>& bags, int64_t samples, float* out, int64_t out_stride, bool stream,
+              int threads, uint64_t* clock) {
+    const Request request = {tables->tables.data(), bags.data(), static_cast<int64_t>(bags.size()), samples, out,
+                             out_stride, stream, clock};
+    memrec::Finding finding;
+    Py_BEGIN_ALLOW_THREADS;
+    finding = memrec::look_up(request, threads);
+    Py_END_ALLOW_THREADS;
+    static const char* const names[] = {"", "id", "offset", "weight"};
+    if (finding.fault == memrec::Fault::none) Py_RETURN_NONE;
+    return Py_BuildValue("(sLL)", names[static_cast<int>(finding.fault)], static_cast<long long>(finding.table),
+                         static_cast<long long>(finding.position));
+}
+
+// The bags of this thread's request; kept, so that it allocates once. Nothing on the way of a request calls Python, so
+// no other request of this thread can come between.
+std::vector<Bags>& bags_of_thread(size_t count) {
+    static thread_local std::vector<Bags> bags;
+    bags.resize(count);
+    return bags;
+}
+
+bool read_numbers(PyObject* const* from, Py_ssize_t count, int64_t* to) {
+    for (Py_ssize_t i = 0; i < count; ++i) {
+        to[i] = PyLong_AsLongLong(from[i]);
+        if (to[i] == -1 && PyErr_Occurred()) return false;
+    }
+    return true;
+}
+
+Tables* tables_of(PyObject* capsule) { return static_cast<Tables*>(PyCapsule_GetPointer(capsule, kCapsule)); }
+
+PyObject* wrong_count(const char* function) {
+    PyErr_Format(PyExc_TypeError, "%s: wrong number of arguments", function);
+    return nullptr;
+}
+
+// look_up_grid(tables, ids, narrow, sample_stride, input_stride, samples, out, out_stride, stream, threads, clock)
+PyObject* look_up_grid(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    if (count != 11) return wrong_count("look_up_grid");
+    Tables* tables = tables_of(args[0]);
+    int64_t n[10];
+    if (!tables || !read_numbers(args + 1, 10, n)) return nullptr;
+    std::vector<Bags>& bags = bags_of_thread(tables->tables.size());
+    const auto* ids = reinterpret_cast<const char*>(static_cast<uintptr_t>(n[0]));
+    const bool narrow = n[1] != 0;
+    for (size_t t = 0; t < bags.size(); ++t)
+        bags[t] = {ids + tables->tables[t].input * n[3] * (narrow ? 4 : 8), narrow, n[2], n[4], nullptr, false, nullptr};
+    return run(tables, bags, n[4], reinterpret_cast<float*>(static_cast<uintptr_t>(n[5])), n[6], n[7] != 0,
+               static_cast<int>(n[8]), reinterpret_cast<uint64_t*>(static_cast<uintptr_t>(n[9])));
+}
+
+// look_up_bags(tables, [(ids, narrow, stride, count, offsets, narrow_offsets, weights)], samples, out, out_stride, threads)
+PyObject* look_up_bags(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    if (count != 6) return wrong_count("look_up_bags");
+    Tables* tables = tables_of(args[0]);
+    int64_t n[4];
+    if (!tables || !read_numbers(args + 2, 4, n)) return nullptr;
+    if (!PyList_Check(args[1]) || static_cast<size_t>(PyList_Size(args[1])) != tables->tables.size()) {
+        PyErr_SetString(PyExc_ValueError, "look_up_bags: one input per table is needed");
+        return nullptr;
+    }
+    std::vector<Bags>& bags = bags_of_thread(tables->tables.size());
+    for (size_t t = 0; t < bags.size(); ++t) {
+        PyObject* input = PyList_GetItem(args[1], static_cast<Py_ssize_t>(t));
+        int64_t m[7];
+        if (!PyTuple_Check(input) || PyTuple_Size(input) != 7) return wrong_count("look_up_bags: an input");
+        for (int i = 0; i < 7; ++i) {
+            PyObject* item = PyTuple_GetItem(input, i);
+            if (!read_numbers(&item, 1, m + i)) return nullptr;
+        }
+        bags[t] = {reinterpret_cast<const void*>(static_cast<uintptr_t>(m[0])), m[1] != 0, m[2], m[3],
+                   reinterpret_cast<const void*>(static_cast<uintptr_t>(m[4])), m[5] != 0,
+                   reinterpret_cast<const float*>(static_cast<uintptr_t>(m[6]))};
+    }
+    return run(tables, bags, n[0], reinterpret_cast<float*>(static_cast<uintptr_t>(n[1])), n[2], false,
+               static_cast<int>(n[3]), nullptr);
+}
+
+// sum_rows(rows, dim, numbers, counts, most, factors, n, out): see tables.h
+PyObject* sum_rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    int64_t n[8];
+    if (count != 8) return wrong_count("sum_rows");
+    if (!read_numbers(args, 8, n)) return nullptr;
+    const auto at = [&](int i) { return static_cast<uintptr_t>(n[i]); };
+    Py_BEGIN_ALLOW_THREADS;
+    memrec::active_kernel()->sum_rows(reinterpret_cast<const int8_t*>(at(0)), static_cast<int32_t>(n[1]),
+                                      reinterpret_cast<const int32_t*>(at(2)), reinterpret_cast<const uint8_t*>(at(3)),
+                                      static_cast<int32_t>(n[4]), reinterpret_cast<const float*>(at(5)), n[6],
+                                      reinterpret_cast<float*>(at(7)));
+    Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
+}
+
+PyObject* instruction_sets(PyObject*, PyObject*) {
+    PyObject* list = PyList_New(0);
+    for (const memrec::Kernel* const* one = memrec::available_kernels(); list && *one; ++one) {
+        PyObject* name = PyUnicode_FromString((*one)->name);
+        if (!name || PyList_Append(list, name) < 0) Py_CLEAR(list);
+        Py_XDECREF(name);
+    }
+    return list;
+}
+
+PyObject* active(PyObject*, PyObject*) { return PyUnicode_FromString(memrec::active_kernel()->name); }
+
+PyObject* choose(PyObject*, PyObject* name) {
+    PyObject* bytes = PyUnicode_AsUTF8String(name);
+    if (!bytes) return nullptr;
+    const bool chosen = memrec::choose_kernel(PyBytes_AsString(bytes));
+    Py_DECREF(bytes);
+    return PyBool_FromLong(chosen);
+}
+
+template <class F>
+PyCFunction as_function(F function) {
+    return reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(function));
+}
+
+PyMethodDef methods[] = {
+    {"make_tables", make_tables, METH_O, "A capsule of tables from their descriptions; the tensors stay the caller's."},
+    {"look_up_grid", as_function(look_up_grid), METH_FASTCALL, "Rows of one id per sample and table."},
+    {"look_up_bags", as_function(look_up_bags), METH_FASTCALL, "Pooled rows of bags of ids."},
+    {"sum_rows", as_function(sum_rows), METH_FASTCALL, "Sums of int8 rows whose numbers are given."},
+    {"instruction_sets", instruction_sets, METH_NOARGS, "What this build and this machine have, best first."},
+    {"active", active, METH_NOARGS, "The instruction set in use."},
+    {"choose", choose, METH_O, "Uses an instruction set; False where it is not available."},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_native", "The lookup kernel in C++.", -1, methods,
+                          nullptr,               nullptr,   nullptr,                     nullptr};
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit__native() { return PyModule_Create(&definition); }

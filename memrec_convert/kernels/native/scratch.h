@@ -1,0 +1,12 @@
+// Memory of a thread that is kept from call to call, so that lookups allocate nothing once they are under way.
+#pragma once
+
+#include <cstdint>
+
+namespace memrec {
+
+constexpr int kSlots = 256;  // lookups of a piece
+
+float* scratch_floats(int64_t floats);
+
+}  // namespace memrec

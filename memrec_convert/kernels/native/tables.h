@@ -1,0 +1,188 @@
+// What the kernel knows of a table: pointers into the caller's tensors and the numbers of its spec. Nothing is owned.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+#include <cstring>
+
+namespace memrec {
+
+constexpr int kMostStages = 32;
+constexpr int kMostLevels = 2;
+constexpr int kMostTokens = 64;
+constexpr int kWeightLanes = 16;
+constexpr int kLineBytes = 64;
+constexpr int kBitsPerLine = 8 * (kLineBytes - 4);
+
+enum class Codec : int32_t { fp32 = 0, bf16 = 1, fp16 = 2, int8 = 3 };
+enum class IndexKind : int32_t { bitmap = 0, keys = 1 };
+enum class Outside : int32_t { error = 0, clip = 1, hash = 2, zero = 3 };
+enum class Pooling : int32_t { none = 0, sum = 1, mean = 2 };
+
+// Rows as a row codec holds them; `scale` (fp16, one per row) is int8's alone.
+struct Rows {
+    Codec codec;
+    const void* rows;
+    const uint16_t* scale;
+};
+
+// Which ids a level holds. Places are clamped to `count`, so a damaged index can give a wrong row but never a wild read.
+struct Index {
+    IndexKind kind;
+    const uint8_t* data;
+    int64_t bytes;
+    uint64_t count;
+    uint32_t key_bits;
+    uint32_t mixed_bits;
+    int64_t starts_at;  // of the buckets' 16-bit starts, behind the groups' 32-bit ones
+    int64_t keys_at;
+    const struct KeyPlaces* places;
+};
+
+// For keys that start at each bit of a byte: which bytes hold each of sixteen keys, and how far up its lowest bit is.
+struct KeyPlaces {
+    uint8_t bytes_of[8][64];
+    uint32_t bit_of[8][16];
+};
+
+// Some stages of a code that lie within one 64-bit word wherever their first bit falls: read at once.
+constexpr int kRun = 8;
+struct Run {
+    uint64_t shift[kRun], mask[kRun];
+    int64_t start[kRun];  // of the stage's entries in the joint codebook, in bytes
+    int32_t first_bit, first_stage;
+};
+
+// The stages of one code, cut into runs. What a lookup of one id needs of a table lies on few cache lines.
+struct Code {
+    const Run* runs;
+    int32_t count;
+};
+
+struct Level {
+    Index index;
+    bool stored;  // rows in a codec, else codes from the base's depth down to `depth`
+    int32_t depth;
+    uint32_t entry_bits;
+    const uint8_t* codes;
+    Code code;
+    Rows rows;
+};
+
+struct Stage {
+    uint32_t bits;
+    int32_t first;  // its first entry in the joint codebook
+    int32_t shift;
+};
+
+struct Hashing {
+    const void* tokens;  // null where the base is not hashed
+    bool whole;          // int8 tokens, summed in integers; else fp32
+    const float* scale;
+    const uint16_t* weights;  // fp16 [blocks * 16], null where k_weights is 0
+    uint32_t rows, blocks, seed;
+    int32_t k, k_weights;
+};
+
+struct Table {
+    uint64_t rows;
+    int32_t dim;
+    int32_t base_depth, levels;
+    uint32_t base_bits;
+    int64_t padding;  // an id that reads as zero and is left out of pools, or -1
+    int64_t column;   // first float of its vector in a row of the output
+    const float* frame;  // scale, then the centre
+    const int8_t* codebook;
+    const uint8_t* base;
+    Code base_code;
+    Outside outside;
+    Pooling pooling;
+    int32_t input;  // column of a grid of ids
+    bool kept;
+    Rows kept_rows;
+    Level level[kMostLevels];
+    Hashing hashing;
+    int32_t stages;
+    Stage stage[kMostStages];
+};
+
+// The ids of one table: one per bag where `offsets` is null.
+struct Bags {
+    const void* ids;
+    bool narrow;     // int32, else int64
+    int64_t stride;  // in ids
+    int64_t count;
+    const void* offsets;  // int64 or int32 [bags]: starts, or null
+    bool narrow_offsets;
+    const float* weights;  // [count] or null
+};
+
+struct Request {
+    const Table* tables;
+    const Bags* bags;  // one per table
+    int64_t count;     // tables
+    int64_t samples;   // bags of each table
+    float* out;
+    int64_t out_stride;  // floats from one sample to the next; 0: each table's vectors lie together, table after table
+    bool stream;         // stores that pass by the caches; only for rows on 64-byte boundaries
+    uint64_t* clock;     // nanoseconds per step, or null
+};
+
+constexpr int kSteps = 4;  // of `clock`: read and mix, index, fetch, decode and write
+
+std::vector<Run> cut_code(const Table& table, int32_t first_stage, int32_t last_stage);
+const KeyPlaces* places_of_keys(uint32_t key_bits);  // 1 to 16
+
+namespace {  // each instruction set has its own copies of what follows, which it may compile to its own instructions
+
+// The caller's numbers may begin at any byte, so they are read by copies, which cost nothing where that is allowed.
+template <class T>
+inline T load_at(const void* start, int64_t number) {
+    T value;
+    std::memcpy(&value, static_cast<const char*>(start) + number * static_cast<int64_t>(sizeof(T)), sizeof value);
+    return value;
+}
+
+inline int64_t stride_of(const Request& request, const Table& table) {
+    return request.out_stride ? request.out_stride : table.dim;
+}
+
+inline float* vector_of(const Request& request, const Table& table, int64_t sample) {
+    const int64_t start = request.out_stride ? table.column : table.column * request.samples;
+    return request.out + start + sample * stride_of(request, table);
+}
+
+inline int64_t id_at(const Bags& bags, int64_t position) {
+    return bags.narrow ? load_at<int32_t>(bags.ids, position * bags.stride)
+                       : load_at<int64_t>(bags.ids, position * bags.stride);
+}
+
+inline int64_t start_of(const Bags& bags, int64_t bag, int64_t samples) {
+    if (bag >= samples) return bags.count;
+    return bags.narrow_offsets ? load_at<int32_t>(bags.offsets, bag) : load_at<int64_t>(bags.offsets, bag);
+}
+
+}  // namespace
+
+// A rectangle of the work: tables [first_table, last_table) of samples [first, last).
+struct Piece {
+    int64_t first_table, last_table, first, last;
+};
+
+using RunPiece = void (*)(const Request&, const Piece&);
+using SumRows = void (*)(const int8_t* rows, int32_t dim, const int32_t* numbers, const uint8_t* counts, int32_t most,
+                         const float* factors, int64_t n, float* out);
+
+// What one instruction set offers.
+struct Kernel {
+    const char* name;
+    RunPiece run;
+    SumRows sum_rows;
+};
+
+const Kernel* scalar_kernel();
+const Kernel* avx2_kernel();    // null where this build has none
+const Kernel* avx512_kernel();  // Ice Lake, Zen 4 and later: F, BW, DQ, VL, VBMI
+const Kernel* neon_kernel();
+
+}  // namespace memrec
