@@ -13,6 +13,9 @@ from memrec_convert.errors import ModelError
 METADATA_KEY = "memrec_convert"
 """The one key of the header's metadata: several would come in no fixed order from some writers."""
 
+LARGEST_HEADER = 10_000_000
+"""More is not written and not read: a header is parsed whole, and may take twenty times its bytes in memory."""
+
 _DTYPE_NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
@@ -43,6 +46,11 @@ def build_header(shapes: TensorShapes, metadata: str) -> bytes:
         start = stop
     text = canonical_json(header, sort=False).encode()
     text += b" " * (-len(text) % 8)
+    if len(text) > LARGEST_HEADER:
+        raise ModelError(
+            f"the model's {len(shapes)} tensors make a header of {len(text)} bytes, and an artifact has room for "
+            f"{LARGEST_HEADER:,}; leave some out of the state dict."
+        )
     return len(text).to_bytes(8, "little") + text
 
 

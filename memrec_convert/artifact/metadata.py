@@ -26,6 +26,9 @@ _KINDS: Mapping[str, type | tuple[type, ...]] = {
 _TEXTS = ("aliases", "measured", "digests")
 METADATA_ATTRIBUTE = "memrec_metadata"
 """The attribute in which a model carries what its file says, or will say, about it."""
+_MOST_SHOWN = 3
+_LONGEST_SHOWN = 60
+_LONGEST_QUOTE = 300
 DENSE_NAMES = ("fp32", "bf16")
 NOT_MEASURED = "not measured"
 MEASURED_NAMES = ("auc_after", "auc_before", "log_loss_after", "log_loss_before")
@@ -81,17 +84,18 @@ def parse_metadata(text: str | None, where: str) -> Metadata:
         version = plain.pop("format")
         plain.pop("self", None)
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise ArtifactError(f"{where}: its metadata is damaged ({error}); convert the source again.") from error
+        said = quote_error(error)
+        raise ArtifactError(f"{where}: its metadata is damaged ({said}); convert the source again.") from error
     if type(version) is not int or version > FORMAT_VERSION or version < 1:
         raise ArtifactError(
-            f"{where} has format version {version!r}; this release reads up to {FORMAT_VERSION}: install a newer "
+            f"{where} has format version {_show(version)}; this release reads up to {FORMAT_VERSION}: install a newer "
             "memrec-convert."
         )
     expected = set(Metadata.__dataclass_fields__)
     if set(plain) != expected:
-        odd = sorted(expected ^ set(plain))
+        odd = [_show(name) for name in sorted(expected ^ set(plain))[:_MOST_SHOWN]]
         raise ArtifactError(
-            f"{where}: its metadata is damaged (fields {odd} missing or unknown); convert the source again."
+            f"{where}: its metadata is damaged (fields {', '.join(odd)} missing or unknown); convert the source again."
         )
     _check_kinds(plain, where)
     metadata = Metadata(**plain)
@@ -114,7 +118,7 @@ def _check_kinds(plain: Mapping[str, Any], where: str) -> None:
         if wrong:
             raise ArtifactError(f"{where}: its metadata field {name!r} is of a wrong kind; convert the source again.")
     if plain["dense"] not in DENSE_NAMES:
-        raise ArtifactError(f"{where}: its dense part is in {plain['dense']!r}, known: {', '.join(DENSE_NAMES)}.")
+        raise ArtifactError(f"{where}: its dense part is in {_show(plain['dense'])}, known: {', '.join(DENSE_NAMES)}.")
 
 
 def _says_the_same(metadata: Metadata, text: str) -> bool:
@@ -123,6 +127,21 @@ def _says_the_same(metadata: Metadata, text: str) -> bool:
         return metadata.to_text() == text
     except (ValueError, RecursionError):  # NaN, or nested too deeply: read by json, and never written by it
         return False
+
+
+def quote_error(error: BaseException) -> str:
+    """Another library's message, or a file's own words in it, as a clause of one printable line."""
+    words = " ".join(str(error).split())
+    plain = "".join(letter if letter.isprintable() else "?" for letter in words[:_LONGEST_QUOTE])
+    return plain if len(words) <= _LONGEST_QUOTE else f"{plain}..."
+
+
+def _show(value: object) -> str:
+    """A value of the file in a sentence: text and numbers, cut; of all else the kind alone, however deep it nests."""
+    if not isinstance(value, (str, int, float)):
+        return type(value).__name__
+    shown = ascii(value)
+    return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}..."
 
 
 def format_measured(value: float | None) -> str:

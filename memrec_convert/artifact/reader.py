@@ -10,10 +10,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from memrec_convert.artifact.layout import METADATA_KEY
-from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE, Metadata, parse_metadata
+from memrec_convert.artifact.layout import LARGEST_HEADER, METADATA_KEY
+from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE, Metadata, digest_tensor, parse_metadata, quote_error
 from memrec_convert.encoding import CompressedModule, CompressedTable, HashGroup, build_module
 from memrec_convert.encoding.index import check_index
+from memrec_convert.encoding.memory import settle
 from memrec_convert.encoding.spec import TableSpec, table_spec_from_json
 from memrec_convert.errors import ArtifactError, ModelError
 from memrec_convert.models import build_model
@@ -30,18 +31,21 @@ class Artifact:
 
 
 def read_artifact(path: str | Path) -> Artifact:
-    """Reads header and tensors; ArtifactError in one sentence for anything that is no sound artifact."""
+    """Reads header and tensors, and checks the digest of each; ArtifactError in one sentence for anything else."""
     path = Path(path)
     try:
         if not path.exists():
             raise ArtifactError(f"there is no file {path}; check the path.")
         if not path.is_file():
             raise ArtifactError(f"{path} is no file; an artifact is one .safetensors file.")
+        _check_length(path)
         with safe_open(path, framework="pt") as file:
             metadata = parse_metadata((file.metadata() or {}).get(METADATA_KEY), str(path))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except SafetensorError as error:
-        raise ArtifactError(f"{path} is no readable safetensors file ({error}); convert the source again.") from error
+        raise ArtifactError(
+            f"{path} is no readable safetensors file ({quote_error(error)}); convert the source again."
+        ) from error
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror or error}; check the file.") from error
     if set(metadata.digests) != set(tensors):
@@ -49,7 +53,27 @@ def read_artifact(path: str | Path) -> Artifact:
         raise ArtifactError(
             f"{path}: the tensors {odd} are missing or unknown to its metadata; convert the source again."
         )
-    return Artifact(path, metadata, tensors, path.stat().st_size)
+    artifact = Artifact(path, metadata, tensors, path.stat().st_size)
+    check_digests(artifact)
+    return artifact
+
+
+def _check_length(path: Path) -> None:
+    """The header is of a bearable size: a parser's memory is many times what it parses."""
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+    if LARGEST_HEADER < length < path.stat().st_size:
+        raise ArtifactError(f"{path}: its header takes {length} bytes; an artifact has {LARGEST_HEADER:,} at most.")
+
+
+def check_digests(artifact: Artifact) -> None:
+    """Every tensor's bytes are those that were written."""
+    for name, tensor in artifact.tensors.items():
+        if digest_tensor(tensor) != artifact.metadata.digests[name]:
+            raise ArtifactError(
+                f"{artifact.path} > {name}: its bytes do not match their digest: the file was damaged after it was "
+                "written; convert the source again."
+            )
 
 
 def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
@@ -79,17 +103,24 @@ def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
 def _build_known(
     artifact: Artifact, architecture: Mapping[str, object], tables: Sequence[CompressedModule]
 ) -> nn.Module:
-    """The network around its tables; first without memory, as its sizes are the file's word until they are checked."""
+    """The network around its tables, once its description is known to fit the file."""
+    check_architecture(artifact, architecture, len(tables))
+    return build_model(architecture, tables)
+
+
+def check_architecture(artifact: Artifact, architecture: Mapping[str, object], tables: int) -> None:
+    """The network can be built from what is in the file; tried without memory, its sizes being the file's own word."""
     try:
         with torch.device("meta"):
-            hollow = build_model(architecture, [nn.Identity() for _ in tables])
+            hollow = build_model(architecture, [nn.Identity() for _ in range(tables)])
         for name, tensor in hollow.state_dict().items():
             source = artifact.metadata.aliases.get(name, name)
             if source not in artifact.tensors or artifact.tensors[source].shape != tensor.shape:
                 raise ModelError(f"{name} is not in the file with the shape {list(tensor.shape)}.")
-        return build_model(architecture, tables)
-    except (ModelError, ValueError, KeyError, IndexError, TypeError, RuntimeError, OverflowError) as error:
-        raise ArtifactError(f"{artifact.path}: its description of the network is damaged ({error}).") from error
+    except (ModelError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
+        raise ArtifactError(
+            f"{artifact.path}: its description of the network is damaged ({quote_error(error)})."
+        ) from error
 
 
 def _load_into(artifact: Artifact, modules: Mapping[str, CompressedModule], into: nn.Module) -> nn.Module:
@@ -121,8 +152,10 @@ def build_modules(artifact: Artifact, *, filled: bool = False) -> dict[str, Comp
         for path, plain in artifact.metadata.modules.items():
             if "same_as" in plain:  # possibly of a path that comes after it: the file has them in alphabetical order
                 modules[path] = modules[plain["same_as"]]
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
-        raise ArtifactError(f"{artifact.path}: its description of the tables is damaged ({error}).") from error
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
+        raise ArtifactError(
+            f"{artifact.path}: its description of the tables is damaged ({quote_error(error)})."
+        ) from error
     if filled:
         for path, module in modules.items():
             state = {f"{path}.{name}": buffer for name, buffer in module.state_dict().items()}
@@ -151,6 +184,7 @@ def _fill(artifact: Artifact, model: nn.Module) -> None:
     for path, module in model.named_modules():
         if isinstance(module, CompressedTable):
             check_table(module, f"{artifact.path} > {path}")
+    settle(module for module in model.modules() if isinstance(module, CompressedTable | HashGroup))
     setattr(model, METADATA_ATTRIBUTE, artifact.metadata)
 
 

@@ -22,9 +22,8 @@ from memrec_convert.checkpoint.tensor_ref import DTYPES, Array, TensorRef, items
 
 Arguments = tuple[object, ...]
 
-_SCALARS = (str, bytes, float, type(None))
-_LONGEST_KEY = 16
-_WIDEST_KEY_BITS = 4096
+_SCALARS = (str, bytes, type(None))
+_WIDEST_KEY_BITS = 31
 _NUMPY_CODE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])", re.ASCII)
 _STORAGE_MODULE = re.compile(r"torch(?:\.storage|\.cuda|\.xpu|\.mps)?", re.ASCII)
 _STORAGE_DTYPES = {
@@ -62,15 +61,12 @@ def canonical(reference: Global) -> str:
 
 
 def as_key(value: object) -> object:
-    """A dictionary key: scalars and short flat tuples of scalars as they are, anything else by identity.
+    """A dictionary key: text, bytes and small integers as they are, anything else by identity.
 
-    Nested keys are not hashed: their hash would recurse as deep, and take as long, as the file wishes.
+    Only hashes that a file cannot foresee, or cannot choose freely, are taken: a million keys of one hash would keep a
+    dictionary busy for hours, and a nested key's hash would recurse as deep as the file wishes.
     """
-    if isinstance(value, (Global, Placeholder)) or _is_plain(value):
-        return value
-    if isinstance(value, tuple) and len(value) <= _LONGEST_KEY and all(map(_is_plain, value)):
-        return value
-    return Placeholder("nested key", (value,))
+    return value if isinstance(value, (Global, Placeholder)) or _is_plain(value) else Placeholder("key", (value,))
 
 
 def _is_plain(value: object) -> bool:

@@ -32,10 +32,16 @@ from memrec_convert.checkpoint.stand_ins import (
 )
 from memrec_convert.errors import CheckpointError
 
-MOST_BYTES = 256 * 2**20
+MOST_BYTES = 32 * 2**20
 """The largest pickle that is walked; tensors lie outside it, so real ones are kilobytes."""
 
-MOST_OPCODES = 5_000_000
+MOST_OPCODES = 1_000_000
+"""The longest pickle that is walked: some thirty opcodes are a tensor."""
+
+_ENTRY_BYTES = 128
+_SET_BYTES = 256
+_MOST_NAMES = 20_000
+_LARGEST_MEMO_KEY = 2**32
 _DEEPEST_MARKS = 10_000
 _LONGEST_NAME = 1_000
 _MOST_UNRUN = 1_000
@@ -52,19 +58,22 @@ class Unpickled:
     unrun_classes: tuple[str, ...]
 
 
-def read_pickle(stream: BinaryIO, where: str, *, load_storage: StorageLoader | None = None) -> Unpickled:
+def read_pickle(
+    stream: BinaryIO, where: str, *, load_storage: StorageLoader | None = None, most_opcodes: int | None = None
+) -> Unpickled:
     """Walk the pickle at the stream's position up to its STOP; `where` names it in errors (file > member).
 
     Raises CheckpointError for anything damaged, truncated, too large or impossible.
     """
+    limit = MOST_OPCODES if most_opcodes is None else most_opcodes
     machine = _Machine(load_storage)
     position: int | None = 0
     bounded = cast("IO[bytes]", _Bounded(stream))  # genops uses read, readline and tell alone
     try:
         for count, (opcode, argument, at) in enumerate(pickletools.genops(bounded)):
             position = at
-            if count >= MOST_OPCODES:
-                raise MalformedPickle(f"more than {MOST_OPCODES:,} opcodes")
+            if count >= limit:
+                raise MalformedPickle(f"more than {limit:,} opcodes")
             machine.step(opcode.name, argument)
         return Unpickled(machine.stack[-1], tuple(machine.unrun))
     except MalformedPickle as error:
@@ -122,13 +131,15 @@ class _Machine:
         self.marks: list[list[object]] = []
         self.memo: dict[int, object] = {}
         self.unrun: dict[str, None] = {}
+        self.globals: dict[tuple[str, str], Global] = {}
+        self.storages: dict[str, tuple[object, object, Storage]] = {}
         self.load_storage = load_storage
         self.work_left = MOST_BYTES
         self.steps: dict[str, Callable[[], None]] = {
             "MARK": self.mark, "POP": self.pop, "POP_MARK": self.pop_mark_only, "DUP": self.dup,
             "MEMOIZE": lambda: self.put(len(self.memo)),
             "EMPTY_LIST": lambda: self.push([]), "EMPTY_DICT": lambda: self.push({}),
-            "EMPTY_SET": lambda: self.push(set()),
+            "EMPTY_SET": self.make_set,
             "LIST": lambda: self.push(self.to_mark()), "TUPLE": lambda: self.push(tuple(self.to_mark())),
             "DICT": self.make_dict, "FROZENSET": lambda: self.push(frozenset(map(as_key, self.to_mark()))),
             "APPEND": lambda: self.append([self.stack.pop()]), "APPENDS": lambda: self.append(self.to_mark()),
@@ -168,7 +179,9 @@ class _Machine:
         self.stack.append(value)
 
     def put(self, key: object) -> None:
-        self.memo[key] = self.stack[-1]  # type: ignore[index]
+        if not isinstance(key, int) or not 0 <= key < _LARGEST_MEMO_KEY:
+            raise MalformedPickle("it numbers its values past 2^32")
+        self.memo[key] = self.stack[-1]
 
     def dup(self) -> None:
         self.stack.append(self.stack[-1])
@@ -197,6 +210,11 @@ class _Machine:
         pairs = self.to_mark()
         self.push({})
         self.set_items(pairs)
+
+    def make_set(self) -> None:
+        self.work_left -= _SET_BYTES
+        self.spend(())
+        self.push(set())
 
     def append(self, values: list[object]) -> None:
         target = self.stack[-1]
@@ -233,9 +251,14 @@ class _Machine:
                 raise MalformedPickle("keys are set on something that is not a mapping")
 
     def make_global(self, module: str, name: str) -> Global:
+        known = self.globals.get((module, name))
+        if known is not None:
+            return known
         if len(module) + len(name) > _LONGEST_NAME:
             raise MalformedPickle("a class's name is longer than any name")
-        reference = Global(module, name)
+        if len(self.globals) >= _MOST_NAMES:
+            raise MalformedPickle(f"it names more than {_MOST_NAMES:,} classes")
+        reference = self.globals[module, name] = Global(module, name)
         if not is_known(reference) and len(self.unrun) < _MOST_UNRUN:
             self.unrun[printable(reference.qualified)] = None
         return reference
@@ -268,7 +291,8 @@ class _Machine:
 
     def spend(self, args: tuple[object, ...]) -> None:
         """Count what a call may copy: the memo could hand one long value to millions of calls."""
-        self.work_left -= sum(len(arg) for arg in args if isinstance(arg, (str, bytes, list, tuple, dict)))
+        self.work_left -= sum(len(arg) for arg in args if isinstance(arg, (str, bytes)))
+        self.work_left -= sum(_ENTRY_BYTES * len(arg) for arg in args if isinstance(arg, (list, tuple, dict)))
         if self.work_left < 0:
             raise MalformedPickle(f"its calls copy more than {MOST_BYTES >> 20} MiB")
 
@@ -299,7 +323,14 @@ class _Machine:
             target.values = fill_array(shape=state[1], dtype=state[2], fortran=state[3] is True, data=state[4])
 
     def persistent(self, identity: object) -> None:
-        """A torch storage: ("storage", class, key, location, elements[, view])."""
+        """A torch storage: ("storage", class, key, location, elements[, view]); of a module's class, its name alone.
+
+        The old form wraps a module's class as ("module", class, file, source): the source is never looked at.
+        """
+        if isinstance(identity, tuple) and len(identity) == 4 and identity[0] == "module":
+            if not isinstance(identity[1], Global):
+                raise MalformedPickle("a module's class is something other than a name")
+            return self.push(identity[1])
         if not isinstance(identity, tuple) or len(identity) not in (5, 6) or identity[0] != "storage":
             raise MalformedPickle("it refers to something outside that is not a storage")
         _, kind, key, _, elements, *view = identity
@@ -307,4 +338,10 @@ class _Machine:
             raise MalformedPickle("it refers to a storage where none can be")
         if view not in ([], [None]):
             raise MalformedPickle("its storages are views of each other; save it again with a current torch")
-        self.push(self.load_storage(key, storage_dtype(kind), check_sizes((elements,), "storage")[0]))
+        if key not in self.storages:
+            loaded = self.load_storage(key, storage_dtype(kind), check_sizes((elements,), "storage")[0])
+            self.storages[key] = (kind, elements, loaded)
+        first_kind, first_elements, storage = self.storages[key]
+        if first_kind != kind or type(elements) is not int or first_elements != elements:
+            raise MalformedPickle(f"the storage {printable(key)!r} has two types or lengths")
+        self.push(storage)

@@ -102,7 +102,10 @@ def _directory(where: str) -> Path:
 def _join_shards(values: list[Placeholder], where: str) -> StoredTensor:
     try:
         found = [parse_sharded(value) for value in values if is_sharded(value)]
-        chunks = {chunk.offsets: chunk for sharded in found for chunk in sharded.own}
+        own = [chunk for sharded in found for chunk in sharded.own]
+        chunks = {chunk.offsets: chunk for chunk in own}
+        if len(chunks) != len(own):
+            raise MalformedPickle("two shards lie in the same place")
         if len(chunks) < found[0].shards:
             raise IncompleteCheckpointError(
                 f"{where}: {len(chunks)} of the {found[0].shards} shards of this ShardedTensor are here, the others in "

@@ -10,7 +10,9 @@ import numpy as np
 from memrec_convert.checkpoint.tensor_ref import DTYPES, Array, TensorRef, itemsize, span_of
 
 LARGEST_SIZE = 2**63 - 1
-_MOST_DIMENSIONS = 64
+_MOST_DIMENSIONS = 16
+_MOST_REPEATED = 2**24
+_WIDEST_SHOWN_BITS = 256
 
 UNREADABLE_ITEM_BYTES = {"complex64": 8, "complex128": 16, "qint8": 1, "quint8": 1, "qint32": 4}
 """Element sizes of storages whose length can be checked, though their tensors are not read."""
@@ -115,10 +117,17 @@ def view_storage(storage: Storage, offset: object, shape: object, strides: objec
             f"a tensor of shape {sizes} reaches to element {start + span} of storage {printable(storage.key)!r}, "
             f"which has {storage.length}"
         )
+    if elements > storage.length and elements > _MOST_REPEATED:
+        raise MalformedPickle(
+            f"a tensor of shape {sizes} has more elements than storage {printable(storage.key)!r}, which holds "
+            f"{storage.length} and would be repeated"
+        )
     return TensorRef(storage.path, storage.offset + start * itemsize(storage.dtype), storage.dtype, sizes, steps)
 
 
 def printable(text: object, *, limit: int = 80) -> str:
     """Text from a file made safe for one line of a terminal: `?` for what is not printable, cut at `limit`."""
+    if not isinstance(text, (str, int, float)) or (isinstance(text, int) and text.bit_length() > _WIDEST_SHOWN_BITS):
+        text = type(text).__name__  # nested values may be as deep, or shown as long, as the file wishes
     plain = "".join(letter if letter.isprintable() else "?" for letter in str(text)[: limit + 1])
     return plain if len(plain) <= limit else plain[: limit - 3] + "..."

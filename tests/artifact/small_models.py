@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -122,6 +123,19 @@ def make_own() -> OwnModel:
     return OwnModel(table).eval()
 
 
+def save_tiny(folder: Path) -> Path:
+    """A saved network of about 4 kB: one kept and one coded table."""
+    tables = [make_kept(), make_bag(40)]
+    architecture = ARCHITECTURE | {"tables": [[20, 2], [40, 2]], "top": [5, 1]}
+    torch.manual_seed(1)
+    model = build_model(architecture, tables).eval()
+    metadata = Metadata(modules={}, architecture=architecture, dense="fp32", profile={}, plan={}, seed=3)
+    setattr(model, METADATA_ATTRIBUTE, metadata)
+    path = folder / "tiny.safetensors"
+    save(model, path, force=True)
+    return path
+
+
 def save_dlrm(folder: Path) -> Path:
     """A saved network."""
     path = folder / "model.safetensors"
@@ -140,6 +154,19 @@ def join(header: dict[str, Any], body: bytes) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + body
+
+
+def falsify_text(path: Path, change: Callable[[dict[str, Any]], None], *, fitting: bool = True) -> None:
+    """Changes the metadata's plain JSON, whatever it becomes; its own digest is made to fit unless told otherwise."""
+    header, body = split(path.read_bytes())
+    plain = json.loads(header["__metadata__"][METADATA_KEY])
+    change(plain)
+    if fitting and isinstance(plain, dict):
+        plain["self"] = "0" * 32
+        text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+        plain["self"] = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    header["__metadata__"][METADATA_KEY] = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    path.write_bytes(join(header, body))
 
 
 def falsify(path: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -3,61 +3,17 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from scripts import listed, run_script
 
 from memrec_convert.artifact import files
 from memrec_convert.artifact.files import check_target, write_file
 from memrec_convert.errors import OutputError
 
 PARTS = [b"abc", memoryview(b"defgh"), b"", b"i"]
-
-
-def run_script(script: str, *arguments: str) -> str:
-    """What a script of its own process printed."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), *arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-class FailingStream:
-    """A stream whose n-th operation fails as a full disk does."""
-
-    def __init__(self, stream: Any, fails_at: int) -> None:
-        self.stream, self.fails_at, self.calls = stream, fails_at, 0
-
-    def __enter__(self) -> FailingStream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stream.close()
-
-    def _count(self) -> None:
-        self.calls += 1
-        if self.calls == self.fails_at:
-            raise OSError(28, "No space left on device")
-
-    def write(self, part: bytes) -> int:
-        """Fails, or writes."""
-        self._count()
-        return self.stream.write(part)
-
-    def flush(self) -> None:
-        """Fails, or flushes."""
-        self._count()
-        self.stream.flush()
-
-    def fileno(self) -> int:
-        """The stream's own."""
-        return self.stream.fileno()
 
 
 def test_a_file_is_its_parts(tmp_path: Path) -> None:
@@ -67,7 +23,7 @@ def test_a_file_is_its_parts(tmp_path: Path) -> None:
     assert path.read_bytes() == b"abcdefghi"
     assert write_file(path, [b"new"]) == 3
     assert path.read_bytes() == b"new"
-    assert os.listdir(tmp_path) == ["x.bin"]  # noqa: PTH208 - hidden files count
+    assert listed(tmp_path) == ["x.bin"]
 
 
 def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
@@ -79,42 +35,6 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
     plain.chmod(0o640)
     write_file(plain, [b"x"])
     assert plain.stat().st_mode & 0o777 == 0o640
-
-
-@pytest.mark.parametrize("fails_at", range(1, 6))
-@pytest.mark.parametrize("existing", [True, False])
-def test_each_failing_write_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int, existing: bool
-) -> None:
-    """Whichever write or flush fails, the target is as it was and the folder holds nothing new."""
-    path = tmp_path / "x.bin"
-    if existing:
-        path.write_bytes(b"old")
-    original = os.fdopen
-    monkeypatch.setattr(os, "fdopen", lambda *args: FailingStream(original(*args), fails_at))
-    with pytest.raises(OutputError, match=r"x\.bin after \d bytes: No space left on device.*Nothing was left behind"):
-        write_file(path, PARTS)
-    assert os.listdir(tmp_path) == (["x.bin"] if existing else [])  # noqa: PTH208 - hidden files count
-    assert not existing or path.read_bytes() == b"old"
-
-
-@pytest.mark.parametrize("name", ["fsync", "replace", "chmod"])
-def test_each_failing_system_call_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """Where flushing to disk, renaming or setting permissions fails, the target is as it was."""
-    path = tmp_path / "x.bin"
-    path.write_bytes(b"old")
-
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(os if name == "fsync" else Path, name, fail)
-    with pytest.raises(OutputError, match="Input/output error"):
-        write_file(path, PARTS)
-    monkeypatch.undo()
-    assert os.listdir(tmp_path) == ["x.bin"]  # noqa: PTH208 - hidden files count
-    assert path.read_bytes() == b"old"
 
 
 def test_a_folder_that_cannot_be_flushed_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +65,7 @@ def test_whatever_the_parts_raise_leaves_the_old_file(tmp_path: Path, error: typ
 
     with pytest.raises(error):
         write_file(path, parts())
-    assert os.listdir(tmp_path) == ["x.bin"]  # noqa: PTH208 - hidden files count
+    assert listed(tmp_path) == ["x.bin"]
     assert path.read_bytes() == b"old"
 
 
@@ -170,7 +90,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     )
     assert "File too large" in said
     assert str(path) in said
-    assert os.listdir(tmp_path) == ["x.bin"]  # noqa: PTH208 - hidden files count
+    assert listed(tmp_path) == ["x.bin"]
     assert path.read_bytes() == b"old"
 
 

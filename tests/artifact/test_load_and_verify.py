@@ -13,8 +13,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
-from small_models import DIM, OwnModel, falsify, join, make_bag, make_dlrm, make_own, save_dlrm, split
+from safetensors.torch import load_file, save_file
+from small_models import DIM, OwnModel, falsify, join, make_bag, make_dlrm, make_own, save_dlrm, save_tiny, split
 from torch import nn
 
 from memrec_convert import compress, load, save, verify
@@ -178,22 +178,29 @@ def test_targets_are_protected(path: Path, saved: bytes) -> None:
     assert path.read_bytes() != saved
 
 
-def test_every_flipped_bit_is_found(path: Path, saved: bytes) -> None:
-    """With one bit flipped in any byte, header and padding included, verify refuses the file; load never crashes."""
-    undetected = []
-    for place in range(len(saved)):
-        wrong = bytearray(saved)
-        wrong[place] ^= 1 << (place % 8)
-        path.write_bytes(wrong)
-        try:
-            verify(path)
-            undetected.append(place)
-        except (ArtifactError, ModelError):
-            pass
-        if place % 16 == 0:
-            with contextlib.suppress(ArtifactError, ModelError):
-                load(path)
+def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
+    """With any single bit flipped, length, header, padding and tensors, verify refuses the file; so does load."""
+    path = save_tiny(tmp_path)
+    saved = path.read_bytes()
+    assert 3000 < len(saved) < 5000
+    undetected, loaded = [], []
+    with path.open("r+b", buffering=0) as stream:
+        for place, byte in enumerate(saved):
+            for bit in range(8):
+                stream.seek(place)
+                stream.write(bytes([byte ^ 1 << bit]))
+                with contextlib.suppress(ArtifactError):
+                    verify(path)
+                    undetected.append((place, bit))
+                if (place + bit) % 16 == 0:
+                    with contextlib.suppress(ArtifactError, ModelError):
+                        load(path)
+                        loaded.append((place, bit))
+            stream.seek(place)
+            stream.write(bytes([byte]))
     assert undetected == []
+    assert loaded == []
+    verify(path)
 
 
 @settings(deadline=None, max_examples=30)
@@ -322,12 +329,14 @@ def test_a_forged_index_is_refused(path: Path, saved: bytes) -> None:
     start, _ = header["tables.1.level0_index"]["data_offsets"]
     spoilt = body[: start + 4] + b"\xff" + body[start + 5 :]
     path.write_bytes(join(header, spoilt))
-    with pytest.raises(ArtifactError, match=r"tables\.1 *: the index of level 0 is damaged"):
-        load(path)
-    wrong = {**artifact.tensors, "tables.1.level0_index": read_artifact(path).tensors["tables.1.level0_index"]}
+    for act in (load, verify):
+        with pytest.raises(ArtifactError, match=r"tables\.1\.level0_index: its bytes do not match their digest"):
+            act(path)
+    wrong = {**artifact.tensors, "tables.1.level0_index": load_file(path)["tables.1.level0_index"]}
     falsify(path, lambda plain: plain.update(digests=dict(artifact.metadata.with_digests(wrong).digests)))
-    with pytest.raises(ArtifactError, match="the index of level 0 is damaged"):
-        verify(path)
+    for act in (load, verify):
+        with pytest.raises(ArtifactError, match=r"tables\.1 *: the index of level 0 is damaged"):
+            act(path)
 
 
 def test_a_table_by_itself_can_be_saved(tmp_path: Path) -> None:

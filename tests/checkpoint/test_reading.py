@@ -122,8 +122,12 @@ def test_a_safetensors_file_is_read(dlrm_state, tmp_path):
     verify_storage(source)
 
 
-def test_a_whole_pickled_module_is_walked(dlrm_state, save):
-    """torch.save(model) is read through `_modules` and `_parameters`; its classes are named, not run."""
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_whole_pickled_module_is_walked(save, legacy):
+    """torch.save(model) is read through `_modules` and `_parameters`; its classes are named, not run.
+
+    The old form keeps the source of each class beside its name, which is not looked at.
+    """
     model = nn.Module()
     for part, modules in (
         ("emb_l", nn.ModuleList(nn.EmbeddingBag(rows, 8, mode="sum") for rows in (7, 5, 3))),
@@ -131,7 +135,7 @@ def test_a_whole_pickled_module_is_walked(dlrm_state, save):
         ("top_l", nn.Sequential(nn.Linear(14, 5), nn.ReLU(), nn.Linear(5, 1), nn.Sigmoid())),
     ):
         setattr(model, part, modules)
-    source = read_source(save(model))
+    source = read_source(save(model, _use_new_zipfile_serialization=not legacy))
     assert torch.equal(source.tables[2].weight.as_tensor(), model.emb_l[2].weight)
     assert "torch.nn.modules.linear.Linear" in source.unrun_classes
 

@@ -41,15 +41,32 @@ class Container:
     verify: Callable[[Path, Iterable[TensorRef]], None]
 
 
-def beside(directory: Path, name: object, where: str) -> Path:
-    """The file of this name inside a directory; CheckpointError where the name leads out of it or there is none."""
+def beside(directory: Path, name: object, where: str, *, links: bool = False) -> Path:
+    """The file of this name inside a directory; CheckpointError where the name leads out of it or there is none.
+
+    Unless `links` are allowed, neither may a symbolic link lead out: any file of the right size would pass for a table.
+    """
     relative = PurePosixPath(name) if isinstance(name, str) and name and "\0" not in name else PurePosixPath("..")
     if relative.is_absolute() or ".." in relative.parts or "\\" in str(name):
         raise CheckpointError(f"{where}: names a file outside of its directory; it is damaged or forged.")
     path = directory.joinpath(*relative.parts)
     if not path.is_file():
         raise IncompleteCheckpointError(f"{where}: the file {printable(name)} is missing; copy the whole directory.")
+    if not links:
+        refuse_links(directory, path)
     return path
+
+
+def refuse_links(directory: Path, path: Path) -> None:
+    """CheckpointError where a file of a directory lies elsewhere."""
+    try:
+        inside = path.resolve(strict=True).is_relative_to(directory.resolve(strict=True))
+    except (OSError, RuntimeError):
+        inside = False
+    if not inside:
+        raise CheckpointError(
+            f"{path}: a link to a file outside of {directory}; copy the directory with the files themselves (cp -rL)."
+        )
 
 
 def no_checksums(path: Path, tensors: Iterable[TensorRef]) -> None:

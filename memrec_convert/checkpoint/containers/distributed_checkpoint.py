@@ -18,6 +18,8 @@ from memrec_convert.errors import CheckpointError, IncompleteCheckpointError
 NAME = "torch.distributed.checkpoint"
 _METADATA = ".metadata"
 _TENSOR = "TensorStorageMetadata"
+_MOST_OPCODES = 2_000_000
+_DEEPEST = 64
 
 Places = dict[tuple[str, tuple[int, ...]], Section]
 """(tensor, offsets of its chunk) -> the archive that holds the chunk."""
@@ -40,14 +42,15 @@ def read_distributed(path: Path) -> Contents:
     for name in dict.fromkeys((*nested, *tensors)):
         described = tensors.get(name)
         if isinstance(name, str) and isinstance(described, Placeholder) and described.name.endswith(_TENSOR):
-            _put(root, nested.get(name, (name,)), _read_tensor(path, name, described, places))
+            tensor = _read_tensor(path, name, described, places)
+            _put(root, nested.get(name, (name,)), tensor, f"{path} > {printable(name)}")
     files = tuple(sorted({section.path for section in places.values()}))
     return Contents(NAME, root, unrun, (path / _METADATA, *files))
 
 
 def _read_metadata(path: Path) -> tuple[dict[object, object], tuple[str, ...]]:
     with (path / _METADATA).open("rb") as file:
-        pickled = read_pickle(file, f"{path} > {_METADATA}")
+        pickled = read_pickle(file, f"{path} > {_METADATA}", most_opcodes=_MOST_OPCODES)
     return read_fields(pickled.root), pickled.unrun_classes
 
 
@@ -74,39 +77,51 @@ def _find_places(path: Path, fields: dict[object, object]) -> Places:
                 f"{start + nbytes}: it is truncated; copy the whole directory again."
             )
         places[name, place] = Section(file, start, nbytes)
+    _refuse_overlaps(path, places)
     return places
+
+
+def _refuse_overlaps(path: Path, places: Places) -> None:
+    """No two chunks may share bytes."""
+    end, before = 0, None
+    for section in sorted(places.values(), key=lambda section: (section.path, section.start)):
+        if section.path == before and section.start < end:
+            raise CheckpointError(f"{section.path}: two chunks share its byte {section.start}; {path} is damaged.")
+        before, end = section.path, section.start + section.nbytes
 
 
 def _read_tensor(path: Path, name: str, described: Placeholder, places: Places) -> StoredTensor:
     """One tensor from its chunks."""
-    where, fields, chunks = f"{path} > {printable(name)}", read_fields(described), []
+    where, fields, chunks = f"{path} > {printable(name)}", read_fields(described), dict[tuple[int, ...], Chunk]()
     listed = fields.get("chunks")
     try:
         for listed_chunk in listed if isinstance(listed, list) else ():
             chunk = read_fields(listed_chunk)
             offsets, sizes = check_sizes(chunk.get("offsets"), "offsets"), check_sizes(chunk.get("sizes"), "sizes")
+            if offsets in chunks:
+                raise MalformedPickle(f"two chunks lie at {offsets}")
             section = places.get((name, offsets))
             if section is None:
                 raise IncompleteCheckpointError(f"{where}: its chunk at {offsets} is missing; copy the directory.")
             tensor = read_archive(section).root
             if not isinstance(tensor, TensorRef) or tensor.shape != sizes:
                 raise MalformedPickle(f"the chunk at {offsets} is not a tensor of shape {sizes}")
-            chunks.append(Chunk(offsets, tensor))
-        return join_chunks(check_sizes(fields.get("size"), "size"), chunks)
+            chunks[offsets] = Chunk(offsets, tensor)
+        return join_chunks(check_sizes(fields.get("size"), "size"), list(chunks.values()))
     except MalformedPickle as error:
         raise CheckpointError(f"{where}: {error}; the directory is damaged.") from None
 
 
-def _put(root: dict[object, object], path: object, value: StoredTensor) -> None:
-    """Set a value in nested dicts; a place that is taken by a tensor keeps it."""
-    steps = path if isinstance(path, tuple) and path else ("",)
-    inner = root
+def _put(root: dict[object, object], path: object, value: StoredTensor, where: str) -> None:
+    """Set a value in nested dicts; CheckpointError where another stands there already."""
+    steps = path if isinstance(path, tuple) and 0 < len(path) <= _DEEPEST else (None,)
+    inner: object = root
     for step in steps[:-1]:
-        below = inner.setdefault(step, {})
-        if not isinstance(below, dict):
-            return
-        inner = below
-    inner[steps[-1]] = value
+        inner = inner.setdefault(step, {}) if isinstance(inner, dict) and isinstance(step, (str, int)) else None
+    last = steps[-1]
+    if not isinstance(inner, dict) or not isinstance(last, (str, int)) or last in inner:
+        raise CheckpointError(f"{where}: its place among the others is taken or no place; the directory is damaged.")
+    inner[last] = value
 
 
 def verify_distributed(path: Path, tensors: Iterable[TensorRef]) -> None:

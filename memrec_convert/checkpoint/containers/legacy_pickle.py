@@ -16,6 +16,7 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 _MAGIC_BYTES = _MAGIC.to_bytes(10, "little")
 _PROTOCOL = 1001
 _COUNT_BYTES = 8
+_MOST_HEAD_OPCODES = 1_000
 
 
 def is_legacy(path: Path, head: bytes) -> bool:
@@ -34,7 +35,8 @@ def read_legacy(path: Path) -> Contents:
 
     with path.open("rb") as file:
         object_offset, _ = _read_object(path, file, note_storage)
-        keys = read_pickle(file, f"{path} > storage keys").root
+        limit = _MOST_HEAD_OPCODES + 4 * len(claimed)
+        keys = read_pickle(file, f"{path} > storage keys", most_opcodes=limit).root
         places = _place_storages(path, file, keys, claimed)
         file.seek(object_offset)
         contents = read_pickle(file, f"{path} > object", load_storage=lambda key, dtype, elements: places[key])
@@ -43,7 +45,8 @@ def read_legacy(path: Path) -> Contents:
 
 def _read_object(path: Path, file: BinaryIO, load: Callable[[str, str, int], Storage]) -> tuple[int, object]:
     """Check the head (magic number, protocol, byte order) and walk the object; its byte position and value."""
-    magic, protocol, system = (read_pickle(file, f"{path} > head").root for _ in range(3))
+    heads = [read_pickle(file, f"{path} > head", most_opcodes=_MOST_HEAD_OPCODES).root for _ in range(3)]
+    magic, protocol, system = heads
     if magic != _MAGIC or protocol != _PROTOCOL or not isinstance(system, dict):
         raise CheckpointError(f"{path}: begins as an old torch.save file, but its head is damaged.")
     if system.get("little_endian") is not True:

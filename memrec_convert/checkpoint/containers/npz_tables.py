@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import math
+import re
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-
-from numpy.lib import format as npy
+from typing import BinaryIO
 
 from memrec_convert.checkpoint.containers.container import Container, Contents
 from memrec_convert.checkpoint.containers.section import Section
-from memrec_convert.checkpoint.containers.zip_archive import Member, is_zip, list_members, verify_archive
+from memrec_convert.checkpoint.containers.zip_archive import (
+    Member,
+    is_zip,
+    list_members,
+    open_directory,
+    verify_archive,
+)
 from memrec_convert.checkpoint.stand_ins import Placeholder, printable
-from memrec_convert.checkpoint.tensor_ref import DTYPES, FLOATING, TensorRef, contiguous_strides, itemsize
+from memrec_convert.checkpoint.tensor_ref import FLOATING, TensorRef, contiguous_strides, itemsize
 from memrec_convert.errors import CheckpointError
 
 NAME = "numpy .npz"
 _MAGIC = b"\x93NUMPY"
 _CLICK_LOG = frozenset({"X_int", "X_cat", "y"})
 _LARGEST_HEADER = 10_000
+_HEADER = re.compile(
+    r"\{'descr': (?:'(?P<descr>[^'\\]{1,40})'|\[.*\]), 'fortran_order': (?P<fortran>True|False), "
+    r"'shape': \((?P<shape>|[0-9]{1,19},|[0-9]{1,19}(?:, [0-9]{1,19}){1,15})\), \} *\n",
+    re.ASCII,
+)
+_SIZE = re.compile(r"[0-9]+", re.ASCII)
+_NAMES = {
+    "<f8": "float64", "<f4": "float32", "<f2": "float16", "<i8": "int64", "<i4": "int32", "<i2": "int16",
+    "|i1": "int8", "|u1": "uint8", "|b1": "bool",
+}  # fmt: skip
 
 
 def is_npz(path: Path, head: bytes) -> bool:
@@ -38,9 +55,7 @@ def read_npz(path: Path) -> Contents:
 
 
 def _refuse_compressed(path: Path, names: set[str]) -> None:
-    import zipfile
-
-    with zipfile.ZipFile(path) as archive:
+    with open_directory(Section.whole(path)) as archive:
         compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
     if compressed:
         raise CheckpointError(
@@ -53,21 +68,28 @@ def _read_array(path: Path, member: Member) -> TensorRef | Placeholder:
     """An array's header, checked against its member; arrays of other than numbers stay unread."""
     where = f"{path} > {printable(member.name)}"
     with Section(path, member.offset, member.nbytes).open() as stream:
-        try:
-            version = npy.read_magic(stream)
-            read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, fortran, dtype = read_header(stream, max_header_size=_LARGEST_HEADER)
-        except (ValueError, EOFError, OSError, SyntaxError, TypeError, KeyError):
-            raise CheckpointError(f"{where}: not an array of numpy; the file is damaged.") from None
-        start = stream.tell()
-    if dtype.name not in DTYPES or not dtype.isnative:
-        return Placeholder(f"array of {printable(dtype.str)}")
-    if math.prod(shape) * itemsize(dtype.name) != member.nbytes - start or min(shape, default=1) < 0:
+        header, start = _read_header(stream), stream.tell()
+    if header is None:
+        raise CheckpointError(f"{where}: not an array of numpy; the file is damaged.")
+    dtype, shape = _NAMES.get(header["descr"] or ""), tuple(map(int, _SIZE.findall(header["shape"])))
+    if dtype is None:
+        return Placeholder(f"array of {printable(header['descr'] or 'records')}")
+    if math.prod(shape) * itemsize(dtype) != member.nbytes - start:
         raise CheckpointError(
-            f"{where}: {member.nbytes - start} bytes for an array of shape {list(shape)} {dtype.name}; it is damaged."
+            f"{where}: {member.nbytes - start} bytes for an array of shape {list(shape)} {dtype}; it is damaged."
         )
-    strides = contiguous_strides(shape[::-1])[::-1] if fortran else contiguous_strides(shape)
-    return TensorRef(path, member.offset + start, dtype.name, tuple(shape), strides)
+    strides = contiguous_strides(shape[::-1])[::-1] if header["fortran"] == "True" else contiguous_strides(shape)
+    return TensorRef(path, member.offset + start, dtype, shape, strides)
+
+
+def _read_header(stream: BinaryIO) -> re.Match[str] | None:
+    """The header of an .npy as numpy writes it, byte for byte, and nothing evaluated; None for anything else."""
+    head = stream.read(len(_MAGIC) + 2)
+    if not head.startswith(_MAGIC) or head[len(_MAGIC) :] not in (b"\1\0", b"\2\0", b"\3\0"):
+        return None
+    length = int.from_bytes(stream.read(2 if head.endswith(b"\1\0") else 4), "little")
+    text = stream.read(length) if length <= _LARGEST_HEADER else b""
+    return _HEADER.fullmatch(text.decode("latin-1")) if len(text) == length else None
 
 
 def verify_npz(path: Path, tensors: Iterable[TensorRef]) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from memrec_convert.checkpoint.containers.container import Container, Contents, beside
+from memrec_convert.checkpoint.containers.container import Container, Contents, beside, refuse_links
 from memrec_convert.checkpoint.containers.zip_archive import is_zip, read_zip, verify_zip
 from memrec_convert.checkpoint.stand_ins import MalformedPickle, check_sizes
 from memrec_convert.checkpoint.tensor_ref import TensorRef, contiguous_strides, itemsize
@@ -40,6 +40,7 @@ def read_nvidia_directory(path: Path) -> Contents:
         files.append(file)
     tables = {int(match[1]): file for file in sorted(path.iterdir()) if (match := _TABLE.fullmatch(file.name))}
     for number, file in sorted(tables.items()):
+        refuse_links(path, file)
         meta = beside(path, f"embeddings.{number}.meta.pt", str(path))
         root[f"embeddings.{number}"] = _read_table(file, _read_pt(meta, unrun))
         files += [file, meta]

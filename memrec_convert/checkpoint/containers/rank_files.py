@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from memrec_convert.checkpoint.containers.container import Container, Contents
+from memrec_convert.checkpoint.containers.container import Container, Contents, refuse_links
 from memrec_convert.checkpoint.containers.legacy_pickle import LEGACY_PICKLE
 from memrec_convert.checkpoint.containers.zip_archive import ZIP_ARCHIVE
 from memrec_convert.checkpoint.shards import join_ranks
@@ -48,6 +48,8 @@ def is_rank_files(path: Path, head: bytes) -> bool:
 def read_rank_files(path: Path) -> Contents:
     """The contents of all ranks' files as one, shards joined; tensors that every rank has are the first rank's."""
     files = find_rank_files(path)
+    for file in files if path.is_dir() else ():
+        refuse_links(path, file)
     contents = [_find_form(file).read(file) for file in files]
     root = join_ranks([one.root for one in contents], str(path))
     unrun = dict.fromkeys(name for one in contents for name in one.unrun_classes)

@@ -13,7 +13,7 @@ from memrec_convert.errors import CheckpointError
 
 NAME = "safetensors"
 _LENGTH_BYTES = 8
-_LARGEST_HEADER = 100_000_000
+_LARGEST_HEADER = 10_000_000
 _DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
@@ -46,13 +46,18 @@ def _read_header(path: Path) -> tuple[dict[str, object], int]:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        if length > min(_LARGEST_HEADER, size - _LENGTH_BYTES):
+        if length > size - _LENGTH_BYTES:
             raise CheckpointError(
                 f"{path}: not a safetensors file, or a truncated one: its header claims {length} bytes of {size}."
             )
+        if length > _LARGEST_HEADER:
+            raise CheckpointError(
+                f"{path}: its header takes {length} bytes; at most {_LARGEST_HEADER:,} are read, which is room for "
+                "some hundred thousand tensors."
+            )
         text = file.read(length)
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_refuse_repeated)
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=refuse_repeated)
     except (ValueError, RecursionError):
         raise CheckpointError(f"{path}: the header is not JSON with unique names; the file is damaged.") from None
     if not isinstance(header, dict):
@@ -60,7 +65,10 @@ def _read_header(path: Path) -> tuple[dict[str, object], int]:
     return header, _LENGTH_BYTES + length
 
 
-def _refuse_repeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def refuse_repeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """The pairs of a JSON object as a mapping; ValueError where a name occurs twice, for parsers differ in which one
+    they take.
+    """
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("a name occurs twice")

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 from memrec_convert.checkpoint.containers.container import Container, Contents, beside, no_checksums
-from memrec_convert.checkpoint.containers.safetensors_file import read_safetensors
+from memrec_convert.checkpoint.containers.safetensors_file import read_safetensors, refuse_repeated
 from memrec_convert.checkpoint.stand_ins import printable
 from memrec_convert.errors import CheckpointError, IncompleteCheckpointError
 
 NAME = "sharded safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
-_LARGEST_INDEX = 64 * 2**20
+_LARGEST_INDEX = 10_000_000
 
 
 def find_index(path: Path) -> Path | None:
@@ -33,7 +33,9 @@ def read_safetensors_shards(path: Path) -> Contents:
     index = find_index(path)
     assert index is not None, "sniffed before"
     names = _read_index(index)
-    files = {name: beside(index.parent, name, str(index)) for name in dict.fromkeys(names.values())}
+    # A link out of the directory is how downloads are cached; what it leads to must be safetensors by itself.
+    held_in = dict.fromkeys(names.values())
+    files = {name: beside(index.parent, name, str(index), links=True) for name in held_in}
     stored: dict[str, dict[str, object]] = {}
     for name, file in files.items():
         held = read_safetensors(file).root
@@ -54,7 +56,7 @@ def _read_index(index: Path) -> dict[str, str]:
     try:
         if index.stat().st_size > _LARGEST_INDEX:
             raise ValueError("too large")
-        parsed = json.loads(index.read_bytes())
+        parsed = json.loads(index.read_bytes().decode("utf-8"), object_pairs_hook=refuse_repeated)
         names = parsed["weight_map"]
         if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
             raise ValueError("no map of names")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from dataclasses import dataclass
@@ -22,9 +23,31 @@ class Section:
         """All of a file."""
         return cls(path, 0, path.stat().st_size)
 
-    def open(self) -> BinaryIO:
-        """A stream over the section alone; its byte 0 is the section's first."""
-        return cast("BinaryIO", io.BufferedReader(_Window(self)))
+    def open(self, *, largest_read: int | None = None) -> BinaryIO:
+        """A stream over the section alone; its byte 0 is the section's first.
+
+        A read of more than `largest_read` bytes that are there raises LargeReadError.
+        """
+        window = _Window(self)
+        return cast("BinaryIO", io.BufferedReader(window) if largest_read is None else _Wary(window, largest_read))
+
+
+class LargeReadError(Exception):
+    """More was asked for at once than the reader of a section allows."""
+
+
+class _Wary(io.BufferedReader):
+    """A stream for parsers that read as much as a file tells them to."""
+
+    def __init__(self, window: _Window, largest_read: int) -> None:
+        super().__init__(window)
+        self.window, self.largest_read = window, largest_read
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(self.window.section.nbytes - self.tell(), 0)
+        if (left if size is None or size < 0 else min(size, left)) > self.largest_read:
+            raise LargeReadError
+        return super().read(size)
 
 
 class _Window(io.RawIOBase):
@@ -43,7 +66,7 @@ class _Window(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.section.nbytes}[whence]
         if base + offset < 0:
-            raise ValueError("a place before the section's first byte")
+            raise OSError(errno.EINVAL, "a place before the section's first byte")
         self.position = base + offset
         return self.position
 

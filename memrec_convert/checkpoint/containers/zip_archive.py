@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from memrec_convert.checkpoint.containers.container import Container, Contents
-from memrec_convert.checkpoint.containers.section import Section
+from memrec_convert.checkpoint.containers.section import LargeReadError, Section
 from memrec_convert.checkpoint.pickle_reader import MOST_BYTES, read_pickle
 from memrec_convert.checkpoint.stand_ins import Storage, printable
 from memrec_convert.checkpoint.tensor_ref import TensorRef
@@ -21,7 +23,11 @@ from memrec_convert.errors import CheckpointError
 
 NAME = "zip .pt"
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+_END = struct.Struct("<4s4H2IH")
+_END64 = struct.Struct("<4sQ2H2I4Q")
+_END64_LOCATOR_BYTES = 20
 _CHUNK_BYTES = 2**20
+_LARGEST_DIRECTORY = 4 * 2**20
 _STORAGE_KEY = re.compile(r"[0-9A-Za-z_.-]{1,100}", re.ASCII)
 
 
@@ -94,20 +100,61 @@ def list_members(section: Section, recognise: Callable[[Path, set[str]], object]
     `recognise(path, names)` comes first, so that another kind of archive is refused by the name of what it is.
     """
     path = section.path
-    try:
-        with section.open() as stream, zipfile.ZipFile(stream) as archive, section.open() as file:
-            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    with open_directory(section) as archive, section.open() as file:
+        if len(archive.infolist()) != _read_count(file, section.nbytes - len(archive.comment)):
+            raise _no_directory(section)
+        try:
+            entries = [entry for entry in archive.infolist() if not entry.filename.endswith("/")]
+            if any(entry.header_offset < 0 for entry in entries):
+                raise _no_directory(section)
             recognise(path, {entry.orig_filename for entry in entries})
             members = [_locate(path, file, entry) for entry in entries]
             directory_offset = archive.start_dir
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, struct.error, OverflowError):
-        raise CheckpointError(
-            f"{path}: a zip archive that is truncated or damaged ({section.nbytes} bytes, no readable "
-            "directory of members at its end); download or copy it again."
-        ) from None
+        except (ValueError, EOFError, OverflowError):
+            raise _no_directory(section) from None
     _refuse_overlaps(path, members, directory_offset)
     _check_names(path, members)
     return [replace(member, offset=section.start + member.offset) for member in members]
+
+
+@contextmanager
+def open_directory(section: Section) -> Iterator[zipfile.ZipFile]:
+    """The archive's directory of members, once it is known to be of a bearable size."""
+    try:
+        stream = section.open(largest_read=_LARGEST_DIRECTORY)
+        archive = zipfile.ZipFile(stream)
+    except LargeReadError:
+        raise CheckpointError(
+            f"{section.path}: the zip archive's directory of members takes more than {_LARGEST_DIRECTORY >> 20} MiB; "
+            "no checkpoint has as many members."
+        ) from None
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, struct.error, OverflowError):
+        raise _no_directory(section) from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # the disk's own trouble; this is a place before the file's first byte
+            raise
+        raise _no_directory(section) from None
+    with stream, archive:
+        yield archive
+
+
+def _read_count(file: BinaryIO, end: int) -> int:
+    """How many members the end record says there are: an entry that swallows those after it would hide them."""
+    tail = max(end - _END.size - _END64_LOCATOR_BYTES - _END64.size, 0)
+    file.seek(tail)
+    records = file.read(end - tail)
+    count: int = _END.unpack(records[-_END.size :])[4]
+    before = records[: -_END.size]
+    if before[-_END64_LOCATOR_BYTES:].startswith(b"PK\x06\x07") and before.startswith(b"PK\x06\x06"):
+        count = _END64.unpack_from(before)[7]
+    return count
+
+
+def _no_directory(section: Section) -> CheckpointError:
+    return CheckpointError(
+        f"{section.path}: a zip archive that is truncated or damaged ({section.nbytes} bytes, no readable "
+        "directory of members at its end); download or copy it again."
+    )
 
 
 def _locate(path: Path, file: BinaryIO, entry: zipfile.ZipInfo) -> Member:

@@ -8,13 +8,13 @@ from memrec_convert.checkpoint.layouts.layout import Layout, Reading
 from memrec_convert.checkpoint.layouts.nvidia_dlrm import NVIDIA_DLRM
 from memrec_convert.checkpoint.layouts.pytorch_fm import PYTORCH_FM
 from memrec_convert.checkpoint.layouts.recbole import RECBOLE
-from memrec_convert.checkpoint.layouts.tables_only import BARE_TABLES, TABLES_ONLY
+from memrec_convert.checkpoint.layouts.tables_only import BARE_TABLES, TABLES_ONLY, keep_tables
 from memrec_convert.checkpoint.layouts.torch_rechub import TORCH_RECHUB
 from memrec_convert.checkpoint.layouts.torchrec_dlrm import TORCHREC_DLRM
 from memrec_convert.checkpoint.state_dict import StateDict
 from memrec_convert.errors import NoTablesError
 
-__all__ = ["LAYOUTS", "Layout", "Reading", "find_layout"]
+__all__ = ["LAYOUTS", "Layout", "Reading", "find_layout", "keep_tables"]
 
 LAYOUTS: tuple[Layout, ...] = (
     FACEBOOKRESEARCH_DLRM, TORCHREC_DLRM, NVIDIA_DLRM, DEEPCTR_TORCH, TORCH_RECHUB, PYTORCH_FM, RECBOLE, TABLES_ONLY,

@@ -11,6 +11,7 @@ from memrec_convert.checkpoint.layouts.layout import Layout, Reading
 from memrec_convert.checkpoint.layouts.linear_layers import KIND, NUMBER, Layers, add_layer, check_single_output
 from memrec_convert.checkpoint.layouts.tables import TableForm, TableNames, note_shared, note_unreadable, read_tables
 from memrec_convert.checkpoint.source import PLAIN
+from memrec_convert.checkpoint.stand_ins import printable
 from memrec_convert.checkpoint.state_dict import StateDict
 from memrec_convert.checkpoint.tensor_ref import StoredTensor
 from memrec_convert.errors import CheckpointError, IncompleteCheckpointError
@@ -52,18 +53,17 @@ def _describe(state: StateDict, where: str, reading: Reading, fields: int) -> No
     """The network, if it is a DeepFM with its DNN, first order and dense features as the defaults have them."""
     other = next((name for name in state if name.startswith(_OTHER_NETWORKS)), None)
     if other is not None or "dnn_linear.weight" not in state:
+        found = "no dnn_linear.weight" if other is None else printable(other)
         raise CheckpointError(
-            f"{where}: {f'has {other}' if other else 'has no dnn_linear.weight'}, so it is not the DeepFM of "
-            "DeepCTR-Torch, the one network of it that is converted; load it there and give it to compress()."
+            f"{where}: has {found}, so it is not the DeepFM of DeepCTR-Torch, the one network of it that is converted; "
+            "load it there and give it to compress()."
         )
-    features = [table.name.removeprefix("embedding_dict.") for table in reading.tables[:fields]]
+    features = {table.name.removeprefix("embedding_dict."): at for at, table in enumerate(reading.tables[:fields])}
     inputs = list(range(fields))
     for table in reading.tables[fields:]:
         feature = table.name.removeprefix("linear_model.embedding_dict.")
-        if feature not in features:
-            features.append(feature)
-        inputs.append(features.index(feature))
-        twin = reading.tables[features.index(feature)]
+        inputs.append(features.setdefault(feature, len(features)))
+        twin = reading.tables[inputs[-1]]
         if table.dim != 1 or twin.rows != table.rows:
             raise CheckpointError(f"{where} > {table.name}: {table.rows} x {table.dim}, expected {twin.rows} x 1.")
     mlp = _read_dnn(state, where)
@@ -72,7 +72,7 @@ def _describe(state: StateDict, where: str, reading: Reading, fields: int) -> No
     describe_deepfm(
         reading, mlp, fields=fields, inputs=inputs, dense=dense, first_order=first_order, linear="dense"
     )
-    reading.architecture["input_names"] = features
+    reading.architecture["input_names"] = list(features)
     reading.assumed = [
         "a DeepFM whose features are all in its linear part, its FM and its DNN, one id each per sample",
         "features in the order of the tables, dense features after them; ReLU in the DNN",

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from memrec_convert.checkpoint.derived_rows import Computed
+from memrec_convert.checkpoint.facts import assume_one
 from memrec_convert.checkpoint.layouts.layout import Reading
 from memrec_convert.checkpoint.layouts.linear_layers import (
     NUMBER,
@@ -135,3 +136,5 @@ def describe_deepfm(
         "table_inputs": list(inputs),
         "dense_transform": "log1p",
     }
+    if dense:
+        reading.open_facts.append(assume_one("dense_transform", "log1p"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from memrec_convert.checkpoint.facts import Assumption, Facts, assume_one
 from memrec_convert.checkpoint.layouts.interaction import Interaction, deduce_interaction
 from memrec_convert.checkpoint.layouts.layout import Reading
 from memrec_convert.checkpoint.layouts.linear_layers import (
@@ -62,17 +63,22 @@ def read_mlps(names: DlrmNames, state: StateDict, where: str) -> Mlps:
     return Mlps(bottom, top)
 
 
-def deduce(kinds: tuple[str, ...], mlps: Mlps, reading: Reading, where: str) -> Interaction | None:
+def deduce(
+    kinds: tuple[str, ...], mlps: Mlps, reading: Reading, where: str, *, facts: Facts
+) -> Interaction | None:
     """The interaction that the top MLP's width shows; None, and a problem, where none fits."""
     dims = [table.dim for table in reading.tables]
     try:
-        interaction = deduce_interaction(kinds, mlps.dim, dims, mlps.top[0][0].shape[1], where)
+        interaction = deduce_interaction(
+            kinds, mlps.dim, dims, mlps.top[0][0].shape[1], where, stated=facts.interaction
+        )
     except CheckpointError as error:
         if not reading.problems:  # otherwise a consequence of what was found already
             reading.problems.append(error)
         return None
     if interaction.warning:
         reading.warnings.append(interaction.warning)
+        reading.open_facts.append(Assumption("interaction", interaction.value, interaction.others))
     return interaction
 
 
@@ -88,3 +94,6 @@ def describe_dlrm(reading: Reading, mlps: Mlps, interaction: Interaction | None,
         "tables": [[table.rows, table.dim] for table in reading.tables],
         "dense_transform": "log1p",
     }
+    if interaction is not None and interaction.name == "dot":
+        reading.open_facts.append(assume_one("pairs", pairs))
+    reading.open_facts.append(assume_one("dense_transform", "log1p"))

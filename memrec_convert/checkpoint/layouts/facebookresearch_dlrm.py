@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from memrec_convert.checkpoint.derived_rows import ProjectedRows, QuotientRemainderRows, WeightedRows
-from memrec_convert.checkpoint.facts import Facts
+from memrec_convert.checkpoint.facts import Assumption, Facts
 from memrec_convert.checkpoint.layouts.dlrm_network import (
     DENSE_ASSUMPTION,
     DlrmNames,
@@ -116,7 +116,8 @@ def _read(state: StateDict, where: str, facts: Facts) -> Reading:
     note_unreadable(reading, where)
     note_shared(reading)
     _fold_row_weights(state, where, reading)
-    describe_dlrm(reading, mlps, deduce((DOT, DOT_ITSELF, CAT), mlps, reading, where), pairs=_NAMES.pairs)
+    interaction = deduce((DOT, DOT_ITSELF, CAT), mlps, reading, where, facts=facts)
+    describe_dlrm(reading, mlps, interaction, pairs=_NAMES.pairs)
     reading.assumed = [
         "pairs in the order of the lower triangle, as facebookresearch/dlrm takes them",
         "ReLU after every layer but the last",
@@ -160,6 +161,8 @@ def _note_divided(facts: Facts, reading: Reading) -> None:
     for operation in sorted(set(operations.values())):
         source = "as the widths show" if operation == "concat" else "as stated" if facts.qr_operation else "by default"
         reading.assumed.append(f"the two rows of quotient-remainder tables are {verbs[operation]} ({source})")
+    if facts.qr_operation is None and set(operations.values()) & {"mult", "add"}:
+        reading.open_facts.append(Assumption("qr_operation", "mult", ("add",)))
     multiplied = [number for number, operation in operations.items() if operation == "mult"]
     if multiplied:
         reading.architecture["single_valued"] = multiplied

@@ -13,11 +13,20 @@ _MOST_TABLES = 10_000
 
 @dataclass(frozen=True)
 class Interaction:
-    """`name` is "dot" or "cat"; `itself` adds each vector's product with itself to the pairs."""
+    """`name` is "dot" or "cat"; `itself` adds each vector's product with itself to the pairs.
+
+    `others` are the further kinds that the width fits, as `Facts.interaction` names them.
+    """
 
     name: str
     itself: bool = False
     warning: str = ""
+    others: tuple[str, ...] = ()
+
+    @property
+    def value(self) -> str:
+        """The kind as `Facts.interaction` names it."""
+        return _value(DOT_ITSELF if self.itself else self.name)
 
 
 def top_width(kind: str, dense_dim: int, dims: Sequence[int]) -> int:
@@ -29,18 +38,26 @@ def top_width(kind: str, dense_dim: int, dims: Sequence[int]) -> int:
 
 
 def deduce_interaction(
-    kinds: Sequence[str], dense_dim: int, dims: Sequence[int], width: int, where: str
+    kinds: Sequence[str], dense_dim: int, dims: Sequence[int], width: int, where: str, *, stated: str | None = None
 ) -> Interaction:
-    """The first of `kinds` that makes the top input `width` wide.
+    """The first of `kinds` (the stated one, where one is) that makes the top input `width` wide.
 
     Raises IncompleteCheckpointError where more tables would (a rank's file of a distributed run), CheckpointError where
     nothing does.
     """
     even = all(dim == dense_dim for dim in dims)
     fitting = [kind for kind in kinds if (even or kind == CAT) and top_width(kind, dense_dim, dims) == width]
+    if stated is not None and fitting:
+        if stated not in map(_value, fitting):
+            raise CheckpointError(
+                f"{where}: the interaction {stated!r} was stated, but the top MLP's input of {width} shows "
+                f"{' or '.join(map(_value, fitting))}."
+            )
+        fitting = [kind for kind in fitting if _value(kind) == stated]
     if fitting:
         warning = f"the top layer's width fits {' and '.join(fitting)}; {fitting[0]} is assumed" if fitting[1:] else ""
-        return Interaction(CAT if fitting[0] == CAT else DOT, fitting[0] == DOT_ITSELF, warning)
+        others = tuple(map(_value, fitting[1:]))
+        return Interaction(CAT if fitting[0] == CAT else DOT, fitting[0] == DOT_ITSELF, warning, others)
     if not even:
         raise CheckpointError(
             f"{where}: the tables are {sorted(set(dims))} wide and the bottom MLP's output {dense_dim}; "
@@ -57,6 +74,11 @@ def deduce_interaction(
         f"{where}: the top MLP's input of {width} fits none of {', '.join(kinds)} for {len(dims)} tables of width "
         f"{dense_dim}; the network has another interaction."
     )
+
+
+def _value(kind: str) -> str:
+    """A kind in one word."""
+    return kind.replace(" ", "-")
 
 
 def _count_tables(kind: str, dense_dim: int, width: int) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from memrec_convert.checkpoint.facts import Facts
+from memrec_convert.checkpoint.facts import Assumption, Facts
 from memrec_convert.checkpoint.source import SourceTable
 from memrec_convert.checkpoint.state_dict import StateDict
 from memrec_convert.checkpoint.tensor_ref import StoredTensor
@@ -16,7 +16,8 @@ from memrec_convert.errors import CheckpointError
 class Reading:
     """What a layout found. `problems` forbid conversion; for inspection they are warnings.
 
-    `table_keys`: table -> the entry of the state dict that its optimizer state belongs to.
+    `table_keys`: table -> the entry of the state dict that its optimizer state belongs to. `open_facts`: what was
+    assumed and has alternatives.
     """
 
     tables: tuple[SourceTable, ...] = ()
@@ -24,6 +25,7 @@ class Reading:
     dense: dict[str, StoredTensor] = field(default_factory=dict)
     architecture: dict[str, object] = field(default_factory=dict)
     assumed: list[str] = field(default_factory=list)
+    open_facts: list[Assumption] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     problems: list[CheckpointError] = field(default_factory=list)
 

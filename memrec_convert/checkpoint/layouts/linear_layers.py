@@ -34,7 +34,7 @@ def read_layers(patterns: Sequence[re.Pattern[str]], state: StateDict, where: st
     for place in range(len(patterns)):
         numbers = sorted(number for own, number in layers if own == place)
         if numbers != [count * step for count in range(len(numbers))]:
-            raise IncompleteCheckpointError(f"{where}: its layers are numbered {numbers}; some are missing.")
+            raise IncompleteCheckpointError(f"{where}: its layers are numbered {numbers[:40]}; some are missing.")
     if not layers:
         raise IncompleteCheckpointError(f"{where}: not in the file; give the whole model's checkpoint.")
     result: Layers = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from memrec_convert.checkpoint.facts import Facts
+from memrec_convert.checkpoint.facts import Facts, assume_one
 from memrec_convert.checkpoint.layouts.dlrm_network import Mlps, describe_dlrm
 from memrec_convert.checkpoint.layouts.interaction import CAT, DOT, Interaction, top_width
 from memrec_convert.checkpoint.layouts.layout import Layout, Reading
@@ -39,6 +39,7 @@ def _read(state: StateDict, where: str, facts: Facts) -> Reading:
     padding = _count_padding(kind, mlps, reading, where)
     describe_dlrm(reading, mlps, Interaction(kind), pairs="lower")
     reading.architecture |= {"padding": padding, "dense_transform": "log(x+3)"}
+    reading.open_facts[-1] = assume_one("dense_transform", "log(x+3)")
     if order != list(range(len(order))):
         reading.architecture["table_inputs"] = order
     reading.assumed = [
@@ -67,6 +68,11 @@ def _read_order(mapping: dict[object, object], state: StateDict, where: str, rea
         return there
     if sorted(order) != list(range(len(order))):
         raise CheckpointError(f"{where} > metadata.pt: its device mapping {order[:40]} does not name each table once.")
+    if len(order) < len(there):
+        raise CheckpointError(
+            f"{where} > metadata.pt: its device mapping names {len(order)} tables, but {len(there)} are there; which "
+            "of them the network reads is not known."
+        )
     missing = sorted(set(order) - set(there))
     if missing:
         raise IncompleteCheckpointError(
@@ -77,7 +83,7 @@ def _read_order(mapping: dict[object, object], state: StateDict, where: str, rea
 
 
 def _items(value: object) -> list[int]:
-    return [item for item in value if isinstance(item, int)] if isinstance(value, (list, tuple)) else []
+    return [item for item in value if type(item) is int] if isinstance(value, (list, tuple)) else []
 
 
 def _read_mlp(state: StateDict, part: str, where: str) -> Layers:

@@ -15,6 +15,7 @@ from memrec_convert.checkpoint.layouts.deepfm_network import (
 from memrec_convert.checkpoint.layouts.layout import Layout, Reading
 from memrec_convert.checkpoint.layouts.tables import TableForm, TableNames, note_unreadable, read_tables
 from memrec_convert.checkpoint.source import PLAIN, SourceTable
+from memrec_convert.checkpoint.stand_ins import printable
 from memrec_convert.checkpoint.state_dict import StateDict
 from memrec_convert.checkpoint.tensor_ref import StoredTensor
 from memrec_convert.errors import CheckpointError
@@ -62,8 +63,8 @@ def _check_deepfm(state: StateDict, where: str) -> None:
     other = next((name for name in state if not name.startswith(_DEEPFM)), None)
     if other is not None:
         raise CheckpointError(
-            f"{where}: has {other}, so it is not the DeepFM of pytorch-fm, the one network of it that is converted; "
-            "load it there and give it to compress()."
+            f"{where}: has {printable(other)}, so it is not the DeepFM of pytorch-fm, the one network of it that is "
+            "converted; load it there and give it to compress()."
         )
 
 

@@ -10,7 +10,7 @@ from memrec_convert.checkpoint.derived_rows import QuantisedRows
 from memrec_convert.checkpoint.layouts.layout import Reading
 from memrec_convert.checkpoint.source import PLAIN, SourceTable
 from memrec_convert.checkpoint.state_dict import StateDict
-from memrec_convert.checkpoint.tensor_ref import StoredTensor
+from memrec_convert.checkpoint.tensor_ref import FLOATING, StoredTensor
 from memrec_convert.errors import CheckpointError
 
 QUANTISED = "quantised"
@@ -41,14 +41,16 @@ def dequantise_tables(state: StateDict, where: str, reading: Reading) -> None:
         return
     batches = _read_batches(state)
     listed = [entry for batch in batches for entry in batch]
-    tables = []
+    tables, by_rows = [], dict[int | None, set[_Form]]()
+    for rows, form in listed:
+        by_rows.setdefault(rows, set()).add(form)
     for number, table in enumerate(reading.tables):
         if table.dtype != "uint8" or table.form != PLAIN:
             tables.append(table)
         elif len(batches) == 1 and len(listed) == len(reading.tables):
             tables.append(_dequantise(table, {listed[number][1]}, where))
         else:
-            tables.append(_dequantise(table, {form for rows, form in listed if rows == table.rows}, where))
+            tables.append(_dequantise(table, by_rows.get(table.rows, set()), where))
     reading.tables = tuple(tables)
     if listed:
         reading.assumed.append("quantised rows are value = code * scale + shift, as fbgemm stores them")
@@ -79,7 +81,7 @@ def _read_batches(state: StateDict) -> list[list[tuple[int | None, _Form]]]:
     for name, value in state.items():
         match = _BATCH.fullmatch(name)
         small = isinstance(value, StoredTensor) and len(value.shape) == 1 and value.rows <= _MOST_TABLES
-        if match is not None and small and isinstance(value, StoredTensor):
+        if match is not None and small and isinstance(value, StoredTensor) and value.dtype not in FLOATING:
             found.setdefault(match["batch"], {})[match["part"]] = [int(number) for number in value.read()]
     batches = []
     for parts in found.values():

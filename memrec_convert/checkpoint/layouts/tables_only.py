@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import partial
 
+from memrec_convert.checkpoint.chunked_ref import ChunkedRef
 from memrec_convert.checkpoint.facts import Facts
 from memrec_convert.checkpoint.layouts.layout import Layout, Reading
 from memrec_convert.checkpoint.source import SourceTable
 from memrec_convert.checkpoint.stand_ins import printable
 from memrec_convert.checkpoint.state_dict import StateDict
-from memrec_convert.checkpoint.tensor_ref import FLOATING, StoredTensor
-from memrec_convert.errors import CheckpointError
+from memrec_convert.checkpoint.tensor_ref import FLOATING, StoredTensor, TensorRef
+from memrec_convert.errors import CheckpointError, IncompleteCheckpointError
 
 _TABLE_WORDS = re.compile(r"emb|lookup|_factors|(?:^|[._])tables?(?:[._]|$)", re.IGNORECASE)
 _NO_TABLE_WORDS = re.compile(r"(?:^|[._])(?:pos|position|positional|running|proj|projection|norm|bn)(?:[._]|$|_)")
@@ -62,10 +64,36 @@ def _read(state: StateDict, where: str, facts: Facts, *, bare: bool = False) -> 
     reading.problems.append(
         CheckpointError(
             f"{where}: has {', '.join(listed[:_MOST_NAMED])}{more}, but how its network reads these tables is not "
-            "known; load the model in its own framework and give it to compress()."
+            "known; convert the tables alone with --tables-only, or give the model to compress()."
         )
     )
     return reading
+
+
+def keep_tables(reading: Reading, where: str) -> Reading:
+    """A reading without its network: what remains forbidden is a part that is missing, or rows that are no floats."""
+    problems: list[CheckpointError] = [one for one in reading.problems if isinstance(one, IncompleteCheckpointError)]
+    for table in reading.tables:
+        if table.others:
+            problems.append(
+                CheckpointError(
+                    f"{where} > {table.name}: is stored as a {table.form} pair, and how its rows come of the two is "
+                    "not known for this network; load the model in its own framework and give it to compress()."
+                )
+            )
+        elif isinstance(table.weight, TensorRef | ChunkedRef) and table.dtype not in FLOATING:
+            problems.append(
+                CheckpointError(
+                    f"{where} > {table.name}: is stored as {table.dtype} (a quantised model); conversion needs "
+                    "floating-point rows."
+                )
+            )
+    architecture: dict[str, object] = {
+        "name": "tables",
+        "tables": [[table.rows, table.dim] for table in reading.tables],
+        "names": [table.name for table in reading.tables],
+    }
+    return replace(reading, dense={}, architecture=architecture, assumed=[], problems=problems)
 
 
 def _make_table(shown: str, name: str, value: StoredTensor, state: StateDict) -> SourceTable:

@@ -15,6 +15,7 @@ from memrec_convert.checkpoint.layouts.dlrm_network import DENSE_ASSUMPTION
 from memrec_convert.checkpoint.layouts.layout import Layout, Reading
 from memrec_convert.checkpoint.layouts.tables import TableForm, TableNames, note_shared, note_unreadable, read_tables
 from memrec_convert.checkpoint.source import PLAIN
+from memrec_convert.checkpoint.stand_ins import printable
 from memrec_convert.checkpoint.state_dict import StateDict
 from memrec_convert.errors import CheckpointError
 
@@ -40,9 +41,10 @@ def _read(state: StateDict, where: str, facts: Facts) -> Reading:
 def _describe(state: StateDict, where: str, reading: Reading) -> None:
     other = next((name for name in state if not name.startswith(_DEEPFM)), None)
     if other is not None or not any(name.startswith("linear.fc.") for name in state):
+        found = "no linear.fc" if other is None else printable(other)
         raise CheckpointError(
-            f"{where}: {f'has {other}' if other else 'has no linear.fc'}, so it is not the DeepFM of torch-rechub, the "
-            "one network of it that is converted; load it there and give it to compress()."
+            f"{where}: has {found}, so it is not the DeepFM of torch-rechub, the one network of it that is converted; "
+            "load it there and give it to compress()."
         )
     fields, width = len(reading.tables), sum(table.dim for table in reading.tables)
     first_order = tensor_at(state, "linear.fc.weight", (1, width), where)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from memrec_convert.checkpoint.facts import Facts
+from memrec_convert.checkpoint.facts import Assumption, Facts
 from memrec_convert.checkpoint.layouts.dlrm_network import (
     DENSE_ASSUMPTION,
     DlrmNames,
@@ -73,7 +73,7 @@ def _read(state: StateDict, where: str, facts: Facts) -> Reading:
     if any(_CROSS.fullmatch(name) for name in state):
         _describe_dcn(state, mlps, reading, where)
     else:
-        describe_dlrm(reading, mlps, deduce((DOT,), mlps, reading, where), pairs=_NAMES.pairs)
+        describe_dlrm(reading, mlps, deduce((DOT,), mlps, reading, where, facts=facts), pairs=_NAMES.pairs)
         reading.assumed.insert(0, "pairs in the order of the upper triangle, as torchrec takes them")
     reading.assumed += [
         "ReLU after every layer but the last",
@@ -95,7 +95,11 @@ def _settle_order(state: StateDict, where: str, facts: Facts, reading: Reading) 
     if any(before > after for before, after in pairwise(state)):
         return
     if len({_DIGITS.sub("#", table.name) for table in reading.tables}) == 1:
-        reading.tables = tuple(sorted(reading.tables, key=_natural))
+        by_name = reading.tables
+        reading.tables = tuple(sorted(by_name, key=_natural))
+        if reading.tables != by_name:
+            orders = [",".join(table.name for table in tables) for tables in (reading.tables, by_name)]
+            reading.open_facts.append(Assumption("table_order", orders[0], (orders[1],)))
         reading.assumed.append("tables in the order of the numbers in their names: the keys are sorted by name")
     elif len(reading.tables) > 1:
         reading.assumed.append("tables in the order of their names: the keys are sorted by name")
@@ -114,10 +118,10 @@ def _describe_dcn(state: StateDict, mlps: Mlps, reading: Reading, where: str) ->
     layers: dict[int, dict[str, StoredTensor]] = {}
     for name, value in state.items():
         match = _CROSS.fullmatch(name)
-        if match is not None and isinstance(value, StoredTensor) and value.dtype in FLOATING:
+        if match is not None and isinstance(value, StoredTensor) and value.dtype in FLOATING and value.shape:
             layers.setdefault(int(match["layer"]), {})[match["part"]] = value
     width = mlps.dim + sum(table.dim for table in reading.tables)
-    if sorted(layers) != list(range(len(layers))) or any(len(layer) != 3 for layer in layers.values()):
+    if not layers or sorted(layers) != list(range(len(layers))) or any(len(layer) != 3 for layer in layers.values()):
         raise IncompleteCheckpointError(f"{where} > cross layers: some are missing; give the whole checkpoint.")
     rank = layers[0]["V_kernels"].shape[0]
     for number, layer in layers.items():
@@ -130,7 +134,7 @@ def _describe_dcn(state: StateDict, mlps: Mlps, reading: Reading, where: str) ->
                 )
             )
             break
-    interaction = deduce((CAT,), mlps, reading, where)
+    interaction = deduce((CAT,), mlps, reading, where, facts=Facts())
     describe_dlrm(reading, mlps, interaction, pairs=_NAMES.pairs)
     reading.architecture |= {"name": "dlrm-dcn", "interaction": "cross"}
     reading.architecture |= {"cross_layers": len(layers), "cross_rank": rank}

@@ -1,0 +1,73 @@
+"""Writes the golden files of the present format version: python tests/artifact/golden/make.py
+
+Run once per format version, when it is released; the files are then read by every later version and never made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from memrec_convert import convert, load
+from memrec_convert.artifact.metadata import FORMAT_VERSION
+from memrec_convert.clicklog import SyntheticSpec, write_synthetic_log
+
+GOLDEN = Path(__file__).parent
+ROWS, DIM, DENSE = (3000, 200, 20), 4, 2
+SPEC = SyntheticSpec(tables=ROWS, dense=DENSE, train_rows=4000, val_rows=200, test_rows=200)
+INPUTS = {"forms": (1, (20, 40, 50, 60)), "converted": (DENSE, ROWS)}
+"""Per golden file its dense features and the rows of its tables."""
+
+
+def make_inputs(dense: int, rows: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Inputs that every version asks: [16, dense] and ids [16, tables], spread over each table."""
+    steps = torch.arange(16, dtype=torch.int64)
+    ids = torch.stack([(steps * 7919 + steps * steps * number) % count for number, count in enumerate(rows)], dim=1)
+    return torch.linspace(0, 4, 16 * dense).reshape(16, dense), ids
+
+
+def ask(path: Path, name: str) -> dict[str, list[str]]:
+    """The logits of a file's model as hexadecimal floats, and a digest of all rows of each table."""
+    model = load(path)
+    with torch.no_grad():
+        logits = [float(value).hex() for value in model(*make_inputs(*INPUTS[name])).flatten()]
+        rows = [table.lookup(torch.arange(table.spec.rows)).numpy().tobytes() for table in model.tables]
+    return {"logits": logits, "rows": [hashlib.blake2b(table, digest_size=16).hexdigest() for table in rows]}
+
+
+def _save_checkpoint(folder: Path) -> Path:
+    torch.manual_seed(0)
+    layers = {"bot_l.0": nn.Linear(DENSE, DIM), "top_l.0": nn.Linear(DIM + 6, 1)}
+    state = {f"emb_l.{number}.weight": torch.randn(rows, DIM) / rows**0.5 for number, rows in enumerate(ROWS)}
+    for name, layer in layers.items():
+        state |= {f"{name}.{key}": value for key, value in layer.state_dict().items()}
+    torch.save({"state_dict": state}, folder / "model.pt")
+    return folder / "model.pt"
+
+
+def main() -> None:
+    """Makes both files and what they answer, unless they are there."""
+    sys.path.insert(0, str(GOLDEN.parent))
+    from small_models import save_dlrm
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        log = write_synthetic_log(SPEC, folder / "log")
+        convert(_save_checkpoint(folder), "6KB", data=log.train, out=folder / "converted.safetensors", epochs=0)
+        made = {"forms": save_dlrm(folder), "converted": folder / "converted.safetensors"}
+        for kind, source in made.items():
+            target = GOLDEN / f"format-{FORMAT_VERSION}-{kind}.safetensors"
+            if target.exists():
+                raise SystemExit(f"{target.name} is there already: golden files are never made again.")
+            target.write_bytes(source.read_bytes())
+            target.with_suffix(".json").write_text(json.dumps(ask(target, kind), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
