@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from memrec_convert.checkpoint.containers import Contents, find_container, open_checkpoint
-from memrec_convert.checkpoint.facts import Facts
-from memrec_convert.checkpoint.layouts import Reading, find_layout
+from memrec_convert.checkpoint.facts import Facts, assume_one
+from memrec_convert.checkpoint.layouts import Reading, find_layout, keep_tables
 from memrec_convert.checkpoint.optimizer_state import find_optimizer
 from memrec_convert.checkpoint.shards import SHARDED_TENSOR, join_ranks
 from memrec_convert.checkpoint.source import SourceModel, SourceTable
@@ -20,12 +20,15 @@ from memrec_convert.errors import CheckpointError
 _NOTHING_STATED = Facts()
 
 
-def read_source(path: str | Path, *, for_conversion: bool = True, facts: Facts = _NOTHING_STATED) -> SourceModel:
+def read_source(
+    path: str | Path, *, for_conversion: bool = True, facts: Facts = _NOTHING_STATED, tables_only: bool = False
+) -> SourceModel:
     """The click model in a checkpoint, from its headers; no row is read and nothing in the file is run.
 
     `path`: a file, a directory, or the files of all ranks separated by commas. `facts`: what the file does not say.
     Raises CheckpointError (NoTablesError, IncompleteCheckpointError) with one sentence. With `for_conversion=False`,
-    missing tables and forms that cannot be converted are warnings.
+    missing tables and forms that cannot be converted are warnings. With `tables_only`, nothing but the tables is looked
+    for: how their network reads them need not be known, and the architecture is that of `models.TableSet`.
     """
     path = Path(path)
     contents = open_checkpoint(path)
@@ -33,8 +36,11 @@ def read_source(path: str | Path, *, for_conversion: bool = True, facts: Facts =
     state = find_state_dict(root, str(path))
     layout = find_layout(state, str(path), bare_tables=contents.bare_tables)
     reading = layout.read(state, str(path), facts)
+    if tables_only:
+        reading = keep_tables(reading, str(path))
     if for_conversion and reading.problems:
         raise reading.problems[0]
+    _settle_pooling(reading, facts)
     if facts.to_json():
         reading.architecture["stated"] = facts.to_json()
     optimizer, accumulators, notes = find_optimizer(root, state)
@@ -51,7 +57,19 @@ def read_source(path: str | Path, *, for_conversion: bool = True, facts: Facts =
         assumed=tuple(reading.assumed),
         unrun_classes=contents.unrun_classes,
         files=contents.files,
+        open_facts=tuple(one for one in reading.open_facts if getattr(facts, one.fact, None) is None),
     )
+
+
+def _settle_pooling(reading: Reading, facts: Facts) -> None:
+    """Bags are summed in every network that is known, unless it is stated that they are averaged."""
+    if not reading.architecture or reading.architecture.get("name") == "tables":
+        return
+    if facts.pooling is None:
+        reading.open_facts.append(assume_one("pooling", "sum"))
+    elif facts.pooling == "mean":
+        reading.architecture["pooling"] = "mean"
+        reading.assumed = [text.replace("bags are summed", "bags are averaged (as stated)") for text in reading.assumed]
 
 
 def _join_shards(contents: Contents, path: Path) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from memrec_convert.checkpoint.facts import Assumption
 from memrec_convert.checkpoint.tensor_ref import StoredTensor
 
 PLAIN = "plain"
@@ -52,7 +53,7 @@ class SourceModel:
 
     `tables` are in the order in which the network joins them; `dense` has the parameter names of the network in
     `models`; `architecture` is JSON-able and the input of `models.build_model`; `assumed` lists what the file does not
-    say; `files` are those that the checkpoint lies in (one, except for directories and files of several ranks).
+    say, and `open_facts` what of it may be otherwise and was not stated; `files` are those that the checkpoint lies in (one, except for directories and files of several ranks).
     """
 
     path: Path
@@ -67,6 +68,7 @@ class SourceModel:
     assumed: tuple[str, ...] = ()
     unrun_classes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
+    open_facts: tuple[Assumption, ...] = ()
 
     @property
     def file_bytes(self) -> int:

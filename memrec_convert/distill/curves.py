@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from memrec_convert.distill.rows import RowReader, read_chunks
+from memrec_convert.distill.columns import IN_MEMORY, Scratch, gather
+from memrec_convert.distill.rows import RowReader, in_metric, is_large, read_chunks
 from memrec_convert.distill.stages import FittedList, fit_lists
 from memrec_convert.distill.survey import Sample, Survey, ValueClasses, draw_sample, group_by_value
 from memrec_convert.encoding.codecs import CODECS
@@ -28,6 +29,7 @@ STAGE_LISTS: tuple[tuple[int, ...], ...] = (
 """Small first stages give every row of a huge table a cheap code; small later ones spare codebook bytes."""
 
 SAMPLE_ROWS = 32_768
+FP16_END = 65_504.0
 KMEANS_ITERATIONS = 10
 
 
@@ -69,30 +71,37 @@ class TableFit:
 
 def fit_table(
     name: str, reader: RowReader, survey: Survey, *, replaceable: bool, seed: int,
-    lists: Sequence[tuple[int, ...]] = STAGE_LISTS, sample_rows: int = SAMPLE_ROWS,
+    lists: Sequence[tuple[int, ...]] = STAGE_LISTS, sample_rows: int = SAMPLE_ROWS, scratch: Scratch = IN_MEMORY,
 ) -> TableFit:  # fmt: skip
-    """Fits every stage list on a sample and measures every form; a table that is not replaceable only as kept."""
+    """Fits every stage list on a sample and measures every form; a table that is not replaceable only as kept.
+
+    What a large table loses as kept comes from the sample too, and the sample's distances are not held.
+    """
     rows, dim = reader.shape
-    classes = group_by_value(survey.values)
+    large = is_large(reader.shape)
+    classes = group_by_value(survey.values, scratch=scratch)
     sample = draw_sample(reader, survey, size=sample_rows, seed=seed)
-    number = torch.from_numpy(classes.number[sample.numbers].astype(np.int64))
+    number = torch.from_numpy(gather(classes.number, sample.numbers).astype(np.int64))
     fitted: dict[tuple[int, ...], FittedList] = {}
+    curves = list[ListCurve]()
     # The empty list is the mean row alone; longer ones than the table could fill are not worth fitting.
     useful = [(), *(sizes for sizes in lists if sum(sizes) <= 2 * rows)] if replaceable else []
     for one in fit_lists(
         sample.rows, survey.metric, useful, scale=survey.scale, iterations=KMEANS_ITERATIONS, seed=seed
     ):
-        fitted[one.sizes] = one
-    curves = tuple(
-        ListCurve(one.sizes, _sum_by_class(one.distances, sample, number, classes)) for one in fitted.values()
-    )
-    at_zero = (sample.rows.residual @ survey.metric).square().sum(dim=1)
+        curves.append(ListCurve(one.sizes, _sum_by_class(one.distances, sample, number, classes)))
+        fitted[one.sizes] = replace(one, distances=torch.zeros(0)) if large else one
+    at_zero = in_metric(sample.rows.residual, survey.metric).square().sum(dim=1)
     stored = {}
     for codec in ("int8",) if replaceable else ():
         distances = torch.stack([at_zero, codec_distance(sample.rows.residual + survey.centre, survey.metric, codec)])
         stored[codec] = _sum_by_class(distances, sample, number, classes)[1]
-    kept = {codec: _kept_distortion(reader, survey, codec) for codec in CODECS}
-    return TableFit(survey, classes, sample, fitted, TableCurves(name, rows, dim, classes.rows, curves, stored, kept))
+    if large:
+        kept = {codec: _estimate_kept(sample, survey, codec) for codec in CODECS}
+    else:
+        kept = {codec: _kept_distortion(reader, survey, codec) for codec in CODECS}
+    table = TableCurves(name, rows, dim, classes.rows, tuple(curves), stored, kept)
+    return TableFit(survey, classes, sample, fitted, table)
 
 
 def _sum_by_class(distances: Tensor, sample: Sample, number: Tensor, classes: ValueClasses) -> np.ndarray:
@@ -113,7 +122,7 @@ def _overall_share(sums: np.ndarray) -> np.ndarray:
 def codec_distance(rows: Tensor, metric: Tensor, codec: str) -> Tensor:
     """Squared distance of each row (float32 [n, dim]) from itself as the codec holds it, float32 [n]."""
     parts = CODECS[codec].encode(rows)
-    return ((CODECS[codec].decode(parts, torch.arange(len(rows))) - rows) @ metric).square().sum(dim=1)
+    return in_metric(CODECS[codec].decode(parts, torch.arange(len(rows))) - rows, metric).square().sum(dim=1)
 
 
 def _kept_distortion(reader: RowReader, survey: Survey, codec: str) -> float:
@@ -123,4 +132,15 @@ def _kept_distortion(reader: RowReader, survey: Survey, codec: str) -> float:
     for start, chunk in read_chunks(reader):
         weights = torch.from_numpy(survey.weights[start : start + len(chunk)])
         total += float((weights * codec_distance(chunk, survey.metric, codec)).to(torch.float64).sum())
-    return total if math.isfinite(total) else math.inf  # fp16 ends at 65,504
+    return total if math.isfinite(total) else math.inf  # fp16 has an end
+
+
+def _estimate_kept(sample: Sample, survey: Survey, codec: str) -> float:
+    """The same from the sample, whose weights stand for the whole table."""
+    if codec == "fp32":
+        return 0.0
+    distances = codec_distance(sample.rows.residual + survey.centre, survey.metric, codec)
+    total = float((distances * sample.rows.weights).to(torch.float64).sum())
+    if codec == "fp16" and survey.widest + float(survey.centre.abs().max()) > FP16_END:
+        return math.inf  # rows outside the sample may be beyond it
+    return total if math.isfinite(total) else math.inf

@@ -25,12 +25,16 @@ _RIDGE = 1e-6
 
 @dataclass(frozen=True)
 class HashedTable:
-    """One table of a hashed group: its rows, seed, centre (float32 [dim]) and row weights p (float32 [rows])."""
+    """One table of a hashed group: its rows, seed, centre (float32 [dim]) and row weights p (float32 [rows]).
+
+    ids: int64 [rows], of which ids the rows are where they are a sample of a table.
+    """
 
     reader: RowReader
     seed: int
     centre: Tensor
     weights: np.ndarray
+    ids: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,9 @@ def fit_hashed(spec: HashSpec, tables: Sequence[HashedTable]) -> HashedFit:
 
 def _prepare(spec: HashSpec, table: HashedTable) -> Iterator[_Chunk]:
     for start, rows in read_chunks(table.reader):
-        h1, h2 = hash_ids(torch.arange(start, start + len(rows)), table.seed)
+        stop = start + len(rows)
+        ids = torch.arange(start, stop) if table.ids is None else torch.from_numpy(table.ids[start:stop])
+        h1, h2 = hash_ids(ids, table.seed)
         lanes = weight_positions(h1, h2, k=spec.k_weights, blocks=max(1, spec.blocks))
         mass = torch.from_numpy(table.weights[start : start + len(rows)])
         yield _Chunk(token_numbers(h1, h2, k=spec.k, rows=spec.rows), lanes, rows - table.centre, mass)

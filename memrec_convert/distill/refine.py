@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memrec_convert.distill.rows import RowReader, chunk_bounds
+from memrec_convert.distill.rows import RowReader, chunk_bounds, in_metric
 from memrec_convert.distill.stages import Stage
 from memrec_convert.distill.survey import Survey
 from memrec_convert.encoding.spec import LARGEST_ENTRY
@@ -94,12 +94,12 @@ def _code_all(
     reader: RowReader, survey: Survey, stages: Sequence[Stage], depths: np.ndarray, *, workers: int
 ) -> RefinedTable:
     rows, dim = reader.shape
-    books = [stage.values(survey.scale) @ survey.metric for stage in stages]
+    books = [in_metric(stage.values(survey.scale), survey.metric) for stage in stages]
     codes = np.zeros((rows, len(stages)), dtype=np.uint8)
 
     def code(bounds: tuple[int, int]) -> tuple[tuple[int, int], np.ndarray, float]:
         own = depths[slice(*bounds)]
-        points = (torch.from_numpy(reader.read_rows(*bounds)) - survey.centre) @ survey.metric
+        points = in_metric(torch.from_numpy(reader.read_rows(*bounds)) - survey.centre, survey.metric)
         weights = torch.from_numpy(survey.weights[slice(*bounds)])
         found = np.zeros((len(own), len(stages)), dtype=np.uint8)
         loss = 0.0

@@ -12,6 +12,17 @@ from torch import Tensor
 
 BYTES_PER_CHUNK = 4 << 20
 
+LARGE_ELEMENTS = 1 << 25
+"""Numbers of a table (rows times dim) beyond which passes over all its rows are counted.
+
+Curves then come from a sample, codes are searched for the levels' likely ids alone, and codebooks are refined on the
+sample. Below, every row is coded at every depth."""
+
+
+def is_large(shape: tuple[int, ...]) -> bool:
+    """Whether a table of (rows, dim) is too large for passes that nothing asks for."""
+    return shape[0] * shape[1] > LARGE_ELEMENTS
+
 
 class RowReader(Protocol):
     """Anything that hands out rows start..stop-1 of a matrix as float32 numpy [stop - start, dim]."""
@@ -58,3 +69,8 @@ def read_chunks(reader: RowReader) -> Iterator[tuple[int, Tensor]]:
     rows, dim = reader.shape
     for start, stop in chunk_bounds(rows, dim):
         yield start, torch.from_numpy(reader.read_rows(start, stop))
+
+
+def in_metric(rows: Tensor, metric: Tensor) -> Tensor:
+    """rows @ metric (float32 [n, dim]), left out where the metric is the identity: the product has the same bits."""
+    return rows if torch.equal(metric, torch.eye(len(metric))) else rows @ metric

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from memrec_convert.distill.kmeans import assign, fit_centres
+from memrec_convert.distill.rows import in_metric
 from memrec_convert.encoding.spec import LARGEST_ENTRY, LARGEST_SUM
 
 LARGEST_SHIFT = 7
@@ -63,6 +64,7 @@ def fit_lists(
     start = _Prefix((), (), sample.residual, (_distance(sample.residual, metric),))
     memory: dict[tuple[int, ...], _Prefix] = {(): start}
     for sizes in sorted(lists):
+        memory = {key: prefix for key, prefix in memory.items() if key == sizes[: len(key)]}
         for depth in range(1, len(sizes) + 1):
             beginning = sizes[:depth]
             if beginning not in memory:
@@ -72,7 +74,6 @@ def fit_lists(
                 )
         full = memory[sizes]
         yield FittedList(sizes, full.stages, torch.stack(full.distances))
-        memory = {key: prefix for key, prefix in memory.items() if key == sizes[: len(key)]}
 
 
 def fit_stage(
@@ -80,7 +81,7 @@ def fit_stage(
     iterations: int, generator: torch.Generator,
 ) -> Stage:  # fmt: skip
     """One codebook for these residuals (float32 [n, dim]), rounded to fixed point."""
-    points = residual @ metric
+    points = in_metric(residual, metric)
     centres = fit_centres(points, weights, size, iterations=iterations, generator=generator)
     nearest = assign(points, centres)
     mass = torch.zeros(size).index_add_(0, nearest, weights)
@@ -110,7 +111,7 @@ def encode_rows(residual: Tensor, metric: Tensor, stages: Sequence[Stage], *, sc
     distances[0] = _distance(residual, metric)
     for depth, stage in enumerate(stages):
         values = stage.values(scale)
-        nearest = assign(residual @ metric, values @ metric)
+        nearest = assign(in_metric(residual, metric), in_metric(values, metric))
         codes[:, depth] = nearest.to(torch.uint8)
         residual = residual - values[nearest]
         distances[depth + 1] = _distance(residual, metric)
@@ -139,10 +140,10 @@ def _extend(
         prefix.residual, weights, metric, size, scale=scale, before=before, iterations=iterations, generator=generator
     )
     values = stage.values(scale)
-    residual = prefix.residual - values[assign(prefix.residual @ metric, values @ metric)]
+    residual = prefix.residual - values[assign(in_metric(prefix.residual, metric), in_metric(values, metric))]
     distances = (*prefix.distances, _distance(residual, metric))
     return _Prefix((*prefix.sizes, size), (*prefix.stages, stage), residual, distances)
 
 
 def _distance(residual: Tensor, metric: Tensor) -> Tensor:
-    return (residual @ metric).square().sum(dim=1)
+    return in_metric(residual, metric).square().sum(dim=1)

@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memrec_convert.distill.rows import RowReader, chunk_bounds, read_chunks
+from memrec_convert.distill.columns import IN_MEMORY, Column, Scratch, gather, slices
+from memrec_convert.distill.rows import RowReader, chunk_bounds, in_metric, read_chunks
 from memrec_convert.distill.stages import SampleRows, seeded_generator
 
 CLASSES_PER_OCTAVE = 2
 _LOWEST_CLASS, _HIGHEST_CLASS = -160, 160
+_KEYS = CLASSES_PER_OCTAVE * (_HIGHEST_CLASS - _LOWEST_CLASS) + 1
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Survey:
 
     centre: Tensor
     metric: Tensor
-    weights: np.ndarray
-    values: np.ndarray
+    weights: Column
+    values: Column
     widest: float
 
     @property
@@ -45,7 +47,7 @@ class ValueClasses:
     number int16 [rows] is each row's class; rows int64 [classes]; energy float64 [classes] sums the values.
     """
 
-    number: np.ndarray
+    number: Column
     rows: np.ndarray
     energy: np.ndarray
 
@@ -59,7 +61,7 @@ class Sample:
     stands_for: Tensor
 
 
-def survey_table(reader: RowReader, weights: np.ndarray, metric: Tensor) -> Survey:
+def survey_table(reader: RowReader, weights: Column, metric: Tensor, *, scratch: Scratch = IN_MEMORY) -> Survey:
     """Two passes over the rows: the weighted centre, then each row's value. Rows must be finite."""
     rows, dim = reader.shape
     total, mass = torch.zeros(dim, dtype=torch.float64), 0.0
@@ -68,42 +70,82 @@ def survey_table(reader: RowReader, weights: np.ndarray, metric: Tensor) -> Surv
         total += weight @ chunk.to(torch.float64)
         mass += float(weight.sum())
     centre = (total / max(mass, 1e-30)).to(torch.float32)
-    values, widest = np.empty(rows, dtype=np.float32), 0.0
+    values, widest = scratch.column(rows, np.float32), 0.0
     for start, chunk in read_chunks(reader):
         rest = chunk - centre
-        distance = (rest @ metric).square().sum(dim=1).numpy()
+        distance = in_metric(rest, metric).square().sum(dim=1).numpy()
         values[start : start + len(chunk)] = weights[start : start + len(chunk)] * distance
         widest = max(widest, float(rest.abs().max()))
     return Survey(centre, metric, weights, values, widest)
 
 
-def group_by_value(values: np.ndarray) -> ValueClasses:
+def group_by_value(values: Column, *, scratch: Scratch = IN_MEMORY) -> ValueClasses:
     """Half-octaves of value, so that any number of rows is a few dozen classes."""
-    tiny = np.float32(2.0**-120)
-    octave = np.floor(CLASSES_PER_OCTAVE * np.log2(np.maximum(values, tiny)))
-    key = np.clip(octave, _LOWEST_CLASS * CLASSES_PER_OCTAVE, _HIGHEST_CLASS * CLASSES_PER_OCTAVE).astype(np.int16)
-    present, number = np.unique(-key, return_inverse=True)
-    rows = np.bincount(number, minlength=len(present))
-    energy = np.bincount(number, weights=values.astype(np.float64), minlength=len(present))
-    return ValueClasses(number.astype(np.int16), rows, energy)
+    rows, energy = np.zeros(_KEYS, dtype=np.int64), np.zeros(_KEYS)
+    for part in slices(len(values)):
+        keys = _key_of(values[part])
+        rows += np.bincount(keys, minlength=_KEYS)
+        energy += np.bincount(keys, weights=values[part].astype(np.float64), minlength=_KEYS)
+    present = np.flatnonzero(rows)
+    place = np.zeros(_KEYS, dtype=np.int16)
+    place[present] = np.arange(len(present))
+    number = scratch.column(len(values), np.int16)
+    for part in slices(len(values)):
+        number[part] = place[_key_of(values[part])]
+    return ValueClasses(number, rows[present], energy[present])
+
+
+def _key_of(values: np.ndarray) -> np.ndarray:
+    """The half-octave of each value, counted from the highest down."""
+    octave = np.floor(CLASSES_PER_OCTAVE * np.log2(np.maximum(values, np.float32(2.0**-120))))
+    top = _HIGHEST_CLASS * CLASSES_PER_OCTAVE
+    key: np.ndarray = (top - np.clip(octave, _LOWEST_CLASS * CLASSES_PER_OCTAVE, top)).astype(np.int16)
+    return key
 
 
 def draw_sample(reader: RowReader, survey: Survey, *, size: int, seed: int) -> Sample:
     """About `size` rows, drawn in proportion to the root of their value (all of them where the table is smaller)."""
     rows, _ = reader.shape
-    if rows <= size:
-        chance = np.ones(rows)
-    else:
-        chance = np.sqrt(survey.values.astype(np.float64))
-        chance += 0.05 * chance.mean() + 1e-30
+    chances = _Chances(survey.values, size)
+    generator = seeded_generator(seed, 1)
+    numbers, inverse = [], []
+    for part in slices(rows):
+        chance = chances.of(part)
+        uniform = torch.rand(len(chance), generator=generator, dtype=torch.float64).numpy()
+        drawn = np.flatnonzero(uniform < chance)
+        numbers.append(drawn + part.start)
+        inverse.append((1.0 / chance[drawn]).astype(np.float32))
+    drawn = np.concatenate(numbers)
+    picked = torch.from_numpy(_gather_rows(reader, drawn)) - survey.centre
+    stands_for = torch.from_numpy(np.concatenate(inverse))
+    weights = torch.from_numpy(gather(survey.weights, drawn)) * stands_for
+    return Sample(drawn, SampleRows(picked, weights), stands_for)
+
+
+class _Chances:
+    """The chance of each row to be drawn: the root of its value with a floor, scaled so that `size` are expected."""
+
+    def __init__(self, values: Column, size: int) -> None:
+        self.values, self.certain = values, len(values) <= size
+        self.floor, self.factors = 0.0, list[float]()
+        if self.certain:
+            return
+        self.floor = 0.05 * (self._sum() / len(values)) + 1e-30
         for _ in range(4):  # what exceeds certainty is spread over the others
-            chance = np.minimum(1.0, chance * (size / chance.sum()))
-    uniform = torch.rand(rows, generator=seeded_generator(seed, 1), dtype=torch.float64).numpy()
-    numbers = np.flatnonzero(uniform < chance)
-    picked = torch.from_numpy(_gather_rows(reader, numbers)) - survey.centre
-    stands_for = torch.from_numpy((1.0 / chance[numbers]).astype(np.float32))
-    weights = torch.from_numpy(survey.weights[numbers]) * stands_for
-    return Sample(numbers, SampleRows(picked, weights), stands_for)
+            self.factors.append(size / self._sum())
+
+    def of(self, part: slice) -> np.ndarray:
+        """float64, for the rows of a slice."""
+        if self.certain:
+            return np.ones(part.stop - part.start)
+        chance: np.ndarray = np.sqrt(self.values[part].astype(np.float64))
+        chance += self.floor
+        for factor in self.factors:
+            chance = np.minimum(1.0, chance * factor)
+        return chance
+
+    def _sum(self) -> float:
+        return float(sum(self.of(part).sum() for part in slices(len(self.values))))
 
 
 def _gather_rows(reader: RowReader, numbers: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from memrec_convert.distill.columns import IN_MEMORY, Column, Scratch, slices
 from memrec_convert.distill.rows import RowReader, read_chunks
 
 COUNT_OFFSET = 0.25
@@ -21,58 +22,95 @@ WEIGHT_SOURCES = ("log", "optimizer", "displacement", "uniform")
 class TableWeights:
     """Row weights float32 [rows] and the metric float32 [dim, dim] that goes with them."""
 
-    rows: np.ndarray
+    rows: Column
     metric: Tensor
 
 
-def weigh_by_log(counts: np.ndarray) -> np.ndarray:
+def weigh_by_log(counts: np.ndarray, *, scratch: Scratch = IN_MEMORY) -> Column:
     """Occurrences in the training log plus COUNT_OFFSET, float32 [rows]."""
-    return (counts + COUNT_OFFSET).astype(np.float32)
+    weights = scratch.column(len(counts), np.float32)
+    for part in slices(len(counts)):
+        weights[part] = (counts[part] + COUNT_OFFSET).astype(np.float32)
+    return weights
 
 
-def weigh_by_optimizer(states: Sequence[RowReader], dims: Sequence[int]) -> list[TableWeights]:
+def weigh_by_optimizer(
+    states: Sequence[RowReader], dims: Sequence[int], *, scratch: Scratch = IN_MEMORY
+) -> list[TableWeights]:
     """From Adagrad's sums of squared gradients, [rows, dim] or row-wise [rows], one per table.
 
     A row's weight is its mean over the dimensions: occurrences times sensitivity, which also carries the scale between
     tables. The column profile, scaled to trace = dim, is the metric. One common factor brings the mean weight to 1.
     """
-    found = [_read_state(state) for state in states]
-    total, rows = sum(float(w.sum(dtype=np.float64)) for w, _ in found), sum(len(w) for w, _ in found)
+    found = [_read_state(state, scratch) for state in states]
+    total, rows = sum(_sum(w) for w, _ in found), sum(len(w) for w, _ in found)
     factor = rows / total if total > 0 else 1.0
     weights = []
     for (row_weights, columns), dim in zip(found, dims, strict=True):
         profile = np.ones(dim) if len(columns) != dim or columns.sum() <= 0 else columns * (dim / columns.sum())
         metric = torch.diag(torch.from_numpy(np.sqrt(profile)).to(torch.float32))
-        weights.append(TableWeights(round_to_half_octaves(row_weights * factor), metric))
+        weights.append(TableWeights(_round(row_weights, factor, scratch), metric))
     return weights
 
 
-def weigh_by_displacement(readers: Sequence[RowReader]) -> list[TableWeights]:
+def weigh_by_displacement(
+    readers: Sequence[RowReader], *, norms: Sequence[Column | None] = (), scratch: Scratch = IN_MEMORY
+) -> list[TableWeights]:
     """From |row|**2 less what rows drawn from U(-1/sqrt(rows), 1/sqrt(rows)) have: a trained row has moved away.
 
     Every table's weights sum to the same total, since each feature is looked up once a sample. The metric is identity.
+    norms: per table |row|**2, float64 [rows], where it is known already.
     """
     most = max(reader.shape[0] for reader in readers)
     weights = []
-    for reader in readers:
+    for number, reader in enumerate(readers):
         rows, dim = reader.shape
-        moved = np.empty(rows)
-        for start, chunk in read_chunks(reader):
-            moved[start : start + len(chunk)] = chunk.to(torch.float64).square().sum(dim=1).numpy()
-        moved = np.maximum(moved - dim / (3 * rows), 0)
-        total = moved.sum()
-        scaled = moved * (most / total) if total > 0 else np.ones(rows)
-        weights.append(TableWeights(round_to_half_octaves(scaled), torch.eye(dim)))
+        known = norms[number] if norms else None
+        moved = scratch.column(rows, np.float64)
+        if known is None:
+            for start, chunk in read_chunks(reader):
+                moved[start : start + len(chunk)] = square_norms(chunk)
+        for part in slices(rows):
+            moved[part] = np.maximum((moved if known is None else known)[part] - dim / (3 * rows), 0)
+        total = _sum(moved)
+        if total > 0:
+            weights.append(TableWeights(_round(moved, most / total, scratch), torch.eye(dim)))
+        else:
+            weights.append(TableWeights(_fill(rows, 1.0, scratch), torch.eye(dim)))
     return weights
 
 
-def weigh_uniformly(readers: Sequence[RowReader]) -> list[TableWeights]:
+def square_norms(rows: Tensor) -> np.ndarray:
+    """|row|**2 of each row (float32 [n, dim]), float64 [n]; not finite where a row is not."""
+    found: np.ndarray = rows.to(torch.float64).square().sum(dim=1).numpy()
+    return found
+
+
+def weigh_uniformly(readers: Sequence[RowReader], *, scratch: Scratch = IN_MEMORY) -> list[TableWeights]:
     """Every row of a table counts alike, and every table as much as the others."""
     most = max(reader.shape[0] for reader in readers)
     return [
-        TableWeights(np.full(reader.shape[0], most / reader.shape[0], dtype=np.float32), torch.eye(reader.shape[1]))
+        TableWeights(_fill(reader.shape[0], most / reader.shape[0], scratch), torch.eye(reader.shape[1]))
         for reader in readers
     ]
+
+
+def _fill(rows: int, weight: float, scratch: Scratch) -> Column:
+    weights = scratch.column(rows, np.float32)
+    for part in slices(rows):
+        weights[part] = np.full(part.stop - part.start, weight, dtype=np.float32)
+    return weights
+
+
+def _sum(column: Column) -> float:
+    return sum(float(column[part].sum(dtype=np.float64)) for part in slices(len(column)))
+
+
+def _round(column: Column, factor: float, scratch: Scratch) -> Column:
+    weights = scratch.column(len(column), np.float32)
+    for part in slices(len(column)):
+        weights[part] = round_to_half_octaves(column[part] * factor)
+    return weights
 
 
 def round_to_half_octaves(weights: np.ndarray) -> np.ndarray:
@@ -82,9 +120,9 @@ def round_to_half_octaves(weights: np.ndarray) -> np.ndarray:
     return np.where(positive, np.exp2(exponent), 0.0).astype(np.float32)
 
 
-def _read_state(state: RowReader) -> tuple[np.ndarray, np.ndarray]:
+def _read_state(state: RowReader, scratch: Scratch) -> tuple[Column, np.ndarray]:
     """The mean over the dimensions per row, and the sum over rows per dimension (of length 1 for a row-wise state)."""
-    rows = np.empty(state.shape[0])
+    rows = scratch.column(state.shape[0], np.float64)
     columns: np.ndarray = np.zeros(1 if len(state.shape) == 1 else state.shape[1])
     dim = len(columns)
     step = max(8, (1 << 20) // dim)

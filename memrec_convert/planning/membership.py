@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -13,19 +14,27 @@ from memrec_convert.planning.forms import FormChoice, spec_of
 from memrec_convert.planning.search import CountFile
 
 _STEPS = 48
+_STEPS_OF_MANY = 26
+"""Halvings of the price's range; among millions of ids, the coarser price moves a handful."""
+
+_IDS_PER_PART = 1 << 20
 _FIXED_LEVEL_BYTES = 500
 """About what a level costs before any id is in it: header entries, digests, the index's own frame."""
 
 
 @dataclass(frozen=True)
 class LevelCandidates:
-    """One table with its form fixed: `losses` float32 [1 + levels, rows] is what each row loses in base and levels."""
+    """One table with its form fixed: `losses` float32 [1 + levels, rows] is what each row loses in base and levels.
+
+    ids: of a large table the rising ids that may be in a level (the others stay in the base), `losses` being theirs.
+    """
 
     choice: FormChoice
     rows: int
     dim: int
     shifts: tuple[int, ...]
     losses: np.ndarray
+    ids: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -57,11 +66,11 @@ def assign_levels(
     low, high = centre - 30, centre + 60
     generous = at(low)
     if generous.nbytes <= budget_bytes:
-        return generous
+        return _spread(generous, tables)
     best = at(high)
     if best.nbytes > budget_bytes:
         return None
-    for _ in range(_STEPS):
+    for _ in range(_STEPS if all(table.ids is None for table in tables) else _STEPS_OF_MANY):
         middle = (low + high) / 2
         found = at(middle)
         if found.nbytes <= budget_bytes:
@@ -69,7 +78,19 @@ def assign_levels(
             best = min(best, found, key=lambda member: sum(choice.distortion for choice in member.choices))
         else:
             low = middle
-    return best
+    return _spread(best, tables)
+
+
+def _spread(member: Membership, tables: Sequence[LevelCandidates]) -> Membership:
+    """The levels of candidates as those of all rows."""
+    spread = []
+    for own, table in zip(member.levels, tables, strict=True):
+        levels = own
+        if table.ids is not None:
+            levels = np.full(table.rows, -1, dtype=np.int8)
+            levels[table.ids] = own
+        spread.append(levels)
+    return replace(member, levels=tuple(spread))
 
 
 def level_costs(choice: FormChoice, rows: int, dim: int) -> list[float]:
@@ -87,34 +108,68 @@ def level_costs(choice: FormChoice, rows: int, dim: int) -> list[float]:
 
 def _place(table: LevelCandidates, price: float) -> tuple[FormChoice, np.ndarray]:
     """The best level of each row at this price; a level that does not earn its fixed bytes is dropped."""
-    choice = table.choice
+    choice, candidates = table.choice, table.losses.shape[1]
     if not choice.levels:
-        return choice, np.full(table.rows, -1, dtype=np.int8)
-    costs = level_costs(choice, table.rows, table.dim)
-    losses = [table.losses[0], *(table.losses[n + 1] + np.float32(price * cost) for n, cost in enumerate(costs))]
-    open_levels = list(range(len(costs)))
-    levels = _cheapest(losses, open_levels)
-    for number in sorted(open_levels, key=lambda n: float((losses[0] - losses[n + 1])[levels == n].sum())):
-        others = _cheapest(losses, [n for n in open_levels if n != number])
-        members = levels == number
-        with_it, without = losses[number + 1][members], np.choose(others[members] + 1, [x[members] for x in losses])
-        if float((without - with_it).sum(dtype=np.float64)) < price * _FIXED_LEVEL_BYTES:
+        return choice, np.full(table.rows if table.ids is None else candidates, -1, dtype=np.int8)
+    priced = [np.float32(price * cost) for cost in level_costs(choice, table.rows, table.dim)]
+    open_levels = list(range(len(priced)))
+    levels = _cheapest(table.losses, priced, open_levels)
+    gains = {
+        number: _sum_parts(candidates, partial(_gain, table.losses, priced, levels, number)) for number in open_levels
+    }
+    for number in sorted(gains, key=gains.__getitem__):
+        others = _cheapest(table.losses, priced, [n for n in open_levels if n != number])
+        lost = _sum_parts(candidates, partial(_loss_without, table.losses, priced, levels, others, number))
+        if lost < price * _FIXED_LEVEL_BYTES:
             open_levels.remove(number)
-            levels = _cheapest(losses, open_levels)
+            levels = _cheapest(table.losses, priced, open_levels)
     counts = tuple(int((levels == number).sum()) for number in open_levels)
     kept = replace(choice, levels=tuple(choice.levels[number] for number in open_levels), counts=counts)
-    distortion = float(np.choose(levels + 1, list(table.losses)).sum(dtype=np.float64))
+    distortion = _sum_parts(candidates, partial(_loss_at, table.losses, levels))
     renumbered = np.full_like(levels, -1)
     for new, old in enumerate(open_levels):
         renumbered[levels == old] = new
     return replace(kept, distortion=distortion), renumbered
 
 
-def _cheapest(losses: Sequence[np.ndarray], open_levels: Sequence[int]) -> np.ndarray:
+def _sum_parts(candidates: int, of_part: Callable[[slice], float]) -> float:
+    """The sum over the ids, a part of them at a time: what a part needs is held for it alone."""
+    starts = range(0, candidates, _IDS_PER_PART)
+    return sum(of_part(slice(start, start + _IDS_PER_PART)) for start in starts)
+
+
+def _loss_at(losses: np.ndarray, levels: np.ndarray, part: slice) -> float:
+    """What the ids lose where they are."""
+    return float(np.choose(levels[part] + 1, list(losses[:, part])).sum(dtype=np.float64))
+
+
+def _gain(losses: np.ndarray, priced: Sequence[np.float32], levels: np.ndarray, number: int, part: slice) -> float:
+    """What the members of a level gain by it, its price deducted."""
+    members = levels[part] == number
+    base, own = losses[0, part][members], losses[number + 1, part][members] + priced[number]
+    return float((base - own).sum())
+
+
+def _loss_without(
+    losses: np.ndarray, priced: Sequence[np.float32], levels: np.ndarray, others: np.ndarray, number: int, part: slice
+) -> float:
+    """What the members of a level would lose where it is closed and they go elsewhere."""
+    members = levels[part] == number
+    own = losses[:, part][:, members]
+    choices = [own[0], *(own[n + 1] + price for n, price in enumerate(priced))]
+    without = np.choose(others[part][members] + 1, choices)
+    return float((without - choices[number + 1]).sum(dtype=np.float64))
+
+
+def _cheapest(losses: np.ndarray, priced: Sequence[np.float32], open_levels: Sequence[int]) -> np.ndarray:
     """Per row the number of the open level of least loss, -1 for the base, int8 [rows]; ties go to the earlier."""
-    best, levels = losses[0].copy(), np.full(len(losses[0]), -1, dtype=np.int8)
-    for number in open_levels:
-        better = losses[number + 1] < best
-        levels[better] = number
-        best[better] = losses[number + 1][better]
+    levels = np.full(losses.shape[1], -1, dtype=np.int8)
+    for start in range(0, losses.shape[1], _IDS_PER_PART):
+        part = slice(start, start + _IDS_PER_PART)
+        best = losses[0, part].copy()
+        for number in open_levels:
+            own = losses[number + 1, part] + priced[number]
+            better = own < best
+            levels[part][better] = number
+            best[better] = own[better]
     return levels

@@ -1,0 +1,197 @@
+"""Large tables coded in few passes, holding a chunk of rows at a time: what a pass keeps is no larger than the file.
+
+The ids that levels may take are the most valuable ones, by the survey; they alone are coded to a level's depth before
+the plan is settled. Codebooks are refined on the sample that they were fitted on. One last pass codes every row to the
+depth that it got, and packs the codes as it goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memrec_convert.distill.columns import Column, slices
+from memrec_convert.distill.curves import TableFit, codec_distance
+from memrec_convert.distill.refine import refine_table, search_codes
+from memrec_convert.distill.rows import RowReader, TensorRows, chunk_bounds, in_metric
+from memrec_convert.distill.stages import Stage, encode_rows
+from memrec_convert.distill.survey import Survey
+from memrec_convert.encoding.bits import pack_codes
+from memrec_convert.encoding.build import LevelContent
+from memrec_convert.encoding.codecs import CODECS
+from memrec_convert.encoding.spec import TableSpec
+from memrec_convert.parallel import ordered_map
+
+MOST_CANDIDATES = 1 << 25
+"""Ids of all tables together that may get into a level: each is held with what it loses there, some 16 bytes."""
+
+BEAM = 2
+"""Partial codes kept in the search: for tens of millions of rows, a wider one takes most of the time of all."""
+
+CANDIDATES_PER_MEMBER = 2
+LEAST_CANDIDATES = 1 << 16
+_VALUE_BITS = 14
+"""Values are ordered by the upper bits of their float32: 512 steps per octave."""
+
+
+@dataclass(frozen=True)
+class CodedRows:
+    """All rows of a table under a spec: packed base codes (uint8), what each level holds, and the summed loss."""
+
+    base: np.ndarray
+    levels: tuple[LevelContent, ...]
+    loss: float
+
+
+def rank_ids(values: Column, *, wanted: int, most: int) -> np.ndarray:
+    """The ids of the most valuable rows, int32 or int64, rising: some more than `wanted`, at most `most` of them.
+
+    Rows that lose nothing at depth 0 are never among them.
+    """
+    limit = min(max(CANDIDATES_PER_MEMBER * wanted, LEAST_CANDIDATES), most)
+    histogram = np.zeros(1 << (32 - _VALUE_BITS), dtype=np.int64)
+    for part in slices(len(values)):
+        histogram += np.bincount(_rank_of(values[part]), minlength=len(histogram))
+    histogram[0] = 0
+    above = np.cumsum(histogram[::-1])[::-1]  # rows at this rank or a higher one
+    taken = int(np.searchsorted(-above, -limit))  # the lowest rank that is taken whole
+    spare = limit - int(above[taken]) if taken < len(above) else limit
+    found = []
+    for part in slices(len(values)):
+        rank = _rank_of(values[part])
+        own = rank >= max(taken, 1)
+        if taken > 1 and spare:
+            partly = np.flatnonzero(rank == taken - 1)[:spare]
+            own[partly] = True
+            spare -= len(partly)
+        found.append((np.flatnonzero(own) + part.start).astype(np.int32 if len(values) < 1 << 31 else np.int64))
+    return np.concatenate(found)
+
+
+def _rank_of(values: np.ndarray) -> np.ndarray:
+    rank: np.ndarray = (np.ascontiguousarray(values).view(np.uint32) >> _VALUE_BITS).astype(np.int64)
+    return rank
+
+
+def measure_levels(
+    reader: RowReader, survey: Survey, stages: Sequence[Stage], levels: Sequence[int | str], ids: np.ndarray, *,
+    workers: int,
+) -> np.ndarray:  # fmt: skip
+    """What each of these rising ids loses at each level, float32 [levels, ids]; a level as in `code_table`."""
+    rows, dim = reader.shape
+    losses = np.empty((len(levels), len(ids)), dtype=np.float32)
+    deepest = max((level for level in levels if isinstance(level, int)), default=0)
+
+    def measure(bounds: tuple[int, int]) -> tuple[int, Tensor, np.ndarray]:
+        low, high = np.searchsorted(ids, bounds)
+        numbers = ids[low:high].astype(np.int64) - bounds[0]
+        if not len(numbers):
+            return int(low), torch.zeros(len(levels), 0), np.zeros(0, dtype=np.float32)
+        chunk = torch.from_numpy(reader.read_rows(*bounds)[numbers])
+        _, distances = encode_rows(chunk - survey.centre, survey.metric, stages[:deepest], scale=survey.scale)
+        wanted = [
+            distances[level] if isinstance(level, int) else codec_distance(chunk, survey.metric, level)
+            for level in levels
+        ]
+        return int(low), torch.stack(wanted), survey.weights[slice(*bounds)][numbers]
+
+    for low, distances, weights in ordered_map(measure, chunk_bounds(rows, dim), workers=workers):
+        losses[:, low : low + len(weights)] = distances.numpy() * weights
+    return losses
+
+
+def refine_on_sample(fit: TableFit, stages: Sequence[Stage], depths: np.ndarray, *, workers: int) -> tuple[Stage, ...]:
+    """Codebooks improved for the depths (int8 [rows], -1: not coded) that the rows of the fit's sample have."""
+    sample, survey = fit.sample, fit.survey
+    own = replace(survey, weights=sample.rows.weights.numpy(), values=np.zeros(len(sample.numbers), dtype=np.float32))
+    rows = TensorRows(sample.rows.residual + survey.centre)
+    return refine_table(rows, own, stages, depths[sample.numbers], workers=workers).stages
+
+
+def code_rows(
+    reader: RowReader, survey: Survey, stages: Sequence[Stage], spec: TableSpec, levels: np.ndarray, *, workers: int
+) -> CodedRows:
+    """Every row coded as its level (int8 [rows], -1: the base) asks, in one pass."""
+    rows, dim = reader.shape
+    books = [in_metric(stage.values(survey.scale), survey.metric) for stage in stages]
+
+    def code(bounds: tuple[int, int]) -> _Chunk:
+        chunk = torch.from_numpy(reader.read_rows(*bounds))
+        return _code_chunk(chunk, survey, books, spec, levels[slice(*bounds)], survey.weights[slice(*bounds)])
+
+    base = np.zeros(spec.tensors()["base"][1] if spec.base_bits() else 0, dtype=np.uint8)
+    held = [_Held() for _ in spec.levels]
+    loss = 0.0
+    for (start, _), chunk in zip(
+        chunk_bounds(rows, dim), ordered_map(code, chunk_bounds(rows, dim), workers=workers), strict=True
+    ):
+        first = start * spec.base_bits() // 8  # chunks begin at multiples of 8 rows, so at whole bytes
+        base[first : first + len(chunk.base)] = chunk.base
+        loss += chunk.loss
+        for one, (numbers, codes, parts) in zip(held, chunk.members, strict=True):
+            one.add(numbers + start, codes, parts)
+    return CodedRows(base, tuple(one.joined() for one in held), loss)
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    base: np.ndarray
+    members: tuple[tuple[np.ndarray, np.ndarray, Mapping[str, Tensor]], ...]
+    loss: float
+
+
+class _Held:
+    """What the chunks had for one level."""
+
+    def __init__(self) -> None:
+        self.ids: list[np.ndarray] = []
+        self.codes: list[np.ndarray] = []
+        self.parts: list[Mapping[str, Tensor]] = []
+
+    def add(self, ids: np.ndarray, codes: np.ndarray, parts: Mapping[str, Tensor]) -> None:
+        if len(ids):
+            self.ids.append(ids)
+            self.codes.append(codes)
+            self.parts.append(parts)
+
+    def joined(self) -> LevelContent:
+        parts = {name: torch.cat([one[name] for one in self.parts]) for name in (self.parts[0] if self.parts else ())}
+        return LevelContent(np.concatenate(self.ids), np.concatenate(self.codes), parts)
+
+
+def _code_chunk(
+    chunk: Tensor, survey: Survey, books: Sequence[Tensor], spec: TableSpec, levels: np.ndarray, weights: np.ndarray
+) -> _Chunk:
+    points = in_metric(chunk - survey.centre, survey.metric)
+    codes = np.zeros((len(chunk), spec.base_depth), dtype=np.uint8)
+    members, loss = list[tuple[np.ndarray, np.ndarray, Mapping[str, Tensor]]](), 0.0
+    for number in range(-1, len(spec.levels)):
+        own = np.flatnonzero(levels == number)
+        if not len(own):
+            if number >= 0:
+                members.append((own, np.zeros((0, 0), dtype=np.uint8), {}))
+            continue
+        at = torch.from_numpy(own)
+        level = spec.levels[number] if number >= 0 else None
+        parts: Mapping[str, Tensor] = {}
+        deep = np.zeros((len(own), 0), dtype=np.uint8)
+        if level is not None and level.kind == "rows":
+            parts = CODECS[level.codec].encode(chunk[at])
+            distance = codec_distance(chunk[at], survey.metric, level.codec)
+        else:
+            depth = spec.base_depth if level is None else level.depth
+            found, distance = search_codes(points[at], books[:depth], beam=BEAM)
+            codes[own] = found[:, : spec.base_depth].numpy()
+            deep = found[:, spec.base_depth :].numpy()
+        loss += float((distance * torch.from_numpy(weights[own])).to(torch.float64).sum())
+        if level is not None:
+            members.append((own, deep, parts))
+    packed = np.zeros(0, dtype=np.uint8)
+    if spec.base_bits():
+        bits = spec.stage_bits[: spec.base_depth]
+        packed = pack_codes(codes, bits)[: -(-len(chunk) * spec.base_bits() // 8)]
+    return _Chunk(packed, tuple(members), loss)
