@@ -1,22 +1,34 @@
-"""The training loop: few parameters, soft targets; the best state on the hold-out is kept, be it the first."""
+"""The training loop: the best state on the hold-out is kept, be it the first; rates may be searched on short slices."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from memrec_convert.encoding import CompressedTable
-from memrec_convert.finetune.trainable import trainable_tables
+from memrec_convert.finetune.trainable import open_codes
 
 CODEBOOK_RATE = 3e-2
 DENSE_RATE = 1e-4
 CHECKS_PER_EPOCH = 4
+PATIENCE = CHECKS_PER_EPOCH
+"""Training ends when so many checks in a row have brought nothing better: an epoch without progress."""
+
+SEARCHED_FACTORS = (1.0, 1 / 3, 2.0)
+"""What a search multiplies a learning rate with; of equal scores the first wins."""
+
+SLICE_SHARE = 0.1
+SHORTEST_SLICE = 10
+"""A search tries each rate for this share of the steps, and for no fewer than so many."""
+
+State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -29,12 +41,23 @@ class HoldOutScore:
 
 @dataclass(frozen=True)
 class FineTuning:
-    """What the training did: hold-out score by step, the step that was kept, and the steps in all."""
+    """What the training did: hold-out score by step, the step that was kept, and the steps that were made.
+
+    rate, dense_rate   the learning rates at the start
+    searched           (rate, dense rate, hold-out score) of each pair that a search tried
+    planned_steps      more than `steps` where training ended early
+    start              the state that came in
+    """
 
     metric: str
     history: tuple[tuple[int, float], ...]
     best_step: int
     steps: int
+    rate: float = field(default=0.0, compare=False)
+    dense_rate: float = field(default=0.0, compare=False)
+    searched: tuple[tuple[float, float, float], ...] = field(default=(), compare=False)
+    planned_steps: int = field(default=0, compare=False)
+    start: State = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def gain(self) -> float:
@@ -44,7 +67,10 @@ class FineTuning:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """epochs over the batches; `targets` "soft" (the original's logits) or "labels"; rates per step."""
+    """epochs over the batches; `targets` "soft" (the original's logits) or "labels"; rates per step.
+
+    search   choose the rates on the hold-out, after short slices of training from the first state
+    """
 
     epochs: int
     steps_per_epoch: int
@@ -52,6 +78,13 @@ class TrainingPlan:
     train_dense: bool = False
     codebook_rate: float = CODEBOOK_RATE
     dense_rate: float = DENSE_RATE
+    search: bool = False
+    factors: tuple[float, ...] = SEARCHED_FACTORS
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return max(1, self.epochs * self.steps_per_epoch)
 
 
 @dataclass(frozen=True)
@@ -62,53 +95,137 @@ class Lesson:
     targets: Tensor
 
 
+class Trainee(Protocol):
+    """What of a model can be trained, open for training."""
+
+    def make_optimizers(
+        self, model: nn.Module, *, rate: float, dense_rate: float, train_dense: bool
+    ) -> list[torch.optim.Optimizer]:
+        """Optimizers of the tables' numbers, and of the dense part where asked; none where nothing can be trained."""
+
+    def write_back(self) -> None:
+        """Puts the trained numbers where the model answers from."""
+
+
+Open = Callable[[nn.Module], AbstractContextManager[Trainee]]
+Lessons = Callable[[int], Iterable[Lesson]]
+HoldOut = Callable[[nn.Module], HoldOutScore]
+Progress = Callable[[str, int, int], None]
+
+
 def fine_tune(
     model: nn.Module,
-    lessons: Callable[[int], Iterable[Lesson]],
+    lessons: Lessons,
     plan: TrainingPlan,
     *,
-    hold_out: Callable[[nn.Module], HoldOutScore],
-    progress: Callable[[str, int, int], None],
+    hold_out: HoldOut,
+    progress: Progress,
+    open_model: Open = open_codes,
 ) -> FineTuning:
     """Trains the model in place and leaves it in its best state on the hold-out, which may be the one it came with.
 
-    lessons(epoch) streams the epoch's batches; the learning rate falls to zero along half a cosine.
+    lessons(epoch) streams the epoch's batches; the learning rates fall to zero along half a cosine. `open_model` says
+    what is trained: the numbers that codes stand for, unless told otherwise.
     """
-    total = max(1, plan.epochs * plan.steps_per_epoch)
-    check_every = max(1, math.ceil(plan.steps_per_epoch / CHECKS_PER_EPOCH))
-    start = hold_out(model)
-    history = [(0, start.score)]
-    best_step, best_state = 0, _copy_state(model)
-    with trainable_tables(model) as parts:
-        optimizer = _make_optimizer(model, parts, plan)
-        if optimizer is None:
-            return FineTuning(start.name, tuple(history), 0, 0)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: (1 + math.cos(math.pi * min(1.0, step / total))) / 2
+    run = _Run(model, lessons, plan, hold_out, progress, open_model, hold_out(model), _copy_state(model))
+    searched: tuple[tuple[float, float, float], ...] = ()
+    if plan.search:
+        plan, searched = _search_rates(run)
+        run = replace(run, plan=plan)
+    return replace(_train(run, plan.steps), searched=searched)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Everything that a training needs, and the state and score that it starts from."""
+
+    model: nn.Module
+    lessons: Lessons
+    plan: TrainingPlan
+    hold_out: HoldOut
+    progress: Progress
+    open_model: Open
+    start: HoldOutScore
+    state: State
+
+
+def _search_rates(run: _Run) -> tuple[TrainingPlan, tuple[tuple[float, float, float], ...]]:
+    """The plan with the rates that were best on the hold-out after a slice; the codebooks' first, then the dense's."""
+    plan, found = run.plan, list[tuple[float, float, float]]()
+    steps = min(plan.steps, max(SHORTEST_SLICE, round(SLICE_SHARE * plan.steps)))
+    total = len(plan.factors) * (2 if plan.train_dense else 1)
+
+    def attempt(candidates: Sequence[TrainingPlan]) -> TrainingPlan:
+        scores = []
+        for candidate in candidates:
+            run.progress("search rates", len(found), total)
+            told = _train(replace(run, plan=candidate, progress=_hush), steps, check_every=steps)
+            run.model.load_state_dict(run.state)
+            scores.append(told.history[-1][1])
+            found.append((candidate.codebook_rate, candidate.dense_rate, scores[-1]))
+        return candidates[max(range(len(scores)), key=lambda n: (scores[n] == scores[n], scores[n]))]
+
+    plan = attempt([replace(plan, codebook_rate=plan.codebook_rate * factor) for factor in plan.factors])
+    if plan.train_dense:
+        plan = attempt([replace(plan, dense_rate=plan.dense_rate * factor) for factor in plan.factors])
+    run.progress("search rates", total, total)
+    return plan, tuple(found)
+
+
+def _train(run: _Run, total: int, *, check_every: int = 0) -> FineTuning:
+    """So many steps from the run's state; the model is left in its best one."""
+    model, plan = run.model, run.plan
+    check_every = check_every or max(1, math.ceil(plan.steps_per_epoch / CHECKS_PER_EPOCH))
+    history = [(0, run.start.score)]
+    best_step, best_state, step = 0, run.state, 0
+    with run.open_model(model) as trainee:
+        optimizers = trainee.make_optimizers(
+            model, rate=plan.codebook_rate, dense_rate=plan.dense_rate, train_dense=plan.train_dense
         )
-        step = 0
-        for step, lesson in _number_lessons(lessons, plan.epochs, total):
-            optimizer.zero_grad(set_to_none=True)
-            loss = functional.binary_cross_entropy_with_logits(lesson.forward(model), lesson.targets)
-            torch.autograd.backward(loss)
-            optimizer.step()
-            schedule.step()
-            progress("fine-tune", step, total)
+        if not optimizers:
+            return FineTuning(run.start.name, tuple(history), 0, 0, start=run.state)
+        schedules = [torch.optim.lr_scheduler.LambdaLR(one, lambda done: _fall(done, total)) for one in optimizers]
+        for step, lesson in _number_lessons(run.lessons, plan.epochs, total):
+            _step(model, lesson, optimizers, schedules)
+            run.progress("fine-tune", step, total)
             if step % check_every == 0 or step == total:
-                for part in parts:
-                    part.write_back()
-                score = _score_with_reference(model, hold_out)
+                trainee.write_back()
+                score = _score_with_reference(model, run.hold_out)
                 history.append((step, score))
                 if score > history[0][1] and score >= max(value for _, value in history):
                     best_step, best_state = step, _copy_state(model)
+                if _has_stalled(history, best_step):
+                    break
     model.zero_grad(set_to_none=True)
     model.load_state_dict(best_state)
-    return FineTuning(start.name, tuple(history), best_step, step)
+    return FineTuning(
+        run.start.name, tuple(history), best_step, step, rate=plan.codebook_rate,
+        dense_rate=plan.dense_rate if plan.train_dense else 0.0, planned_steps=total, start=run.state,
+    )  # fmt: skip
 
 
-def _number_lessons(
-    lessons: Callable[[int], Iterable[Lesson]], epochs: int, total: int
-) -> Iterator[tuple[int, Lesson]]:
+def _step(
+    model: nn.Module, lesson: Lesson, optimizers: Sequence[torch.optim.Optimizer],
+    schedules: Sequence[torch.optim.lr_scheduler.LRScheduler],
+) -> None:  # fmt: skip
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    loss = functional.binary_cross_entropy_with_logits(lesson.forward(model), lesson.targets)
+    torch.autograd.backward(loss)
+    for optimizer, schedule in zip(optimizers, schedules, strict=True):
+        optimizer.step()
+        schedule.step()
+
+
+def _fall(done: int, total: int) -> float:
+    return (1 + math.cos(math.pi * min(1.0, done / total))) / 2
+
+
+def _has_stalled(history: Sequence[tuple[int, float]], best_step: int) -> bool:
+    return sum(step > best_step for step, _ in history) >= PATIENCE
+
+
+def _number_lessons(lessons: Lessons, epochs: int, total: int) -> Iterator[tuple[int, Lesson]]:
     step = 0
     for epoch in range(epochs):
         for lesson in lessons(epoch):
@@ -118,15 +235,7 @@ def _number_lessons(
                 return
 
 
-def _make_optimizer(model: nn.Module, parts: list[Any], plan: TrainingPlan) -> torch.optim.Optimizer | None:
-    tables = [parameter for part in parts for parameter in part.parameters() if parameter.numel()]
-    dense = [parameter for parameter in model.parameters() if parameter.requires_grad] if plan.train_dense else []
-    groups = [{"params": tables, "lr": plan.codebook_rate}, {"params": dense, "lr": plan.dense_rate}]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.Adam(groups, foreach=False) if groups else None
-
-
-def _score_with_reference(model: nn.Module, hold_out: Callable[[nn.Module], HoldOutScore]) -> float:
+def _score_with_reference(model: nn.Module, hold_out: HoldOut) -> float:
     """The hold-out is scored as the artifact will be: through the stored integers, not the float parameters."""
     decoders = [(module, module.decoder) for module in model.modules() if isinstance(module, CompressedTable)]
     for module, _ in decoders:
@@ -138,5 +247,9 @@ def _score_with_reference(model: nn.Module, hold_out: Callable[[nn.Module], Hold
             module.decoder = decoder
 
 
-def _copy_state(model: nn.Module) -> dict[str, Tensor]:
+def _copy_state(model: nn.Module) -> State:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _hush(_stage: str, _done: int, _total: int) -> None:
+    """The progress of one slice: the search tells its own."""

@@ -117,6 +117,35 @@ class TrainableTable(nn.Module):
         return tokens
 
 
+class CodesTrainee:
+    """The numbers that the codes of a model's tables stand for."""
+
+    def __init__(self, parts: list[TrainableTable | TrainableGroup]) -> None:
+        self.parts = parts
+
+    def make_optimizers(
+        self, model: nn.Module, *, rate: float, dense_rate: float, train_dense: bool
+    ) -> list[torch.optim.Optimizer]:
+        """One Adam; the dense part, of what requires gradients, at its own rate."""
+        tables = [parameter for part in self.parts for parameter in part.parameters() if parameter.numel()]
+        dense = [parameter for parameter in model.parameters() if parameter.requires_grad] if train_dense else []
+        groups = [{"params": tables, "lr": rate}, {"params": dense, "lr": dense_rate}]
+        groups = [group for group in groups if group["params"]]
+        return [torch.optim.Adam(groups, foreach=False)] if groups else []
+
+    def write_back(self) -> None:
+        """Stores the trained numbers in the tables' buffers."""
+        for part in self.parts:
+            part.write_back()
+
+
+@contextmanager
+def open_codes(model: nn.Module) -> Iterator[CodesTrainee]:
+    """The model's replaced tables decode through float parameters while this is open."""
+    with trainable_tables(model) as parts:
+        yield CodesTrainee(parts)
+
+
 @contextmanager
 def trainable_tables(model: nn.Module) -> Iterator[list[TrainableTable | TrainableGroup]]:
     """Lets the model's replaced tables decode through float parameters; the parts hold them and write them back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +14,21 @@ from memrec_convert.models.deepfm import DeepFM
 from memrec_convert.models.dlrm import DLRM
 from memrec_convert.models.dlrm_dcn import DlrmDcn
 from memrec_convert.models.network import ClickNetwork, read_table_inputs
+from memrec_convert.models.sample_pooled import SamplePooled
+from memrec_convert.models.stored_table import StoredTable
+from memrec_convert.models.table_set import TableSet
 
 __all__ = [
-    "DLRM", "ClickNetwork", "DeepFM", "DlrmDcn", "build_model", "build_original", "load_dense", "read_table_inputs",
+    "DLRM", "ClickNetwork", "DeepFM", "DlrmDcn", "StoredTable", "TableSet", "build_model", "build_original",
+    "load_dense", "read_pooling", "read_table_inputs",
 ]  # fmt: skip
 
 MODELS: dict[str, Callable[[Mapping[str, object], Iterable[nn.Module]], nn.Module]] = {
     "dlrm": DLRM,
     "dlrm-dcn": DlrmDcn,
     "deepfm": DeepFM,
+    "sample-pooled": SamplePooled,
+    "tables": TableSet,
 }
 """An architecture's name -> its module."""
 
@@ -37,16 +44,41 @@ def build_model(architecture: Mapping[str, object], tables: Iterable[nn.Module])
     return model(architecture, tables)
 
 
-def build_original(source: SourceModel) -> nn.Module:
-    """The trained model of a checkpoint, rebuilt: float32, its tables as sum-pooled `nn.EmbeddingBag`, in eval mode."""
-    model = build_model(source.architecture, map(build_table, source.tables))
+HELD_BYTES = 512 << 20
+"""Tables that take no more than this together, in float32, are held in memory; larger ones stay in their file."""
+
+
+def build_original(
+    source: SourceModel, *, held_bytes: int = HELD_BYTES, reused: dict[Any, nn.Module] | None = None
+) -> nn.Module:
+    """The trained model of a checkpoint, rebuilt: float32, its tables as `nn.EmbeddingBag`, in eval mode.
+
+    Tables of more than `held_bytes` together become `StoredTable` modules, which answer alike and have no parameters.
+    `reused` keeps tables between models that read the same rows in the same way.
+    """
+    fits = 4 * sum(table.rows * table.dim for table in source.tables) <= held_bytes
+    mode = read_pooling(source.architecture)
+    held = {} if reused is None else reused
+    keys = [(table.weight, mode, number) for number, table in enumerate(source.tables)]
+    for key, table in zip(keys, source.tables, strict=True):
+        if key not in held:
+            held[key] = build_table(table, mode) if fits else StoredTable(table.weight, mode)
+    model = build_model(source.architecture, (held[key] for key in keys))
     load_dense(model, {name: tensor.as_tensor() for name, tensor in source.dense.items()})
     return model.eval()
 
 
-def build_table(table: SourceTable) -> nn.EmbeddingBag:
+def read_pooling(architecture: Mapping[str, object]) -> str:
+    """What the tables make of a bag of several ids: "sum" or "mean"; ModelError for anything else."""
+    mode = architecture.get("pooling", "sum")
+    if mode not in ("sum", "mean"):
+        raise ModelError(f"architecture > pooling: expected sum or mean, found {mode!r}.")
+    return str(mode)
+
+
+def build_table(table: SourceTable, mode: str = "sum") -> nn.EmbeddingBag:
     """A stored table as a module, its rows in float32."""
-    return nn.EmbeddingBag.from_pretrained(table.weight.as_tensor(), freeze=False, mode="sum")
+    return nn.EmbeddingBag.from_pretrained(table.weight.as_tensor(), freeze=False, mode=mode)
 
 
 def load_dense(model: nn.Module, dense: Mapping[str, Tensor]) -> None:
