@@ -11,6 +11,7 @@ keys     quotienting. A bijective mix scatters the ids over w = ceil(log2 rows) 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -66,6 +67,7 @@ class IndexSpec:
         return 4 * self.groups + 2 * (self.buckets + 1)
 
 
+@lru_cache(maxsize=1 << 16)
 def choose_index(rows: int, count: int) -> IndexSpec:
     """The smallest layout for `count` of `rows` ids."""
     candidates = [IndexSpec("bitmap", rows, count)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 MOST_STAGES = 32
 MOST_DIM = 1 << 16
 LINE_BYTES = 64
+GAP_FLOATS = 80
+"""Between the vectors of one table and the next, where each table's lie in one piece; the kernel's own number."""
 STREAM_BYTES = 4 << 20
 """Outputs from this size on are written past the caches."""
 
@@ -70,14 +73,18 @@ class KernelTables:
         self._run_grid(ids, samples, out, stride, clock)
         return out
 
-    def look_up_tables(self, ids: Tensor, *, clock: Tensor | None = None) -> Tensor:
-        """As `look_up_grid`, with each table's vectors in one piece: float32 [samples * width], table after table.
+    def look_up_tables(self, ids: Tensor, *, clock: Tensor | None = None) -> list[Tensor]:
+        """As `look_up_grid`, with each table's vectors in one piece: float32 [samples, dim] per table.
 
         A large batch is written faster so: in order, instead of a few lines on every page.
         """
-        out = OUTPUTS.take(ids.shape[0], self.width)
-        self._run_grid(ids, ids.shape[0], out, 0, clock)
-        return out.view(-1)
+        samples = ids.shape[0]
+        out = OUTPUTS.take(1, samples * self.width + len(self.tables) * GAP_FLOATS).view(-1)
+        self._run_grid(ids, samples, out, 0, clock)
+        return [
+            out.narrow(0, samples * start + number * GAP_FLOATS, samples * (stop - start)).view(samples, stop - start)
+            for number, (start, stop) in enumerate(pairwise(self.columns))
+        ]
 
     def _check_out(self, out: Tensor, samples: int) -> int:
         """Floats from one row of `out` to the next; ValueError where it cannot take the vectors."""

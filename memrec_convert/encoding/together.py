@@ -71,7 +71,7 @@ def embed_together(
         return None
     if isinstance(ids, Tensor):
         if len(ids) >= LEAST_SAMPLES_BY_TABLE:
-            return _by_table(kernel.look_up_tables(ids), len(ids), cache.dims)
+            return kernel.look_up_tables(ids)
         return _by_sample(kernel.look_up_grid(ids), cache.dims)
     samples = len(ids[0][1])
     bags = [table.read_bags(*_pad(ids[number])) for table, number in zip(cache.tables, inputs, strict=True)]
@@ -86,14 +86,6 @@ def _by_sample(vectors: Tensor, dims: tuple[int, ...]) -> Sequence[Tensor] | Ten
     if len(set(dims)) == 1:
         return vectors.view(len(vectors), len(dims), -1)
     return torch.split(vectors, list(dims), dim=1)
-
-
-def _by_table(vectors: Tensor, samples: int, dims: tuple[int, ...]) -> Sequence[Tensor] | Tensor:
-    """[samples * width], table after table, as [samples, T, dim], or as one matrix per table."""
-    if len(set(dims)) == 1:
-        return vectors.view(len(dims), samples, -1).transpose(0, 1)
-    parts = torch.split(vectors, [samples * dim for dim in dims])
-    return [part.view(samples, dim) for part, dim in zip(parts, dims, strict=True)]
 
 
 def _pad(bags: Sequence[Tensor | None]) -> tuple[Any, Any, Any]:

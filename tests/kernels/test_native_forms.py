@@ -158,9 +158,9 @@ def test_tables_of_mixed_widths_side_by_side(samples: int) -> None:
     expected = look_up_separately(tables, ids)
     for grid in (ids, ids.t().contiguous().t(), ids.to(torch.int32), torch.stack([ids, ids], dim=2)[:, :, 1]):
         assert same_bits(tables.look_up_grid(grid), expected)
-    pieces = tables.look_up_tables(ids).split([samples * table.spec.dim for table in tables.tables])
+    pieces = tables.look_up_tables(ids)
     for piece, part in zip(pieces, expected.split([table.spec.dim for table in tables.tables], dim=1), strict=True):
-        assert same_bits(piece.view(part.shape), part)
+        assert same_bits(piece, part)
     clock = torch.zeros(4, dtype=torch.int64)
     assert same_bits(tables.look_up_grid(ids, clock=clock), expected)
     assert bool((clock > 0).any()) == (samples > 0)

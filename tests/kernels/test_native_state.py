@@ -245,8 +245,9 @@ def run_python(code: str) -> None:
 def test_a_forked_child_has_helpers_of_its_own() -> None:
     """A child of a process that has helper threads looks up with helpers of its own, and so does its child."""
     run_python("""
-        import os, torch
+        import os, signal, torch
         from native_tables import *
+        signal.alarm(60)
         torch.set_num_threads(2)
         module = make_bag(1, dim=64)
         ids = draw_ids(20, 20000).view(-1, 1)
@@ -254,6 +255,7 @@ def test_a_forked_child_has_helpers_of_its_own() -> None:
         def look_up_in_child(depth):
             child = os.fork()
             if child == 0:
+                signal.alarm(60)
                 same = all(module(ids).numpy().tobytes() == expected for _ in range(20))
                 if depth:
                     look_up_in_child(depth - 1)

@@ -66,16 +66,8 @@ void run_some(void* context, int64_t number) {
 }
 
 int64_t find_outside(const Bags& bags, uint64_t rows) {
-    uint64_t outside = 0;
-    if (bags.narrow) {
-        for (int64_t i = 0; i < bags.count; ++i)
-            outside |= static_cast<uint64_t>(
-                static_cast<uint64_t>(static_cast<int64_t>(load_at<int32_t>(bags.ids, i * bags.stride))) >= rows);
-    } else {
-        for (int64_t i = 0; i < bags.count; ++i)
-            outside |= static_cast<uint64_t>(load_at<uint64_t>(bags.ids, i * bags.stride) >= rows);
-    }
-    for (int64_t i = 0; outside && i < bags.count; ++i)
+    if (!active_kernel()->any_outside(bags, rows)) return -1;
+    for (int64_t i = 0; i < bags.count; ++i)
         if (static_cast<uint64_t>(id_at(bags, i)) >= rows) return i;
     return -1;
 }

@@ -30,6 +30,7 @@ namespace {
 constexpr int kAhead = 12;  // rows that are asked for before the one that is written
 constexpr int kRing = 8, kToAsk = 2, kToSum = 6;  // a lookup's tokens are asked for after 2 others, summed after 6
 constexpr int kFew = 65;    // fewer samples than this: the tokens of all are asked for before the first is summed
+constexpr uint64_t kInCache = 64 << 10;  // bytes (of rows: numbers) that stay near the core by themselves
 constexpr int kShort = 16;  // fewer lookups of a table in a piece than this: its rows are asked for at once
 
 enum Form : uint8_t { kBase = 0, kZero = 1 + kMostLevels, kForms };  // and 1 + level
@@ -299,8 +300,8 @@ class Lookup {
 
     static void ask_for_lines(const Table& table, const uint64_t* ids, int n) {
         if (table.kept) {
-            const int ahead = n < kShort ? n : kAhead;
-            for (int i = 0; i < ahead && i < n; ++i) prefetch_row(table.kept_rows, ids[i], table.dim);
+            if (n < kShort)
+                for (int i = 0; i < n; ++i) prefetch_row(table.kept_rows, ids[i], table.dim);
             return;
         }
         if (n < kShort) {
@@ -433,7 +434,7 @@ class Lookup {
         const auto list_of = [&](int form) { return slots.list[form] + span.first; };
         for (int i = 0; i < counts[kZero]; ++i) clear(row_of(span, list_of(kZero)[i]), table.dim);
         if (table.kept) {
-            write_rows<stream>(table.kept_rows, span, slots.id, list_of(kBase), counts[kBase]);
+            write_rows<stream>(table.kept_rows, table.rows, span, slots.id, list_of(kBase), counts[kBase]);
             return;
         }
         if (table.base_depth)
@@ -444,7 +445,7 @@ class Lookup {
             write_centre<stream>(span, list_of(kBase), counts[kBase]);
         for (int l = 0; l < table.levels; ++l) {
             if (table.level[l].stored)
-                write_rows<stream>(table.level[l].rows, span, slots.place, list_of(1 + l), counts[1 + l]);
+                write_rows<stream>(table.level[l].rows, table.level[l].index.count, span, slots.place, list_of(1 + l), counts[1 + l]);
             else
                 write_codes<stream>(&table.level[l], span, slots, list_of(1 + l), counts[1 + l]);
         }
@@ -475,9 +476,11 @@ class Lookup {
         // Three lookups are under way: of one the tokens are found, of one they are asked for, of one they are summed.
         // Each step reads what was stored a whole lookup ago: addresses stored as one vector cannot be read at once.
         Tokens ring[kRing];
+        const Stage& last = table.stage[depth - 1];
+        const bool ask = ((static_cast<uint64_t>(last.first) + (1ull << last.bits)) * static_cast<uint64_t>(table.dim)) > kInCache;
         for (int i = 0; i < n + kToSum; ++i) {
             if (i < n) find_tokens(level, table, slots, list[i], depth, ring[i % kRing]);
-            if (i >= kToAsk && i - kToAsk < n) ask_for(ring[(i - kToAsk) % kRing], depth, table.dim);
+            if (ask && i >= kToAsk && i - kToAsk < n) ask_for(ring[(i - kToAsk) % kRing], depth, table.dim);
             if (i < kToSum) continue;
             write_sum<Isa, stream, false>(ring[(i - kToSum) % kRing], weights, table.dim, factor, 1.0f, table.frame + 1,
                                           row_of(span, list[i - kToSum]));
@@ -583,10 +586,10 @@ class Lookup {
     }
 
     template <bool stream>
-    static void write_rows(const Rows& rows, const Span& span, const uint64_t* numbers, const uint16_t* list,
-                           int n) {
-        const int dim = span.table->dim;
-        const bool prefetch = span.last - span.first >= kShort;
+    static void write_rows(const Rows& rows, uint64_t held, const Span& span, const uint64_t* numbers,
+                           const uint16_t* list, int n) {
+        const auto dim = span.table->dim;
+        const bool prefetch = span.last - span.first >= kShort && held * static_cast<uint64_t>(dim) > kInCache;
         for (int i = 0; i < (prefetch ? (n < kAhead ? n : kAhead) : 0); ++i) prefetch_row(rows, numbers[list[i]], dim);
         for (int i = 0; i < n; ++i) {
             if (prefetch && i + kAhead < n) prefetch_row(rows, numbers[list[i + kAhead]], dim);
@@ -657,6 +660,14 @@ class Lookup {
         });
     }
 };
+
+template <class Isa>
+bool any_outside(const Bags& bags, uint64_t rows) {
+    if (!bags.narrow && bags.stride == 1) return Isa::any_at_or_past(static_cast<const uint64_t*>(bags.ids), bags.count, rows);
+    bool outside = false;
+    for (int64_t i = 0; i < bags.count; ++i) outside |= static_cast<uint64_t>(id_at(bags, i)) >= rows;
+    return outside;
+}
 
 // Sums of int8 rows whose numbers are given: what a lookup would cost if nothing had to be found.
 template <class Isa>

@@ -16,6 +16,19 @@ struct Avx2Kernel {
         for_one<Avx2Quarter>(dim, column, f);
         for_last(dim, column, f);
     }
+    // Whether one of n ids, side by side, is at or past `rows`, which is below 2**63.
+    static bool any_at_or_past(const uint64_t* ids, int64_t n, uint64_t rows) {
+        const __m256i last = _mm256_set1_epi64x(static_cast<int64_t>(rows) - 1);
+        __m256i outside = _mm256_setzero_si256();
+        int64_t i = 0;
+        for (; i + 4 <= n; i += 4) {
+            const __m256i four = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(ids + i));
+            outside = _mm256_or_si256(outside, _mm256_or_si256(_mm256_cmpgt_epi64(four, last), four));  // or negative
+        }
+        uint64_t rest = 0;
+        for (; i < n; ++i) rest |= static_cast<uint64_t>(load_at<uint64_t>(ids, i) >= rows);
+        return _mm256_movemask_pd(_mm256_castsi256_pd(outside)) != 0 || rest != 0;
+    }
     static float to_float(uint16_t half) { return _cvtsh_ss(half); }
     static void read_run(const Run& run, uint64_t word, const int8_t* codebook, int32_t dim, const int8_t** tokens) {
         const __m256i words = _mm256_set1_epi64x(static_cast<int64_t>(word)), width = _mm256_set1_epi64x(dim);
@@ -43,7 +56,7 @@ struct Avx2Kernel {
     }
 };
 
-const Kernel kernel = {"avx2", Lookup<Avx2Kernel>::run, sum_rows<Avx2Kernel>};
+const Kernel kernel = {"avx2", Lookup<Avx2Kernel>::run, any_outside<Avx2Kernel>, sum_rows<Avx2Kernel>};
 
 }  // namespace
 

@@ -17,6 +17,16 @@ struct Avx512Kernel {
         for_one<Avx2Quarter>(dim, column, f);
         for_last(dim, column, f);
     }
+    // Whether one of n ids, side by side, is at or past `rows`.
+    static bool any_at_or_past(const uint64_t* ids, int64_t n, uint64_t rows) {
+        const __m512i most = _mm512_set1_epi64(static_cast<int64_t>(rows));
+        uint32_t outside = 0;
+        for (int64_t i = 0; i < n; i += 8) {
+            const __mmask8 present = n - i >= 8 ? 0xFF : static_cast<__mmask8>((1u << (n - i)) - 1);
+            outside |= _mm512_mask_cmpge_epu64_mask(present, _mm512_maskz_loadu_epi64(present, ids + i), most);
+        }
+        return outside != 0;
+    }
     static float to_float(uint16_t half) { return _cvtsh_ss(half); }
     static void read_run(const Run& run, uint64_t word, const int8_t* codebook, int32_t dim, const int8_t** tokens) {
         const __m512i shifted = _mm512_srlv_epi64(_mm512_set1_epi64(static_cast<int64_t>(word)), _mm512_loadu_si512(run.shift));
@@ -63,7 +73,7 @@ struct Avx512Kernel {
     }
 };
 
-const Kernel kernel = {"avx512", Lookup<Avx512Kernel>::run, sum_rows<Avx512Kernel>};
+const Kernel kernel = {"avx512", Lookup<Avx512Kernel>::run, any_outside<Avx512Kernel>, sum_rows<Avx512Kernel>};
 
 }  // namespace
 

@@ -14,6 +14,12 @@ struct NeonKernel {
     MEMREC_INLINE static void for_rest(int dim, int column, F f) {
         for_last(dim, column, f);
     }
+    // Whether one of n ids, side by side, is at or past `rows`.
+    static bool any_at_or_past(const uint64_t* ids, int64_t n, uint64_t rows) {
+        uint64_t outside = 0;
+        for (int64_t i = 0; i < n; ++i) outside |= static_cast<uint64_t>(load_at<uint64_t>(ids, i) >= rows);
+        return outside != 0;
+    }
     static float to_float(uint16_t half) { return half_to_float(half); }
     static void read_run(const Run& run, uint64_t word, const int8_t* codebook, int32_t dim, const int8_t** tokens) {
         read_run_by_one(run, word, codebook, dim, tokens);
@@ -34,7 +40,7 @@ struct NeonKernel {
     }
 };
 
-const Kernel kernel = {"neon", Lookup<NeonKernel>::run, sum_rows<NeonKernel>};
+const Kernel kernel = {"neon", Lookup<NeonKernel>::run, any_outside<NeonKernel>, sum_rows<NeonKernel>};
 
 }  // namespace
 

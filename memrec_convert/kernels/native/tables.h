@@ -143,12 +143,16 @@ inline T load_at(const void* start, int64_t number) {
     return value;
 }
 
+// Floats between one table's vectors and the next one's: without them all would begin in the same set of the caches.
+constexpr int64_t kGap = 80;
+
 inline int64_t stride_of(const Request& request, const Table& table) {
     return request.out_stride ? request.out_stride : table.dim;
 }
 
 inline float* vector_of(const Request& request, const Table& table, int64_t sample) {
-    const int64_t start = request.out_stride ? table.column : table.column * request.samples;
+    const int64_t start =
+        request.out_stride ? table.column : table.column * request.samples + (&table - request.tables) * kGap;
     return request.out + start + sample * stride_of(request, table);
 }
 
@@ -170,6 +174,7 @@ struct Piece {
 };
 
 using RunPiece = void (*)(const Request&, const Piece&);
+using FindOutside = bool (*)(const Bags&, uint64_t rows);
 using SumRows = void (*)(const int8_t* rows, int32_t dim, const int32_t* numbers, const uint8_t* counts, int32_t most,
                          const float* factors, int64_t n, float* out);
 
@@ -177,6 +182,7 @@ using SumRows = void (*)(const int8_t* rows, int32_t dim, const int32_t* numbers
 struct Kernel {
     const char* name;
     RunPiece run;
+    FindOutside any_outside;
     SumRows sum_rows;
 };
 
