@@ -3,8 +3,9 @@
     python benchmarks/embedding.py --dim 128 --artifact-mb 24 --form mixed --json embedding.json
 
 26 tables; full fp32 tables of 5 GB (dim 128) or 2 GB (others). Ids are Zipf 1.05 scattered over the rows, and uniform;
-new in every repetition, and other ones for every contender, so that none brings rows into the caches for the next. All
-contenders run interleaved; figures are medians in ns per lookup.
+new in every call, and other ones for every contender, so that none brings rows into the caches for the next. All
+contenders take turns of several calls, as a server calls one model again and again, the first ones of a turn not timed;
+figures are medians over calls in ns per lookup.
 
 bags         26 nn.EmbeddingBag, their outputs kept until the batch ends, as a DLRM needs them
 bags_freed   the same, each output released at once
@@ -29,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from memrec_convert.benchmarking.timing import Timing, time_interleaved
+from memrec_convert.benchmarking.timing import Timing, calls_in_a_row, time_interleaved
 from memrec_convert.encoding import CompressedEmbeddingBag, HashGroup, HashSpec, LevelSpec, TableSpec, count_bytes
 from memrec_convert.encoding.build import build_replaced
 from memrec_convert.encoding.index import choose_index
@@ -49,6 +50,7 @@ BATCHES = (1, 8, 64, 512, 2048, 16384)
 GATHERED = (512, 2048)
 CONTENDERS = ("bags", "bags_freed", "full", "ours", "ours_out", "memset", "gather")
 SECONDS_PER_BATCH = 12.0
+MOST_DRAWN = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -226,9 +228,11 @@ def given_tokens(stage: Stage, ids: Tensor) -> Callable[[Tensor], object] | None
 def measure(stage: Stage, ids: Ids, batch: int, *, seconds: float) -> tuple[dict[str, Timing], list[float]]:
     """Timings of all contenders at one batch size, and the steps of ours in ns per lookup."""
     lookups = batch * TABLES
-    repetitions = int(min(max(seconds / (lookups * 500e-9), 7), 300))
-    # Contenders never have the same ids in one repetition: one would bring the other's rows into the caches.
-    drawn = [ids.sample(batch) for _ in range(max(repetitions, len(CONTENDERS)))]
+    calls = calls_in_a_row(lookups)
+    repetitions = int(min(max(seconds / (calls * lookups * 1e-6), 7), 100))
+    # Contenders never have the same ids at one time: one would bring the other's rows into the caches.
+    most = max(MOST_DRAWN // lookups, 2 * len(CONTENDERS))
+    drawn = [ids.sample(batch) for _ in range(min(max(2 * calls * repetitions, 2 * len(CONTENDERS)), most))]
     columns = [[one[:, table] for table in range(TABLES)] for one in drawn]
     offsets = torch.arange(batch)
     out = OUTPUTS.take(batch, TABLES * stage.dim).zero_()
@@ -255,15 +259,16 @@ def measure(stage: Stage, ids: Ids, batch: int, *, seconds: float) -> tuple[dict
         "memset": lambda number: out.zero_(),
     }
     if batch in GATHERED:
-        given = [given_tokens(stage, drawn[own("gather", number)]) for number in range(min(repetitions, 40))]
+        given = [given_tokens(stage, drawn[own("gather", number)]) for number in range(min(len(drawn), 40))]
         if given[0] is not None:
             contenders["gather"] = lambda number: given[number % len(given)](out)  # type: ignore[misc]
     with torch.no_grad():
-        timings = time_interleaved(contenders, repetitions)
+        timings = time_interleaved(contenders, repetitions, in_a_row=calls, lead=calls)
         clock = torch.zeros(4, dtype=torch.int64)
-        for number in range(min(repetitions, 50)):
+        timed = min(len(drawn), 50)
+        for number in range(timed):
             stage.kernel.look_up_grid(drawn[number], out, clock=clock)
-    return timings, [value / (lookups * min(repetitions, 50)) for value in clock.tolist()]
+    return timings, [value / (lookups * timed) for value in clock.tolist()]
 
 
 def make_row(

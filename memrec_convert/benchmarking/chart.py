@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from memrec_convert.artifact.files import check_target, write_file
 from memrec_convert.errors import OutputError
+from memrec_convert.safe_files import check_target, write_file
 
 WIDTH_INCHES, HEIGHT_INCHES = 9.0, 5.5
 LINEAR_BELOW = 1e-3

@@ -15,8 +15,8 @@ from memrec_convert.benchmarking.fits import FitStore
 from memrec_convert.benchmarking.own import Conversion
 from memrec_convert.benchmarking.rivals import RIVALS
 from memrec_convert.benchmarking.store import RowStore, open_folder
-from memrec_convert.conversion.files import _Job, _prepare, _profile_facts, _source_facts, stay_silent
 from memrec_convert.conversion.from_checkpoint import LogBatches, LogPaths
+from memrec_convert.conversion.preparing import Job, prepare, profile_facts, source_facts, stay_silent
 from memrec_convert.conversion.stopwatch import Stopwatch
 from memrec_convert.conversion.subject import Progress
 from memrec_convert.errors import LogError, RecipeError
@@ -51,7 +51,7 @@ def compare(
     read = read_recipe(recipe) if recipe is not None else Recipe()
     asked, several = _list_budgets(read.budget if budgets is None else budgets)
     epochs = _settle_epochs(read.epochs if epochs is None else epochs, data, val)
-    job = _prepare(Path(path), asked[0], recipe, data, val, eval, profile, choices | {"epochs": epochs}, progress)
+    job = prepare(Path(path), asked[0], recipe, data, val, eval, profile, choices | {"epochs": epochs}, progress)
     subject, options = job.subject, job.options
     sizes = [
         parse_budget(budget).resolve(
@@ -157,14 +157,14 @@ def _run(contest: Contest, fitting: _Fitting, budget: str | int) -> dict[str, An
     return row
 
 
-def _facts(job: _Job) -> dict[str, Any]:
+def _facts(job: Job) -> dict[str, Any]:
     """What a row depends on, as digests and plain values; threads and the folder of the logs change nothing."""
     logs = {"train": job.subject.train, "hold_out": job.subject.hold_out, "evaluation": job.judged}
     return {
         "version": __version__,
-        "source": _source_facts(job.source, Stopwatch())["digest"],
+        "source": source_facts(job.source, Stopwatch())["digest"],
         "architecture": job.subject.architecture,
-        "profile": _profile_facts(job.profile)["digest"],
+        "profile": profile_facts(job.profile)["digest"],
         **{name: log.log.digest().combined if isinstance(log, LogBatches) else None for name, log in logs.items()},
         "options": {name: value for name, value in asdict(job.options).items() if name not in ("threads", "method")},
         "columns": dict(job.judged.log.schema.columns) if job.judged is not None else {},
@@ -173,6 +173,6 @@ def _facts(job: _Job) -> dict[str, Any]:
 
 def _fit_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What a fit depends on: neither on what judges it nor on training or budget."""
-    later = ("epochs", "targets", "train_dense", "dense", "oov")
+    later = ("epochs", "targets", "train_dense", "lr_search", "dense", "oov")
     options = {name: value for name, value in facts["options"].items() if name not in later}
     return {**facts, "hold_out": None, "evaluation": None, "options": options}

@@ -15,9 +15,9 @@ from torch import nn
 from memrec_convert.artifact.writer import DENSE_DTYPES
 from memrec_convert.benchmarking.fits import FitStore
 from memrec_convert.benchmarking.view import TableView
-from memrec_convert.conversion.files import _Job, stay_silent
 from memrec_convert.conversion.from_checkpoint import run_on_batch
 from memrec_convert.conversion.judging import ONE_CLASS_WARNING, read_labels
+from memrec_convert.conversion.preparing import Job, stay_silent
 from memrec_convert.conversion.weighting import choose_source, weigh_tables
 from memrec_convert.distill.survey import survey_table
 from memrec_convert.errors import LogError
@@ -59,7 +59,7 @@ class Contender(Protocol):
 class Contest:
     """The job of a conversion, opened once for all contenders."""
 
-    job: _Job
+    job: Job
     fits: FitStore = field(default_factory=lambda: FitStore(None, {}))
 
     @cached_property

@@ -56,7 +56,10 @@ class Entrant:
         split = split_budget(self.options, budget_bytes, self.count_bytes)
         if not split.fits:
             return Made(None, split.nbytes)
-        tables = [self._build(option) for option in split.options]
+        sites = self.contest.job.subject.sites
+        tables = [
+            self._build(option, site.pooling) for option, site in zip(split.options, sites, strict=True)
+        ]
         model = self.contest.put_in(tables)
         if job.options.epochs:
             train_tables(job.subject, model, tables, job.options)
@@ -80,8 +83,8 @@ class Entrant:
         ]
         return canonical_json({"method": self.name, "architecture": subject.architecture, "tables": tables})
 
-    def _build(self, option: Option) -> RivalTable:
-        table = RivalTable(option.build())
+    def _build(self, option: Option, pooling: str) -> RivalTable:
+        table = RivalTable(option.build(), mode=pooling)
         if table.shapes() != option.shapes:
             raise ArtifactError(
                 f"{self.name}, {option.label}: the tensors came out as {table.shapes()}, planned were {option.shapes}: "

@@ -95,10 +95,11 @@ class HeldTable:
 
 
 class RivalTable(nn.Module):
-    """Stands where an nn.EmbeddingBag (sum) stood; its buffers are the tensors of the rival's file."""
+    """Stands where an nn.EmbeddingBag (sum or mean) stood; its buffers are the tensors of the rival's file."""
 
-    def __init__(self, held: HeldTable) -> None:
+    def __init__(self, held: HeldTable, *, mode: str = "sum") -> None:
         super().__init__()
+        self.mode = mode
         self.storages = {name: storage for name, (storage, _) in held.numbers.items()}
         self.fixed_names = tuple(held.fixed)
         self.decode = held.decode
@@ -109,7 +110,7 @@ class RivalTable(nn.Module):
         }
         for name, tensor in (stored | dict(held.fixed)).items():
             register_buffers(self, {name: (tensor.dtype, tuple(tensor.shape))})
-            setattr(self, name, tensor)
+            setattr(self, name, tensor.clone())  # rows kept as they are would else be those of the original
         self.trained: dict[str, Tensor] | None = None
         """While numbers are trained: what stands for them."""
         self.values: dict[str, Tensor] = {}
@@ -140,7 +141,7 @@ class RivalTable(nn.Module):
         rows = self.lookup(ids)
         if per_sample_weights is None and len(offsets) == len(ids) and torch.equal(offsets, torch.arange(len(ids))):
             return rows
-        return pool_bags(rows, offsets, weights=per_sample_weights, mode="sum", counted=None)
+        return pool_bags(rows, offsets, weights=per_sample_weights, mode=self.mode, counted=None)
 
     def _parts(self, name: str) -> dict[str, Tensor]:
         parts = self.storages[name].shapes(1, 1)

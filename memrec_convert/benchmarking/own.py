@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from memrec_convert.benchmarking.contest import Contest, Made
-from memrec_convert.conversion.files import _profile_facts, stay_silent
 from memrec_convert.conversion.fitting import Fitted, fit_subject
 from memrec_convert.conversion.options import Options
+from memrec_convert.conversion.preparing import profile_facts, stay_silent
 from memrec_convert.conversion.shrink import shrink
 from memrec_convert.conversion.stopwatch import Stopwatch
 from memrec_convert.distill.curves import ListCurve, TableCurves, TableFit
@@ -51,7 +51,7 @@ class Conversion:
         job = self.contest.job
         try:
             shrunk = shrink(
-                job.subject, parse_budget(budget), self.options, profile=_profile_facts(job.profile),
+                job.subject, parse_budget(budget), self.options, profile=profile_facts(job.profile),
                 progress=stay_silent, watch=Stopwatch(), fitted=self.fitted,
             )  # fmt: skip
         except BudgetTooSmallError as error:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memrec_convert.artifact.files import write_file
 from memrec_convert.artifact.layout import canonical_json
 from memrec_convert.errors import OutputError
+from memrec_convert.safe_files import write_file
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch.nn import functional
 from memrec_convert.benchmarking.held import RivalTable
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.subject import BatchSource, Subject
+from memrec_convert.conversion.teaching import make_targets
 from memrec_convert.evaluation.metrics import auc
 from memrec_convert.evaluation.scoring import mean_divergence, score_batches
 from memrec_convert.finetune.loop import CHECKS_PER_EPOCH, CODEBOOK_RATE, DENSE_RATE
@@ -104,15 +105,10 @@ def _standing_in(parts: Sequence[_Part]) -> Iterator[None]:
 
 
 def _lessons(subject: Subject, train: BatchSource, options: Options) -> Iterator[tuple[object, Tensor]]:
-    """Batches in the order of our own fine-tuning, with the original's click probabilities or the labels."""
+    """Batches in the order of our own fine-tuning, with its targets."""
     for epoch in range(options.epochs):
         for batch in train.stream(shuffle_seed=options.seed * 1000 + epoch):
-            if options.targets == "labels":
-                yield batch, train.labels_of(batch).to(torch.float32)
-                continue
-            with torch.no_grad():
-                targets = torch.sigmoid(subject.forward(subject.model, batch).reshape(-1))
-            yield batch, targets
+            yield batch, make_targets(subject, train, batch, options.targets)
 
 
 class _Marks:

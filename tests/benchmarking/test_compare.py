@@ -20,7 +20,7 @@ from memrec_convert.benchmarking.rendering import render_comparison
 from memrec_convert.benchmarking.rivals import RIVALS
 from memrec_convert.benchmarking.split import split_budget
 from memrec_convert.benchmarking.training import train_tables
-from memrec_convert.conversion.files import _prepare, stay_silent
+from memrec_convert.conversion.preparing import prepare, stay_silent
 from memrec_convert.errors import LogError, OutputError, ProfileLeakError, RecipeError
 
 BUDGETS = [9_000, 14_000]
@@ -35,7 +35,7 @@ def found(tiny):
 
 def open_contest(tiny, **choices):
     """A contest with training data and a hold-out."""
-    job = _prepare(tiny.bare, BUDGETS[0], None, tiny.train, tiny.val, tiny.test, None, choices, stay_silent)
+    job = prepare(tiny.bare, BUDGETS[0], None, tiny.train, tiny.val, tiny.test, None, choices, stay_silent)
     return Contest(job)
 
 

@@ -72,6 +72,19 @@ def test_rows_are_decoded_from_the_file_s_tensors_alone(rival, view, other_view)
 
 
 @pytest.mark.parametrize("rival", RIVALS, ids=NAMES)
+def test_what_a_table_learns_stays_in_the_table(rival, view):
+    """Numbers that change do so in the file's tensors: never in the original's rows, nor in another table's."""
+    for option in a_few(all_options(rival, view)):
+        before, other = view.rows.clone(), RivalTable(option.build())
+        kept = decoded(other, view).clone()
+        table = RivalTable(option.build())
+        table.store({name: values + 1 for name, values in table.values.items()})
+        assert not torch.equal(decoded(table, view), kept)
+        assert torch.equal(view.rows, before), option.label
+        assert torch.equal(decoded(other, view), kept), option.label
+
+
+@pytest.mark.parametrize("rival", RIVALS, ids=NAMES)
 def test_options_lose_about_what_they_promise(rival, view):
     """The split trusts these numbers. A codebook fitted anew to the rows that were chosen may do better."""
     energy = float(view.survey.values.sum())

@@ -15,8 +15,8 @@ from dataclasses import replace
 from memrec_convert.artifact.metadata import Metadata
 from memrec_convert.benchmarking.experiments.experiment import Cell, ChartSpec, Experiment, Grid, Row
 from memrec_convert.benchmarking.experiments.lab import Lab
-from memrec_convert.conversion.preparing import profile_facts, stay_silent
 from memrec_convert.conversion.pooled import METHOD, PooledChoices, make_pooled
+from memrec_convert.conversion.preparing import profile_facts, stay_silent
 from memrec_convert.conversion.shrink import pad_budget, shrink
 from memrec_convert.conversion.stopwatch import Stopwatch
 from memrec_convert.finetune.pooled import epochs_to_gain

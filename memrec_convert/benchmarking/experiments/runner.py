@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from memrec_convert import __version__
-from memrec_convert.artifact.files import write_file
 from memrec_convert.artifact.layout import canonical_json
 from memrec_convert.benchmarking.experiments.experiment import Cell, Experiment, Row
 from memrec_convert.benchmarking.experiments.figure import draw_rows
@@ -21,6 +20,7 @@ from memrec_convert.benchmarking.experiments.lab import Lab
 from memrec_convert.benchmarking.store import open_folder
 from memrec_convert.errors import RecipeError
 from memrec_convert.parallel import single_threaded_torch
+from memrec_convert.safe_files import write_file
 
 MOST_SEEDS = 100
 
