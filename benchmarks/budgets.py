@@ -15,10 +15,10 @@ from memrec_convert.artifact.writer import write_model
 from memrec_convert.checkpoint import read_source
 from memrec_convert.clicklog import take_profile
 from memrec_convert.conversion.candidates import find_candidates
-from memrec_convert.conversion.files import stay_silent
 from memrec_convert.conversion.fitting import fit_subject
 from memrec_convert.conversion.from_checkpoint import LogChoices, make_schema, make_subject, open_batches
 from memrec_convert.conversion.options import Options
+from memrec_convert.conversion.preparing import stay_silent
 from memrec_convert.conversion.sizing import complete_metadata, make_counter
 from memrec_convert.conversion.stopwatch import Stopwatch
 from memrec_convert.parallel import single_threaded_torch

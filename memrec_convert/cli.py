@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
 from memrec_convert import __version__
+from memrec_convert.cli_bench import bench, doctor
+from memrec_convert.cli_experiments import experiment, plan_from_shape
+from memrec_convert.cli_options import Command, dense_transform_option, log_options
+from memrec_convert.cli_report import report as show_report
+from memrec_convert.console import Progress, print_json, text_width
 from memrec_convert.errors import MemrecError
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
-
-Command = TypeVar("Command", bound=Callable[..., None])
 
 
 class DefaultToConvert(click.Group):
@@ -40,6 +42,12 @@ def cli() -> None:
 
     FILE without a command is `convert FILE`.
     """  # noqa: D301 - the escape is click's mark for a paragraph that keeps its lines
+
+
+cli.add_command(experiment)
+cli.add_command(bench)
+cli.add_command(doctor)
+cli.add_command(show_report)
 
 
 def main() -> None:
@@ -71,60 +79,6 @@ def _refuse_usage(error: click.UsageError) -> int:
     return EXIT_BAD_INPUT
 
 
-def _read_columns(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str] | None:
-    columns = {}
-    for pair in pairs:
-        name, separator, column = pair.partition("=")
-        if not separator or not name or not column:
-            raise click.BadParameter(f"{pair!r} is no NAME=COLUMN, such as emb_l.0=C1")
-        columns[name] = column
-    return columns or None
-
-
-def _read_sizes(_ctx: click.Context, _param: click.Parameter, text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    parts = text.replace(" ", "").split(",")
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise click.BadParameter(f"{text!r} is no list of whole numbers, such as 50,30,1000")
-    return [int(part) for part in parts]
-
-
-_LOG_OPTIONS = [
-    click.option(
-        "--columns",
-        multiple=True,
-        metavar="NAME=COLUMN",
-        callback=_read_columns,
-        help="Log column of a table, dense input (I1, ...) or label; repeatable.",
-    ),
-    click.option(
-        "--oov",
-        type=click.Choice(["error", "clip", "hash", "zero"]),
-        help="Ids beyond their table: refuse (default), nearest, modulo, zero vector.",
-    ),
-    click.option("--id-map", metavar="FILE", help="Tokens of a raw Criteo log to rows."),
-    click.option("--modulus", type=int, metavar="N", help="Rows of a raw Criteo log are int(token, 16) mod N."),
-    click.option(
-        "--pairs",
-        type=click.Choice(["lower", "upper"]),
-        help="Order of the interaction's pairs, where the layout's default is wrong.",
-    ),
-    click.option(
-        "--qr-operation",
-        type=click.Choice(["mult", "add", "concat"]),
-        help="What joins the rows of quotient-remainder tables (default mult).",
-    ),
-    click.option(
-        "--field-sizes",
-        metavar="N,N,...",
-        callback=_read_sizes,
-        help="Ids of each field of a joint table (pytorch-fm), in order.",
-    ),
-    click.option("--batch-size", type=int, metavar="N", help="Samples per batch (default 4096)."),
-    click.option("--threads", type=int, metavar="N", help="Threads (default: all cores)."),
-]
-
 _PLAN_OPTIONS = [
     click.option(
         "--budget",
@@ -138,8 +92,9 @@ _PLAN_OPTIONS = [
     click.option("--threshold", metavar="SIZE", help="Smaller tables are never replaced: bytes, or 10000rows (4kB)."),
     click.option(
         "--method",
-        type=click.Choice(["auto", "memrec", "codes", "int8"]),
-        help="auto (default): what costs least; memrec: the published form; codes: no stored rows; int8: rows only.",
+        type=click.Choice(["auto", "memrec", "codes", "int8", "sample-pooled"]),
+        help="auto (default): what costs least; memrec: all hashed; codes: no stored rows; int8: rows only; "
+        "sample-pooled: as released, trained anew (convert).",
     ),
     click.option(
         "--weights",
@@ -147,11 +102,7 @@ _PLAN_OPTIONS = [
         help="How rows are weighted (default auto: log, else optimizer state, else displacement).",
     ),
     click.option("--dense", type=click.Choice(["fp32", "bf16"]), help="Precision of the stored dense part (fp32)."),
-    click.option(
-        "--dense-transform",
-        type=click.Choice(["log1p", "log(x+3)", "identity"]),
-        help="What training did to dense values (default log1p).",
-    ),
+    dense_transform_option,
     click.option(
         "--allow-nonfinite", is_flag=True, default=None, help="Read rows with NaN or infinite values as zeros."
     ),
@@ -159,16 +110,16 @@ _PLAN_OPTIONS = [
 ]
 
 
-def _log_options(command: Command) -> Command:
-    for option in reversed(_LOG_OPTIONS):
-        command = option(command)
-    return command
-
-
 def _plan_options(command: Command) -> Command:
     for option in reversed(_PLAN_OPTIONS):
         command = option(command)
     return command
+
+
+def _group_option(command: Command) -> Command:
+    return click.option(
+        "--group", metavar="COLUMN", help="Column of --eval that says which rows belong together, such as the user's."
+    )(command)
 
 
 def _output_options(command: Command) -> Command:
@@ -181,10 +132,17 @@ def _output_options(command: Command) -> Command:
 @cli.command()
 @click.argument("file")
 @_plan_options
-@_log_options
+@log_options
 @click.option(
     "--eval", "evaluation", multiple=True, metavar="LOG", help="Test log: measures the result, and nothing else."
 )
+@click.option(
+    "--pooled", metavar="NAME=N,...", help="Of sample-pooled: D, K, dw, kw, l; start=warm|balanced|released; optimizer."
+)
+@click.option(
+    "--tables-only", is_flag=True, default=None, help="Convert the tables alone; their network need not be known."
+)
+@click.option("--work", metavar="DIR", help="Keep fits and codes here, for another budget or after an interruption.")
 @click.option("--out", metavar="FILE", help="The artifact (default: FILE with .safetensors).")
 @click.option(
     "--max-auc-drop",
@@ -201,10 +159,16 @@ def _output_options(command: Command) -> Command:
 @click.option("--epochs", type=int, metavar="N", help="Epochs of fine-tuning, given --data and --val (default 1).")
 @click.option(
     "--targets",
-    type=click.Choice(["soft", "labels"]),
-    help="Fine-tune towards the original's logits (default) or the labels.",
+    type=click.Choice(["mixed", "soft", "labels"]),
+    help="Fine-tune towards the original's logits (soft), the labels, or 80 % and 20 % of them (mixed, default).",
 )
 @click.option("--train-dense", is_flag=True, default=None, help="Fine-tune the dense part too.")
+@click.option("--lr-search", is_flag=True, default=None, help="Choose learning rates on --val, after short trials.")
+@_group_option
+@click.option("--ablation", is_flag=True, help="Measure what each table's compression alone costs.")
+@click.option("--control", is_flag=True, help="Fine-tune the original too, to tell training from compression.")
+@click.option("--report-html", metavar="FILE", help="Write the report as one HTML page too, with the rate curve.")
+@click.option("--compare-json", metavar="FILE", help="Into that page: what compare --json printed.")
 @click.option("--force", is_flag=True, help="Replace an existing artifact.")
 @_output_options
 def convert(file: str, *, evaluation: tuple[str, ...], as_json: bool, quiet: bool, **options: Any) -> None:  # noqa: ANN401
@@ -212,46 +176,67 @@ def convert(file: str, *, evaluation: tuple[str, ...], as_json: bool, quiet: boo
     from memrec_convert.conversion.files import convert as run
     from memrec_convert.report import render_terminal
 
-    with _progress(quiet=quiet) as progress:
+    with Progress(quiet=quiet) as progress:
         report = run(file, eval=evaluation or None, progress=progress, **_unpack_logs(options))
     if as_json:
-        _print_json(report.to_json())
+        print_json(report.to_json())
     elif not quiet:
-        click.echo(render_terminal(report, _width()))
+        click.echo(render_terminal(report, text_width()))
 
 
 @cli.command()
-@click.argument("file")
+@click.argument("file", required=False)
 @_plan_options
-@_log_options
+@log_options
+@click.option(
+    "--tables-only", is_flag=True, default=None, help="Convert the tables alone; their network need not be known."
+)
+@click.option("--work", metavar="DIR", help="Keep fits and codes here, for another budget or after an interruption.")
 @click.option("--curve", is_flag=True, help="Show the predicted AUC drop over many budgets too.")
+@click.option("--shape", metavar="NAME", help="Plan without a checkpoint: criteo-tb, criteo-kaggle, avazu, or a file.")
+@click.option("--zipf", type=float, metavar="S", help="With --shape: the id of rank r is read as r**-S (default 1.05).")
 @_output_options
-def plan(file: str, *, as_json: bool, quiet: bool, **options: Any) -> None:  # noqa: ANN401
+def plan(
+    file: str | None, *, shape: str | None, zipf: float | None, as_json: bool, quiet: bool, **options: Any  # noqa: ANN401
+) -> None:  # fmt: skip
     """Show the plan for checkpoint FILE per table: forms, bytes, what lost and why. Writes nothing."""
+    if (file is None) == (shape is None):
+        raise click.UsageError("give either a checkpoint FILE or --shape" + (", not both" if file else ""))
+    if file is None:
+        assert shape is not None
+        plan_from_shape(shape, zipf, options, as_json=as_json, quiet=quiet)
+        return
+    if zipf is not None:
+        raise click.UsageError("--zipf goes with --shape alone: a checkpoint has a log or weights of its own")
     from memrec_convert.conversion.files import plan as run
     from memrec_convert.report import render_plan
 
-    with _progress(quiet=quiet) as progress:
+    with Progress(quiet=quiet) as progress:
         found = run(file, progress=progress, **_unpack_logs(options))
     if as_json:
-        _print_json(found)
+        print_json(found)
     elif not quiet:
-        click.echo(render_plan(found, _width()))
+        click.echo(render_plan(found, text_width()))
 
 
 @cli.command()
 @click.argument("file")
+@click.option("--scan", is_flag=True, help="Read the rows too: zero, constant, duplicate, non-finite rows, norms.")
 @_output_options
-def inspect(file: str, *, as_json: bool, quiet: bool) -> None:
+def inspect(file: str, *, scan: bool, as_json: bool, quiet: bool) -> None:
     """Show what checkpoint FILE holds: tables, dense part, layout, optimizer state. Reads headers only."""
     from memrec_convert.checkpoint.inspection import inspect as run
+    from memrec_convert.report.scan import render_scan
     from memrec_convert.report.terminal import render_inspection
 
-    found = run(file)
+    with Progress(quiet=quiet) as progress:
+        found = run(file, scan=scan, progress=progress)
     if as_json:
-        _print_json(found)
+        print_json(found)
     elif not quiet:
-        click.echo(render_inspection(found, _width()))
+        click.echo(render_inspection(found, text_width()))
+        if scan:
+            click.echo("\n" + render_scan(found, text_width()))
 
 
 @cli.command()
@@ -262,9 +247,12 @@ def inspect(file: str, *, as_json: bool, quiet: bool) -> None:
 @click.option(
     "--against", metavar="CHECKPOINT", help="Measure the original on the same rows, with the paired difference."
 )
+@dense_transform_option
+@_group_option
+@click.option("--ablation", is_flag=True, help="With --against: measure each table's compression alone.")
 @click.option("--scores", metavar="FILE.npy", help="Write the logits.")
 @click.option("--force", is_flag=True, help="Replace an existing file of scores.")
-@_log_options
+@log_options
 @_output_options
 def evaluate(file: str, *, evaluation: tuple[str, ...], as_json: bool, quiet: bool, **options: Any) -> None:  # noqa: ANN401
     """Measure artifact FILE (or a checkpoint) on a log."""
@@ -274,15 +262,15 @@ def evaluate(file: str, *, evaluation: tuple[str, ...], as_json: bool, quiet: bo
     given = {name: value for name, value in options.items() if value is not None}
     found = run(file, evaluation, **given)
     if as_json:
-        _print_json(found)
+        print_json(found)
     elif not quiet:
-        click.echo(render_evaluation(found, _width()))
+        click.echo(render_evaluation(found, text_width()))
 
 
 @cli.command()
 @click.argument("file")
 @_plan_options
-@_log_options
+@log_options
 @click.option(
     "--eval", "evaluation", multiple=True, required=True, metavar="LOG", help="The log to measure on; repeatable."
 )
@@ -295,8 +283,8 @@ def evaluate(file: str, *, evaluation: tuple[str, ...], as_json: bool, quiet: bo
 )
 @click.option(
     "--targets",
-    type=click.Choice(["soft", "labels"]),
-    help="Fine-tune towards the original's logits (default) or the labels.",
+    type=click.Choice(["mixed", "soft", "labels"]),
+    help="Fine-tune towards the original's logits (soft), the labels, or 80 % and 20 % of them (mixed, default).",
 )
 @click.option("--train-dense", is_flag=True, default=None, help="Fine-tune the dense part too.")
 @click.option("--only", "methods", multiple=True, metavar="WORD", help="Only methods with this in their name.")
@@ -317,7 +305,7 @@ def compare(
         raise click.UsageError("--budget and --budgets exclude each other: give one of them")
     if chart is not None:
         check_chart(chart, force=force)
-    with _progress(quiet=quiet) as progress:
+    with Progress(quiet=quiet) as progress:
         found = run(
             file, budgets.split(",") if budgets is not None else budget, eval=evaluation, methods=methods or None,
             progress=progress, **_unpack_logs(options),
@@ -325,9 +313,9 @@ def compare(
     if chart is not None:
         draw_chart(found, chart, force=force)
     if as_json:
-        _print_json(found)
+        print_json(found)
     elif not quiet:
-        click.echo(render_comparison(found, _width()))
+        click.echo(render_comparison(found, text_width()))
 
 
 @cli.command()
@@ -340,7 +328,7 @@ def verify(file: str, *, against: str | None, as_json: bool, quiet: bool) -> Non
 
     found = run(file, against=against)
     if as_json:
-        _print_json(found)
+        print_json(found)
     elif not quiet:
         click.echo(
             f"{found['path']}: sound. {found['bytes']} bytes, {found['tensors']} tensors, {found['tables']} tables."
@@ -352,48 +340,3 @@ def verify(file: str, *, against: str | None, as_json: bool, quiet: bool) -> Non
 def _unpack_logs(options: Mapping[str, Any]) -> dict[str, Any]:
     """Repeatable log options as lists, those that were not given as None."""
     return {name: (list(value) or None) if name in ("data", "val") else value for name, value in options.items()}
-
-
-def _print_json(value: Mapping[str, Any]) -> None:
-    click.echo(json.dumps(value, indent=1))
-
-
-def _width() -> int:
-    import shutil
-
-    return min(100, shutil.get_terminal_size((80, 24)).columns) if sys.stdout.isatty() else 80
-
-
-class _progress:
-    """Progress on stderr: a bar per stage on a terminal, a line per stage elsewhere, nothing when quiet."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self.quiet = quiet
-        self.stage = ""
-        self.bar: Any = None
-
-    def __enter__(self) -> Callable[[str, int, int], None]:
-        return self._tell
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def _tell(self, stage: str, done: int, total: int) -> None:
-        if self.quiet:
-            return
-        if stage != self.stage:
-            self._begin(stage, total)
-        if self.bar is not None and done > self.bar.n:
-            self.bar.update(done - self.bar.n)
-
-    def _begin(self, stage: str, total: int) -> None:
-        self.stage = stage
-        if not sys.stderr.isatty():
-            click.echo(f"{stage} ...", err=True)
-            return
-        from tqdm import tqdm
-
-        if self.bar is not None:
-            self.bar.close()
-        self.bar = tqdm(total=total, desc=stage, file=sys.stderr, leave=False, ncols=80)

@@ -53,6 +53,10 @@ class Recipe(BaseModel):
         default=None, min_length=1, description="a list of whole numbers, the ids of each field"
     )
     table_order: list[str] | None = Field(default=None, min_length=1, description="a list of names of tables")
+    interaction: Literal["dot", "dot-with-itself", "cat"] | None = Field(
+        default=None, description="dot, dot-with-itself or cat"
+    )
+    pooling: Literal["sum", "mean"] | None = Field(default=None, description="sum or mean")
     columns: dict[str, str] = Field(
         default_factory=dict, description="a mapping from table, dense input or label to a column of the log"
     )
@@ -60,12 +64,13 @@ class Recipe(BaseModel):
         default=None, description="a size such as 48MB, a share such as 5% or 100x, or llc"
     )
     threshold: str | int | None = Field(default=None, description="0, a size such as 100kB, or rows such as 10000rows")
-    method: Literal["auto", "memrec", "codes", "int8"] | None = Field(
-        default=None, description="auto, memrec, codes or int8"
+    method: Literal["auto", "memrec", "codes", "int8", "sample-pooled"] | None = Field(
+        default=None, description="auto, memrec, codes, int8 or sample-pooled"
     )
     weights: Literal["auto", "log", "optimizer", "displacement", "uniform"] | None = Field(
         default=None, description="auto, log, optimizer, displacement or uniform"
     )
+    pooled: str | None = Field(default=None, description="sizes of the method sample-pooled, such as D=75000,K=1")
     epochs: int | None = Field(default=None, ge=0, description="a whole number from zero")
     dense: Literal["fp32", "bf16"] | None = Field(default=None, description="fp32 or bf16")
     oov: Literal["error", "clip", "hash", "zero"] | None = Field(default=None, description="error, clip, hash or zero")

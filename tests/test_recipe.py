@@ -14,12 +14,15 @@ source: a paper
 pairs: upper
 dense_transform: log(x+3)
 qr_operation: add
+interaction: dot
+pooling: mean
 field_sizes: [50, 30]
 table_order: [t_user, t_item]
 columns: {t_user: user_id, label: clicked}
 budget: 48MB
 threshold: 10000rows
 method: codes
+pooled: D=75000,K=1
 weights: optimizer
 epochs: 2
 dense: bf16
@@ -183,7 +186,7 @@ def test_unknown_keys_are_errors_with_a_suggestion(refuse, text, said):
         ("budget: 0", "budget: found 0 (a whole number), expected"),
         ("budget: 1.5", "budget: found 1.5 (a number), expected"),
         ("threshold: 5%", "threshold: found '5%' (text), expected 0, a size such as 100kB, or rows"),
-        ("method: fast", "method: found 'fast' (text), expected auto, memrec, codes or int8"),
+        ("method: fast", "method: found 'fast' (text), expected auto, memrec, codes, int8 or sample-pooled"),
         ("weights: none", "weights: found 'none' (text), expected auto, log, optimizer, displacement or uniform"),
         ("epochs: -1", "epochs: found -1 (a whole number), expected a whole number from zero"),
         ("epochs: 1.5", "epochs: found 1.5 (a number), expected a whole number from zero"),

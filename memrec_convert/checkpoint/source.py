@@ -53,7 +53,8 @@ class SourceModel:
 
     `tables` are in the order in which the network joins them; `dense` has the parameter names of the network in
     `models`; `architecture` is JSON-able and the input of `models.build_model`; `assumed` lists what the file does not
-    say, and `open_facts` what of it may be otherwise and was not stated; `files` are those that the checkpoint lies in (one, except for directories and files of several ranks).
+    say, and `open_facts` what of it may be otherwise and was not stated; `files` are those that the checkpoint lies in
+    (one, except for directories and files of several ranks).
     """
 
     path: Path

@@ -30,7 +30,7 @@ class Batch:
 
     `dense` float32 [B, n], after the dense transform; `ids` int64 [B, T], or a tuple of T `Bag`s as soon as one table
     of the log is multi-hot or a lookup of this batch was dropped (`oov="zero"`); `labels` float32 [B], or None for a
-    log without labels; `groups` is reserved and None.
+    log without labels; `groups` int64 [B], equal where the group column is, or None without one.
     """
 
     dense: Tensor
@@ -61,7 +61,8 @@ class LogDigest:
 def make_batch(block: Block) -> Batch:
     """A block of rows as tensors; the ids are widened to int64."""
     labels = None if block.labels is None else torch.from_numpy(block.labels)
-    return Batch(dense=torch.from_numpy(block.dense), ids=_make_ids(block.ids), labels=labels)
+    groups = None if block.groups is None else torch.from_numpy(block.groups)
+    return Batch(dense=torch.from_numpy(block.dense), ids=_make_ids(block.ids), labels=labels, groups=groups)
 
 
 def _make_ids(ids: np.ndarray | tuple[Ragged, ...]) -> Tensor | tuple[Bag, ...]:

@@ -60,11 +60,15 @@ class Ragged:
 
 @dataclass(frozen=True)
 class Block:
-    """B rows of a log: `dense` float32 [B, n]; `ids` int32 or int64 [B, T], or one `Ragged` per table; `labels` [B]."""
+    """B rows of a log: `dense` float32 [B, n]; `ids` int32 or int64 [B, T], or one `Ragged` per table; `labels` [B].
+
+    `groups`, int64 [B], are equal where the group column is; None for a log without one.
+    """
 
     dense: np.ndarray
     ids: np.ndarray | tuple[Ragged, ...]
     labels: np.ndarray | None
+    groups: np.ndarray | None = None
 
     @property
     def rows(self) -> int:
@@ -82,27 +86,30 @@ class Block:
     def cut(self, start: int, stop: int) -> Block:
         """The rows from `start` to before `stop`, as views."""
         ids = tuple(c.cut(start, stop) for c in self.ids) if isinstance(self.ids, tuple) else self.ids[start:stop]
-        return Block(self.dense[start:stop], ids, None if self.labels is None else self.labels[start:stop])
+        labels, groups = (one if one is None else one[start:stop] for one in (self.labels, self.groups))
+        return Block(self.dense[start:stop], ids, labels, groups)
 
     def take(self, order: np.ndarray) -> Block:
         """The rows in another order, as copies."""
         ids = tuple(c.take(order) for c in self.ids) if isinstance(self.ids, tuple) else self.ids[order]
-        return Block(self.dense[order], ids, None if self.labels is None else self.labels[order])
+        labels, groups = (one if one is None else one[order] for one in (self.labels, self.groups))
+        return Block(self.dense[order], ids, labels, groups)
 
 
 def join_blocks(blocks: Sequence[Block]) -> Block:
-    """The rows of all blocks in order; all are of one log, so they agree in columns and labels."""
+    """The rows of all blocks in order; all are of one log, so they agree in columns, labels and groups."""
     if len(blocks) == 1:
         return blocks[0]
     dense = np.concatenate([block.dense for block in blocks])
     labels = [block.labels for block in blocks if block.labels is not None]
+    groups = [block.groups for block in blocks if block.groups is not None]
     ragged = [block.ids for block in blocks if isinstance(block.ids, tuple)]
     ids: np.ndarray | tuple[Ragged, ...]
     if ragged:
         ids = tuple(Ragged.join(parts) for parts in zip(*ragged, strict=True))
     else:
         ids = np.concatenate([block.ids for block in blocks if isinstance(block.ids, np.ndarray)])
-    return Block(dense, ids, np.concatenate(labels) if labels else None)
+    return Block(dense, ids, np.concatenate(labels) if labels else None, np.concatenate(groups) if groups else None)
 
 
 def rebatch(blocks: Iterable[Block], batch_size: int) -> Iterator[Block]:

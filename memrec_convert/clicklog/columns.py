@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -27,6 +28,7 @@ def assemble_block(
     for place, name in enumerate(choice.dense):
         dense[:, place] = read_dense(columns[name], where=f"{where} > {name}")
     labels = None if choice.label is None else read_labels(columns[choice.label], where=f"{where} > {choice.label}")
+    groups = None if choice.group is None else read_groups(columns[choice.group], where=f"{where} > {choice.group}")
     names = list(zip(choice.tables, schema.tables, strict=True))
     ids: np.ndarray | tuple[Ragged, ...]
     if multi_hot:
@@ -36,7 +38,7 @@ def assemble_block(
         for place, (name, table) in enumerate(names):
             found = read_ids(columns[name], where=f"{where} > {name}")
             ids[:, place] = settle_range(found, table, schema.oov, where=f"{where} > {name}")
-    return Block(transform_dense(dense, schema.dense_transform, choice.dense, where=where), ids, labels)
+    return Block(transform_dense(dense, schema.dense_transform, choice.dense, where=where), ids, labels, groups)
 
 
 def read_ids(column: pa.Array, *, where: str) -> np.ndarray:
@@ -98,6 +100,27 @@ def read_labels(column: pa.Array, *, where: str) -> np.ndarray:
             "turn the labels into clicks before."
         )
     return labels
+
+
+def read_groups(column: pa.Array, *, where: str) -> np.ndarray:
+    """A column of any one value a row as int64, equal where the values are; LogError for lists and nulls.
+
+    Integers stand for themselves, other values for 64 bits of their text's hash: the same in every block and file.
+    """
+    if pa.types.is_nested(column.type):
+        raise LogError(f"{where}: found values of type {column.type}, expected one group a row, such as a user's id.")
+    if column.null_count:
+        raise LogError(
+            f"{where}: found {column.null_count:,} missing groups among {len(column):,}, expected one in every row; "
+            "give rows without one a group of their own, or leave them out."
+        )
+    if pa.types.is_integer(column.type):
+        return np.array(column.to_numpy(zero_copy_only=False)).astype(np.int64)
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    hashes = [hashlib.blake2b(str(value).encode(), digest_size=8).digest() for value in column.dictionary.to_pylist()]
+    numbers = np.frombuffer(b"".join(hashes), dtype="<i8").astype(np.int64)
+    return np.asarray(numbers[column.indices.to_numpy(zero_copy_only=False)])
 
 
 def read_dense(column: pa.Array, *, where: str) -> np.ndarray:

@@ -40,6 +40,8 @@ class CsvFile:
         types |= dict.fromkeys(self.choice.dense, pa.float32())
         if self.choice.label is not None:
             types[self.choice.label] = pa.float32()
+        if self.choice.group is not None:  # as text, or a later block may look like another type than the first
+            types.setdefault(self.choice.group, pa.string())
         convert = pacsv.ConvertOptions(include_columns=self.choice.all, column_types=types)
         for batch in stream_table(self.path, delimiter=self.delimiter, convert=convert):
             columns = {name: batch.column(name) for name in self.choice.all}

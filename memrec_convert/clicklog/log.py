@@ -53,7 +53,7 @@ class ClickLog:
     """A log of one kind over one or more files. Nothing is read before it is asked for, and nothing is kept.
 
     `paths`, in the order of reading; `kind`: "parquet", "csv" or "criteo"; `rows`, or None where the files do not tell
-    it; `schema`; `has_labels`.
+    it; `schema`; `has_labels`; `group_column`, the one that the schema's `group` means, or None.
     """
 
     def __init__(self, files: tuple[LogFile, ...], *, kind: str, schema: LogSchema) -> None:
@@ -66,6 +66,13 @@ class ClickLog:
         without = [file.path for file in files if (file.choice.label is not None) != self.has_labels]
         if without:
             raise LogError(f"the files {files[0].path} and {without[0]} disagree: only one of them has labels.")
+        self.group_column = files[0].choice.group
+        other = next((file for file in files if file.choice.group != self.group_column), None)
+        if other is not None:
+            raise LogError(
+                f"the files {files[0].path} and {other.path} disagree: {schema.group!r} means the column "
+                f"{self.group_column!r} in one and {other.choice.group!r} in the other; name a column that both have."
+            )
 
     def __repr__(self) -> str:
         return f"ClickLog(kind={self.kind!r}, rows={self.rows}, paths={[str(path) for path in self.paths]})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +16,9 @@ from memrec_convert.clicklog.block import Block
 from memrec_convert.clicklog.log import ClickLog
 from memrec_convert.clicklog.npz import read_npz
 from memrec_convert.clicklog.schema import LogSchema
-from memrec_convert.errors import LogError, OutputError, ProfileLeakError
+from memrec_convert.errors import LogError, ProfileLeakError
 from memrec_convert.parallel import ordered_map
+from memrec_convert.safe_files import write_file
 
 FORMAT = "memrec-profile/1"
 
@@ -53,18 +54,9 @@ def save_profile(profile: Profile, path: str | Path) -> None:
         "files": np.array(profile.digest.files),
         "names": np.array(profile.digest.names),
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        try:
-            with temporary.open("wb") as file:
-                np.savez_compressed(file, **header, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write the profile {path}: {error.strerror}; check path and space.") from error
+    file = io.BytesIO()
+    np.savez_compressed(file, **header, **arrays)
+    write_file(path, [file.getbuffer()])
 
 
 def load_profile(path: str | Path, schema: LogSchema | None = None) -> Profile:

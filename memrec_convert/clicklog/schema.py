@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from memrec_convert.errors import LogError
@@ -21,8 +21,8 @@ class LogSchema:
     `dense_transform`: "log1p", "log(x+3)" or "identity", as in training. `columns`: table name, "I1".. or "label" ->
     column of the log; without an entry a table is sought under its own name, then under C1, C2, ... by position.
     `oov`: what an id outside its table does: "error", "clip" (to the nearest row), "hash" (id mod rows) or "zero" (no
-    lookup). `id_map`, `modulus`: how the tokens of a raw Criteo log become rows (see `criteo`). LogError for unknown
-    choices.
+    lookup). `id_map`, `modulus`: how the tokens of a raw Criteo log become rows (see `criteo`). `group`: the column
+    that says which rows belong together (see `find_group`). LogError for unknown choices.
     """
 
     tables: tuple[tuple[str, int], ...]
@@ -32,6 +32,7 @@ class LogSchema:
     oov: str = "error"
     id_map: Path | None = None
     modulus: int | None = None
+    group: str | None = None
 
     def __post_init__(self) -> None:
         if self.dense_transform not in DENSE_TRANSFORMS:
@@ -56,17 +57,18 @@ class LogSchema:
 
 @dataclass(frozen=True)
 class ColumnChoice:
-    """The log's columns that serve the model: one per table, one per dense input, and the label's or None."""
+    """The log's columns that serve the model: one per table, one per dense input, the label's or None, the group's."""
 
     tables: tuple[str, ...]
     dense: tuple[str, ...]
     label: str | None
+    group: str | None = None
 
     @property
     def all(self) -> list[str]:
         """Every column that is read, each once."""
-        label = [] if self.label is None else [self.label]
-        return list(dict.fromkeys([*label, *self.dense, *self.tables]))
+        single = [column for column in (self.label, self.group) if column is not None]
+        return list(dict.fromkeys([*single, *self.dense, *self.tables]))
 
 
 def choose_columns(names: Sequence[str], schema: LogSchema, *, where: str) -> ColumnChoice:
@@ -94,7 +96,27 @@ def choose_columns(names: Sequence[str], schema: LogSchema, *, where: str) -> Co
             f"the model has {schema.dense} dense inputs and the tables {schema.describe_tables()}; "
             "map inputs to columns where the names differ."
         )
-    return choice
+    if schema.group is None:
+        return choice
+    return replace(choice, group=find_group(names, schema, choice, where=where))
+
+
+def find_group(names: Sequence[str], schema: LogSchema, choice: ColumnChoice, *, where: str) -> str:
+    """The column that `schema.group` means: the log's of that name, else the one that serves the input of that name.
+
+    LogError, with the log's columns and the model's tables, where there is neither, or the log has the name twice.
+    """
+    inputs = {f"I{j + 1}": column for j, column in enumerate(choice.dense)}
+    inputs |= {name: column for (name, _), column in zip(schema.tables, choice.tables, strict=True)}
+    group = str(schema.group)
+    if group not in names and group not in inputs:
+        raise LogError(
+            f"{where} has no group column {group!r}: its columns are {_list_names(list(names)) or 'none'}, and the "
+            f"model's tables {schema.describe_tables()}; name one of them, or leave the groups out."
+        )
+    if names.count(group) > 1:
+        raise LogError(f"{where} holds the group column {group!r} more than once: give each column a name of its own.")
+    return group if group in names else inputs[group]
 
 
 def _find_problem(

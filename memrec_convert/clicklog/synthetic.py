@@ -11,18 +11,20 @@ in `SyntheticSpec`. Labels are drawn from the sigmoid of the logit.
 
 from __future__ import annotations
 
+import io
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain, combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from memrec_convert.errors import OutputError
+from memrec_convert.safe_files import write_file
 
 _CHUNK_ROWS = 1 << 18
 
@@ -81,16 +83,13 @@ def write_synthetic_log(spec: SyntheticSpec, folder: str | Path) -> SyntheticLog
     rates = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for split, (path, rows) in enumerate(
-            ((log.train, spec.train_rows), (log.val, spec.val_rows), (log.test, spec.test_rows))
-        ):
-            rates[path.stem] = _write_split(path, _make_chunks(model, spec, split=split, rows=rows))
-        content = json.dumps(_describe(spec, rates), indent=1) + "\n"
-        temporary = log.meta.with_name(f".{log.meta.name}.{os.getpid()}.partial")
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(log.meta)
     except OSError as error:
         raise OutputError(f"cannot write the synthetic log to {folder}: {error}; check path and space.") from error
+    for split, (path, rows) in enumerate(
+        ((log.train, spec.train_rows), (log.val, spec.val_rows), (log.test, spec.test_rows))
+    ):
+        rates[path.stem] = _write_split(path, _make_chunks(model, spec, split=split, rows=rows))
+    write_file(log.meta, [(json.dumps(_describe(spec, rates), indent=1) + "\n").encode()])
     return log
 
 
@@ -144,21 +143,50 @@ def _make_chunk(model: _LabelModel, spec: SyntheticSpec, generator: np.random.Ge
     return pa.RecordBatch.from_pydict(columns)
 
 
+class _Passing(io.RawIOBase):
+    """What a writer has written since it was last asked for; the place in the file goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[bytes] = []
+        self.position = 0
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self.position
+
+    def write(self, data: Any) -> int:  # noqa: ANN401 - anything with a buffer
+        """Keeps a copy."""
+        self.parts.append(bytes(data))
+        self.position += len(self.parts[-1])
+        return len(self.parts[-1])
+
+    def take(self) -> Iterator[bytes]:
+        """What has come since, each part once."""
+        parts, self.parts = self.parts, []
+        yield from parts
+
+
 def _write_split(path: Path, chunks: Iterator[pa.RecordBatch]) -> float:
-    """Write one file, complete or not at all; the share of positive labels."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    positives = rows = 0
-    try:
-        first = next(chunks)
-        with pq.ParquetWriter(temporary, first.schema, compression="zstd") as writer:
+    """Write one file, complete or not at all, a chunk in memory at a time; the share of positive labels."""
+    counted = [0, 0]
+
+    def encode() -> Iterator[bytes]:
+        first, passing = next(chunks), _Passing()
+        with pq.ParquetWriter(passing, first.schema, compression="zstd") as writer:
             for chunk in chain([first], chunks):
                 writer.write_batch(chunk, row_group_size=_CHUNK_ROWS)
-                positives += int(np.count_nonzero(chunk["label"].to_numpy()))
-                rows += chunk.num_rows
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return positives / rows
+                counted[0] += int(np.count_nonzero(chunk["label"].to_numpy()))
+                counted[1] += chunk.num_rows
+                yield from passing.take()
+        yield from passing.take()
+
+    write_file(path, encode())
+    return counted[0] / counted[1]
 
 
 def _describe(spec: SyntheticSpec, rates: dict[str, float]) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,11 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from memrec_convert.artifact.writer import DENSE_DTYPES
+from memrec_convert.conversion.fit_store import NO_STORE, FitStore
 from memrec_convert.conversion.subject import Subject, TableSite
 from memrec_convert.distill.curves import TableFit
 from memrec_convert.distill.finish import CodedTable, code_table
 from memrec_convert.distill.refine import refine_table
-from memrec_convert.distill.rows import RowReader, read_chunks
+from memrec_convert.distill.rows import RowReader, is_large, read_chunks
+from memrec_convert.distill.stages import Stage
+from memrec_convert.distill.streamed import MOST_CANDIDATES, code_rows, measure_levels, rank_ids, refine_on_sample
 from memrec_convert.encoding import (
     CompressedEmbedding,
     CompressedEmbeddingBag,
@@ -25,16 +29,22 @@ from memrec_convert.encoding import (
     HashGroup,
     TableSpec,
 )
-from memrec_convert.encoding.build import build_kept, build_replaced
+from memrec_convert.encoding.build import build_replaced, join_replaced, keep_rows
+from memrec_convert.planning.forms import FormChoice
 from memrec_convert.planning.membership import LevelCandidates, Membership, assign_levels
 from memrec_convert.planning.search import CountFile, TablePlan
 
 
 @dataclass
 class CodeStore:
-    """Codes of whole tables, kept between candidates that share a table and its stage list."""
+    """Codes of whole tables, kept between candidates that share a table and its stage list.
+
+    refine: whether they are improved together with the codebooks once the depths are known.
+    """
 
     workers: int
+    work: FitStore = NO_STORE
+    refine: bool = True
     coded: dict[tuple[int, tuple[int, ...]], CodedTable] = field(default_factory=dict)
 
     def code(self, number: int, site: TableSite, fit: TableFit, sizes: tuple[int, ...]) -> CodedTable:
@@ -43,7 +53,11 @@ class CodeStore:
         if key not in self.coded:
             stages = fit.lists[sizes].stages if sizes else ()
             levels = [*range(len(stages) + 1), "int8"]
-            self.coded[key] = code_table(site.reader, fit.survey, stages, levels, workers=self.workers)
+
+            def make() -> CodedTable:
+                return code_table(site.reader, fit.survey, stages, levels, workers=self.workers)
+
+            self.coded[key] = self.work.recall(f"codes of {number} {sizes}", make, (CodedTable, Stage))
         return self.coded[key]
 
 
@@ -57,15 +71,36 @@ def assign_members(
 ) -> Membership | None:
     """The level of every id under a plan, to the last bytes of the budget; None where not even empty levels fit."""
     candidates = []
+    most = MOST_CANDIDATES // max(1, sum(is_large(site.reader.shape) for site in subject.sites))
     for number, (site, fit, choice) in enumerate(zip(subject.sites, fits, plan.choices, strict=True)):
+        wanted = [choice.base_depth, *(-1 if level.codec else level.depth for level in choice.levels)]
         if choice.kept:
             losses, shifts = np.zeros((1, 0), dtype=np.float32), tuple[int, ...]()
+            candidates.append(LevelCandidates(choice, site.rows, site.dim, shifts, losses))
+        elif is_large(site.reader.shape):
+            candidates.append(_find_candidates(number, site, fit, choice, store, most=most))
         else:
             coded = store.code(number, site, fit, choice.sizes)
-            wanted = [choice.base_depth, *(-1 if level.codec else level.depth for level in choice.levels)]
-            losses, shifts = coded.losses[wanted], tuple(stage.shift for stage in coded.stages)
-        candidates.append(LevelCandidates(choice, site.rows, site.dim, shifts, losses))
+            shifts = tuple(stage.shift for stage in coded.stages)
+            candidates.append(LevelCandidates(choice, site.rows, site.dim, shifts, coded.losses[wanted]))
     return assign_levels(candidates, budget_bytes, count_file, price=plan.price)
+
+
+def _find_candidates(
+    number: int, site: TableSite, fit: TableFit, choice: FormChoice, store: CodeStore, *, most: int
+) -> LevelCandidates:
+    """The ids of a large table that the plan's levels may take, and what they lose there."""
+    stages = fit.lists[choice.sizes].stages if choice.sizes else ()
+    levels = [choice.base_depth, *(level.codec or level.depth for level in choice.levels)]
+    ids, losses = np.zeros(0, dtype=np.int64), np.zeros((len(levels), 0), dtype=np.float32)
+    if choice.levels:
+        ids = rank_ids(fit.survey.values, wanted=sum(choice.counts), most=most)
+
+        def make() -> np.ndarray:
+            return measure_levels(site.reader, fit.survey, stages, levels, ids, workers=store.workers)
+
+        losses = store.work.recall(f"levels of {number} {choice.sizes} {levels} {len(ids)}", make, ())
+    return LevelCandidates(choice, site.rows, site.dim, tuple(stage.shift for stage in stages), losses, ids)
 
 
 def build_tables(
@@ -74,26 +109,74 @@ def build_tables(
     """The compressed module of every site, its codes refined for the depths that the plan gave; and the distortion."""
     modules, distortion = list[CompressedModule](), 0.0
     for number, (site, fit, spec) in enumerate(zip(subject.sites, fits, members.specs, strict=True)):
-        choice = members.choices[number]
+        choice, levels = members.choices[number], members.levels[number]
         if spec.form == "kept":
-            tensors = build_kept(spec, read_all(site.reader))
-            distortion += choice.distortion
+            tensors, loss = keep_rows(spec, read_chunks(site.reader)), choice.distortion
         else:
-            coded = store.code(number, site, fit, choice.sizes)
-            levels = members.levels[number]
-            of_rows = [n for n, level in enumerate(spec.levels) if level.kind == "rows"]
-            stored = np.flatnonzero(np.isin(levels, of_rows))
-            refined = refine_table(
-                site.reader, fit.survey, coded.stages[: len(spec.stages)], _depths(spec, levels), workers=store.workers
-            )
-            codebook = torch.cat([stage.codebook for stage in refined.stages]) if refined.stages else None
-            tensors = build_replaced(
-                spec, centre=fit.survey.centre, scale=fit.survey.scale, codebook=codebook, codes=refined.codes,
-                levels=levels, read_rows=partial(gather_rows, site.reader),
-            )  # fmt: skip
-            distortion += refined.loss + float(coded.losses[-1][stored].sum(dtype=np.float64))
+            make = partial(_build_replaced, number, site, fit, spec, choice, levels, store)
+            name = ("" if store.refine else "plain ") + _name_finished(number, spec, choice, levels)
+            tensors, loss = store.work.recall(name, make, ())
+        distortion += loss
         modules.append(make_module(site, spec, tensors, oov=oov))
     return modules, distortion
+
+
+def _name_finished(number: int, spec: TableSpec, choice: FormChoice, levels: np.ndarray) -> str:
+    """What the tensors of a finished table depend on beside its fit."""
+    digest = hashlib.blake2b(np.ascontiguousarray(levels).data, digest_size=16).hexdigest()
+    return f"tensors of {number} {spec.to_json()} {choice.sizes} {digest}"
+
+
+def _build_replaced(
+    number: int, site: TableSite, fit: TableFit, spec: TableSpec, choice: FormChoice, levels: np.ndarray,
+    store: CodeStore,
+) -> tuple[dict[str, Tensor], float]:  # fmt: skip
+    """Tensors and distortion of a replaced table."""
+    if is_large(site.reader.shape):
+        return _build_large(site, fit, spec, choice, levels, workers=store.workers, refine=store.refine)
+    coded = store.code(number, site, fit, choice.sizes)
+    if not store.refine:
+        tensors = build_replaced(
+            spec, centre=fit.survey.centre, scale=fit.survey.scale, codebook=_join(coded.stages[: len(spec.stages)]),
+            codes=coded.codes, levels=levels, read_rows=partial(gather_rows, site.reader),
+        )  # fmt: skip
+        return tensors, choice.distortion
+    return _build_coded(site, fit, spec, coded, levels, workers=store.workers)
+
+
+def _build_coded(
+    site: TableSite, fit: TableFit, spec: TableSpec, coded: CodedTable, levels: np.ndarray, *, workers: int
+) -> tuple[dict[str, Tensor], float]:
+    """Tensors and distortion of a table whose codes and codebooks are refined over all its rows."""
+    of_rows = [n for n, level in enumerate(spec.levels) if level.kind == "rows"]
+    stored = np.flatnonzero(np.isin(levels, of_rows))
+    stages = coded.stages[: len(spec.stages)]
+    refined = refine_table(site.reader, fit.survey, stages, _depths(spec, levels), workers=workers)
+    tensors = build_replaced(
+        spec, centre=fit.survey.centre, scale=fit.survey.scale, codebook=_join(refined.stages), codes=refined.codes,
+        levels=levels, read_rows=partial(gather_rows, site.reader),
+    )  # fmt: skip
+    return tensors, refined.loss + float(coded.losses[-1][stored].sum(dtype=np.float64))
+
+
+def _build_large(
+    site: TableSite, fit: TableFit, spec: TableSpec, choice: FormChoice, levels: np.ndarray, *, workers: int,
+    refine: bool,
+) -> tuple[dict[str, Tensor], float]:  # fmt: skip
+    """The same with codebooks refined on the sample, and one pass over the rows."""
+    stages = fit.lists[choice.sizes].stages[: len(spec.stages)] if choice.sizes else ()
+    if refine:
+        stages = refine_on_sample(fit, stages, _depths(spec, levels), workers=workers)
+    coded = code_rows(site.reader, fit.survey, stages, spec, levels, workers=workers)
+    tensors = join_replaced(
+        spec, centre=fit.survey.centre, scale=fit.survey.scale, codebook=_join(stages), base=coded.base,
+        levels=coded.levels,
+    )  # fmt: skip
+    return tensors, coded.loss
+
+
+def _join(stages: Sequence[Stage]) -> Tensor | None:
+    return torch.cat([stage.codebook for stage in stages]) if stages else None
 
 
 def _depths(spec: TableSpec, levels: np.ndarray) -> np.ndarray:
@@ -140,11 +223,6 @@ def round_dense(model: nn.Module, dense: str) -> None:
         for name, tensor in model.state_dict().items():
             if tensor.dtype == torch.float32 and not name.startswith(tables):
                 tensor.copy_(tensor.to(narrow))
-
-
-def read_all(reader: RowReader) -> Tensor:
-    """All rows, float32 [rows, dim]."""
-    return torch.cat([chunk for _, chunk in read_chunks(reader)])
 
 
 def gather_rows(reader: RowReader, ids: np.ndarray) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,23 +14,31 @@ from memrec_convert.conversion.assembly import (
     assign_members,
     build_tables,
     make_module,
-    read_all,
     replace_tables,
 )
 from memrec_convert.conversion.fitting import Fitted
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.stopwatch import Stopwatch
 from memrec_convert.conversion.subject import Progress, Subject
+from memrec_convert.distill.curves import SAMPLE_ROWS
 from memrec_convert.distill.hashed import HashedTable, fit_hashed
+from memrec_convert.distill.rows import TensorRows, read_chunks
+from memrec_convert.distill.survey import Sample, draw_sample
 from memrec_convert.encoding import CompressedModule, HashGroup, TableSpec
-from memrec_convert.encoding.build import build_kept
+from memrec_convert.encoding.build import keep_rows
 from memrec_convert.errors import BudgetTooSmallError, RecipeError
 from memrec_convert.evaluation.scoring import mean_divergence, score_batches
 from memrec_convert.planning.hashed import KEPT_SHARES, TableShape, plan_hashed, refuse_budget
-from memrec_convert.planning.search import CountFile, plan_tables
+from memrec_convert.planning.search import CountFile, TablePlan, plan_tables
 
 CONFIRM_SAMPLES = 131_072
 """Samples on which candidates are compared by their logits."""
+
+HASHED_ELEMENTS = 1 << 26
+"""Numbers (rows times dim) that hashed tokens are fitted to at most: beyond, a sample that is held in memory."""
+
+PASSES_TO_CODE = 2
+"""Passes over a large table for one candidate: what its likely ids lose, and the codes of all rows."""
 
 _NAMES = {"auto": "rate-distortion plan", "codes": "codes alone", "int8": "int8 rows of hot ids + mean row"}
 
@@ -38,6 +46,8 @@ _NAMES = {"auto": "rate-distortion plan", "codes": "codes alone", "int8": "int8 
 @dataclass(frozen=True)
 class Candidate:
     """A finished alternative: its modules, exact bytes, predicted distortion and, given data, measured divergence.
+
+    One that has no modules was planned only.
 
     distortion is the summed weight * (change of the logit)**2 that the fit predicts; planned is what it was before ids
     were placed one by one and codes refined; price is that of a byte in the plan.
@@ -63,31 +73,54 @@ class Candidate:
 
 def find_candidates(
     subject: Subject, fitted: Fitted, budget_bytes: int, options: Options, count: CountFile, *, progress: Progress,
-    watch: Stopwatch, rivals: bool = True,
+    watch: Stopwatch, rivals: bool = True, refine: bool = True,
 ) -> list[Candidate]:  # fmt: skip
-    """Finished alternatives within the budget; BudgetTooSmallError where the wanted method has none."""
+    """Finished alternatives within the budget; BudgetTooSmallError where the wanted method has none.
+
+    refine=False leaves codes and codebooks as the fit made them: the same bytes, for somewhat more distortion.
+    """
     if options.method == "memrec":
         with watch.stage("hashed fit"):
             return _fit_published_form(subject, fitted, budget_bytes, options, count, progress)
     methods = ("auto", "int8") if options.method == "auto" and rivals else (options.method,)
-    store, found = CodeStore(options.workers), list[Candidate]()
-    for done, method in enumerate(methods):
-        progress("plan and code", done, len(methods))
-        try:
-            with watch.stage("plan"):
-                plan = plan_tables([fit.curves for fit in fitted.fits], budget_bytes, count, methods=method)
-        except BudgetTooSmallError:
-            if not found:
-                raise
-            continue
-        with watch.stage("code"):
-            members = assign_members(subject, fitted.fits, plan, store, budget_bytes, count)
-            if members is None:
+    store, found = CodeStore(options.workers, subject.work, refine), list[Candidate]()
+    without_data = subject.hold_out is None and subject.train is None
+    sparing = without_data and subject.large_bytes > 0
+    reading = PASSES_TO_CODE * subject.large_bytes * (1 if sparing else len(methods))
+    with subject.meter.stage("plan and code", reading, progress):
+        for done, method in enumerate(methods):
+            if not reading:
+                progress("plan and code", done, len(methods))
+            try:
+                with watch.stage("plan"):
+                    plan = plan_tables(
+                        [fit.curves for fit in fitted.fits], budget_bytes, count, methods=method, memo=fitted.forms
+                    )
+            except BudgetTooSmallError:
+                if not found:
+                    raise
                 continue
-            modules, distortion = build_tables(subject, fitted.fits, members, store, oov=options.oov)
-        found.append(Candidate(_NAMES[method], tuple(modules), members.nbytes, distortion, plan.price, plan.distortion))
-    progress("plan and code", len(methods), len(methods))
+            if sparing and found:  # nothing can be measured, so the plan that predicts least is the one to build
+                found.append(Candidate(_NAMES[method], (), plan.nbytes, plan.distortion, plan.price, plan.distortion))
+                continue
+            with watch.stage("code"):
+                made = _make_candidate(subject, fitted, plan, store, budget_bytes, count, method, oov=options.oov)
+            found += [made] if made is not None else []
+    if not reading:
+        progress("plan and code", len(methods), len(methods))
     return found
+
+
+def _make_candidate(
+    subject: Subject, fitted: Fitted, plan: TablePlan, store: CodeStore, budget_bytes: int, count: CountFile,
+    method: str, *, oov: str,
+) -> Candidate | None:  # fmt: skip
+    """The plan's tables, finished; None where the budget has no room for them."""
+    members = assign_members(subject, fitted.fits, plan, store, budget_bytes, count)
+    if members is None:
+        return None
+    modules, distortion = build_tables(subject, fitted.fits, members, store, oov=oov)
+    return Candidate(_NAMES[method], tuple(modules), members.nbytes, distortion, plan.price, plan.distortion)
 
 
 def confirm(
@@ -104,10 +137,14 @@ def confirm(
     """
     source = subject.hold_out or subject.train
     if source is None or (len(candidates) == 1 and not measure_alone):
-        return sorted(candidates, key=lambda candidate: candidate.distortion)
+        return sorted(candidates, key=lambda candidate: (not candidate.modules, candidate.distortion))
     # Held, since a caller's loader may shuffle anew each time, and the logits are compared sample by sample.
     batches = list(source.stream(limit=CONFIRM_SAMPLES))
-    original = score_batches(subject.model, batches, subject.forward, workers=subject.scoring_workers(options.workers))
+    if source.mark:
+        original = subject.score_original(source, options.workers, limit=CONFIRM_SAMPLES)
+    else:
+        workers = subject.scoring_workers(options.workers)
+        original = score_batches(subject.model, batches, subject.forward, workers=workers)
     scored = []
     for number, candidate in enumerate(candidates):
         progress("compare plans", number, len(candidates))
@@ -137,10 +174,12 @@ def _fit_published_form(
     }
     if not plans:
         raise refuse_budget(shapes, budget_bytes, count, **sizes)
-    found = []
+    found, samples = [], _sample_tables(subject, fitted, options)
     for done, specs in enumerate(plans):
         progress("fit hashed tokens", done, len(plans))
-        fits = [_fit_hashed_tables(subject, fitted, specs, options, centred=centred) for centred in (False, True)]
+        fits = [
+            _fit_hashed_tables(subject, fitted, specs, options, samples, centred=centred) for centred in (False, True)
+        ]
         distortion, modules, centred = min(fits, key=lambda fit: fit[0])
         kept = sum(spec.form == "kept" for spec in specs)
         name = f"MEM-REC, {len(specs) - kept} tables hashed, {'with' if centred else 'no'} centre"
@@ -150,9 +189,10 @@ def _fit_published_form(
 
 
 def _fit_hashed_tables(
-    subject: Subject, fitted: Fitted, specs: Sequence[TableSpec], options: Options, *, centred: bool
-) -> tuple[float, tuple[CompressedModule, ...], bool]:
-    """Predicted distortion and modules of one hashed plan."""
+    subject: Subject, fitted: Fitted, specs: Sequence[TableSpec], options: Options, samples: Mapping[int, Sample], *,
+    centred: bool,
+) -> tuple[float, tuple[CompressedModule, ...], bool]:  # fmt: skip
+    """Predicted distortion and modules of one hashed plan, fitted to these samples of large tables."""
     tables: dict[int, HashedTable] = {}
     for number, (site, spec, fit, weight) in enumerate(
         zip(subject.sites, specs, fitted.fits, fitted.weights, strict=True)
@@ -160,8 +200,15 @@ def _fit_hashed_tables(
         if spec.hashing is not None:
             sensitivity = float(weight.metric.square().sum()) / site.dim  # mean diagonal of G = A A^T
             centre = fit.survey.centre if centred else torch.zeros(site.dim)
-            rows = (weight.rows * np.float32(sensitivity)).astype(np.float32)
-            tables[number] = HashedTable(site.reader, spec.hash_seed, centre, rows)
+            if number in samples:
+                sample = samples[number]
+                rows, weights = TensorRows(sample.rows.residual + fit.survey.centre), sample.rows.weights.numpy()
+                tables[number] = HashedTable(
+                    rows, spec.hash_seed, centre, weights * np.float32(sensitivity), ids=sample.numbers
+                )
+            else:
+                weights = (weight.rows[: site.rows] * np.float32(sensitivity)).astype(np.float32)
+                tables[number] = HashedTable(site.reader, spec.hash_seed, centre, weights)
     groups: dict[str, HashGroup] = {}
     distortion = 0.0
     for hashing in {spec.hashing.group: spec.hashing for spec in specs if spec.hashing is not None}.values():
@@ -172,13 +219,25 @@ def _fit_hashed_tables(
             setattr(groups[hashing.group], name, tensor)
         for n, distances in zip(members, hashed.distances, strict=True):
             distortion += float((tables[n].weights.astype(np.float64) * distances).sum())
-    modules = []
+    modules = list[CompressedModule]()
     for number, (site, spec) in enumerate(zip(subject.sites, specs, strict=True)):
         if spec.hashing is None:
             distortion += fitted.fits[number].curves.kept["int8"]
-            modules.append(make_module(site, spec, build_kept(spec, read_all(site.reader)), oov=options.oov))
+            modules.append(make_module(site, spec, keep_rows(spec, read_chunks(site.reader)), oov=options.oov))
         else:
             frame = torch.cat([torch.ones(1), tables[number].centre])
             group = groups[spec.hashing.group]
             modules.append(make_module(site, spec, {"frame": frame}, oov=options.oov, group=group))
     return distortion, tuple(modules), centred
+
+
+def _sample_tables(subject: Subject, fitted: Fitted, options: Options) -> dict[int, Sample]:
+    """Where all rows together are too many, samples of the tables that stand for them, by number; else nothing."""
+    share = HASHED_ELEMENTS / max(1, sum(site.rows * site.dim for site in subject.sites))
+    return {
+        number: draw_sample(
+            site.reader, fit.survey, size=max(SAMPLE_ROWS, int(site.rows * share)), seed=options.seed
+        )
+        for number, (site, fit) in enumerate(zip(subject.sites, fitted.fits, strict=True))
+        if share < 1 and site.rows > SAMPLE_ROWS
+    }  # fmt: skip

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from memrec_convert.conversion.candidates import CONFIRM_SAMPLES
 from memrec_convert.conversion.fitting import Fitted
 from memrec_convert.conversion.subject import BatchSource, Subject
 from memrec_convert.errors import BudgetTooSmallError
 from memrec_convert.evaluation.metrics import auc
 from memrec_convert.evaluation.scoring import score_batches
 from memrec_convert.planning.forms import choose_form
-from memrec_convert.planning.search import CountFile, TablePlan, plan_tables
+from memrec_convert.planning.search import ROUGH_STEPS, CountFile, TablePlan, plan_tables
 
 CURVE_RATIOS = (10, 20, 33, 50, 100, 200, 300, 500, 1000)
 NOISE_DRAWS = 4
-SAMPLES = 131_072
+STEPS_PER_OCTAVE = 2
+"""Drops are computed at so many variances per factor of two, and read off between them."""
+
 SMALLEST_TELLING_DROP = 2e-4
 """AUC differences below this are within the noise of a hold-out of some hundred thousand rows."""
 
@@ -34,6 +39,7 @@ class AucModel:
     logits: np.ndarray
     samples: int
     calibration: float = 1.0
+    known: dict[int, float] = field(default_factory=dict, compare=False, repr=False)
 
     def drop(self, distortion: float) -> float:
         """The AUC lost when the logits change by independent noise; distortion is summed over the profile's samples.
@@ -44,12 +50,28 @@ class AucModel:
         variance = distortion / max(1, self.samples)
         if variance <= 0:
             return 0.0
+        place = STEPS_PER_OCTAVE * math.log2(variance)
+        step = math.floor(place)
+        below, above, share = self._drop_at(step), self._drop_at(step + 1), place - step
+        if below > 0 and above > 0:
+            return math.exp((1 - share) * math.log(below) + share * math.log(above)) * self.calibration
+        return ((1 - share) * below + share * above) * self.calibration
+
+    def _drop_at(self, step: int) -> float:
+        """The AUC lost at a variance of 2 ** (step / STEPS_PER_OCTAVE), by the same noise at every step."""
+        if step not in self.known:
+            chances, before, noise = self._undisturbed
+            deviation = 2.0 ** (step / STEPS_PER_OCTAVE / 2)
+            after = [soft_auc(chances, self.logits + deviation * one) for one in noise]
+            self.known[step] = max(0.0, before - float(np.mean(after)))
+        return self.known[step]
+
+    @cached_property
+    def _undisturbed(self) -> tuple[np.ndarray, float, np.ndarray]:
+        """Chances of a click [n], the AUC without noise, and noise of unit variance [NOISE_DRAWS, n]."""
         chances = 1 / (1 + np.exp(-self.logits))
-        before = soft_auc(chances, self.logits)
-        draw = np.random.default_rng(0)
-        noisy = [self.logits + draw.normal(0, variance**0.5, len(self.logits)) for _ in range(NOISE_DRAWS)]
-        lost = before - float(np.mean([soft_auc(chances, one) for one in noisy]))
-        return max(0.0, lost) * self.calibration
+        noise = np.random.default_rng(0).standard_normal((NOISE_DRAWS, len(self.logits)))
+        return chances, soft_auc(chances, self.logits), noise
 
     def calibrate(self, distortion: float, measured_drop: float) -> AucModel:
         """The same model scaled so that it meets a measured drop, where both are large enough to mean anything."""
@@ -74,17 +96,24 @@ def model_auc(subject: Subject, *, workers: int) -> AucModel | None:
     source = subject.hold_out or subject.train
     if source is None or not subject.samples:
         return None
-    workers = subject.scoring_workers(workers)
-    logits = score_batches(subject.model, source.stream(limit=SAMPLES), subject.forward, workers=workers)
+    logits = subject.score_original(source, workers, limit=CONFIRM_SAMPLES)
     return AucModel(logits.astype(np.float64), subject.samples)
 
 
 def measure_drop(subject: Subject, model: nn.Module, source: BatchSource, *, workers: int) -> float | None:
     """The AUC that a model loses against the original on labelled data; None where AUC is not defined there."""
+    original = subject.score_original(source, workers)
+    parts: list[np.ndarray] = []
+
+    def collect() -> Iterator[Any]:
+        for batch in source.stream():
+            parts.append(source.labels_of(batch).numpy())
+            yield batch
+
     workers = subject.scoring_workers(workers)
-    labels = np.concatenate([source.labels_of(batch).numpy() for batch in source.stream()])
-    before = auc(labels, score_batches(subject.model, source.stream(), subject.forward, workers=workers))
-    after = auc(labels, score_batches(model, source.stream(), subject.forward, workers=workers))
+    converted = score_batches(model, collect(), subject.forward, workers=workers)
+    labels = np.concatenate(parts)
+    before, after = auc(labels, original), auc(labels, converted)
     return None if before is None or after is None else before - after
 
 
@@ -141,7 +170,8 @@ def compare_neighbours(
 
 def _try_plan(fitted: Fitted, budget_bytes: int, count: CountFile) -> TablePlan | None:
     try:
-        return plan_tables([fit.curves for fit in fitted.fits], budget_bytes, count)
+        curves = [fit.curves for fit in fitted.fits]
+        return plan_tables(curves, budget_bytes, count, memo=fitted.forms, steps=ROUGH_STEPS)
     except BudgetTooSmallError:
         return None
 

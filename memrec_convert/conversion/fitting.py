@@ -2,55 +2,98 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
+from memrec_convert.checkpoint.tensor_ref import StoredTensor
+from memrec_convert.conversion.metering import count_large_bytes
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.stopwatch import Stopwatch
 from memrec_convert.conversion.subject import Progress, Subject
 from memrec_convert.conversion.weighting import choose_source, weigh_tables
-from memrec_convert.distill.curves import STAGE_LISTS, TableFit, fit_table
-from memrec_convert.distill.rows import RowReader, read_chunks
-from memrec_convert.distill.survey import survey_table
-from memrec_convert.distill.weights import TableWeights
+from memrec_convert.distill.columns import Column
+from memrec_convert.distill.curves import SAMPLE_ROWS, STAGE_LISTS, ListCurve, TableCurves, TableFit, fit_table
+from memrec_convert.distill.rows import RowReader, is_large, read_chunks
+from memrec_convert.distill.stages import FittedList, SampleRows, Stage
+from memrec_convert.distill.survey import Sample, Survey, ValueClasses, survey_table
+from memrec_convert.distill.weights import TableWeights, square_norms
 from memrec_convert.errors import NonFiniteRowsError
 from memrec_convert.parallel import ordered_map
+from memrec_convert.planning.search import FormMemo
+
+SAMPLE_BYTES = 512 << 20
+"""The samples of all large tables together take no more."""
+
+PASSES_TO_FIT = 3
+"""Passes over a large table for its centre, its values and its sample."""
+
+LEAST_SAMPLE_ROWS = 4096
+MOST_LARGE_FITS = 2
+"""Fits at a time where tables are large: each takes a few hundred megabytes beside its sample."""
+
+
+FIT_CLASSES = (FittedList, ListCurve, Sample, SampleRows, Stage, Survey, TableCurves, TableFit, ValueClasses)
+"""The dataclasses of which a fit consists."""
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Where the weights came from, the weights, and the fit of every table."""
+    """Where the weights came from, the weights, and the fit of every table; and what searches for plans share."""
 
     source: str
     weights: tuple[TableWeights, ...]
     fits: tuple[TableFit, ...]
+    forms: FormMemo = field(default_factory=dict, compare=False, repr=False)
 
 
 def fit_subject(subject: Subject, options: Options, progress: Progress, watch: Stopwatch) -> Fitted:
-    """Weighs and fits every table, the largest first, several at a time."""
-    with watch.stage("weights"):
-        source = choose_source(subject, options.weights)
-        weights = weigh_tables(subject, source, options, progress)
-    order = sorted(range(len(subject.sites)), key=lambda number: -subject.sites[number].rows)
-
+    """Weighs and fits every table, the largest first, several at a time; what the subject's store has is not redone."""
+    source = choose_source(subject, options.weights)
     # Stored rows over the mean need no codes: one list stands for all.
     lists = () if options.method == "int8" else STAGE_LISTS
+    sample_rows = _choose_sample(subject)
+    names = [f"fit of {number}, {source}, {sample_rows}, {len(lists)}" for number in range(len(subject.sites))]
+    found: dict[int, TableFit] = {
+        number: held for number, name in enumerate(names) if (held := subject.work.find(name, FIT_CLASSES)) is not None
+    }
+    with watch.stage("weights"):
+        if len(found) == len(names):
+            weights = [TableWeights(found[n].survey.weights, found[n].survey.metric) for n in range(len(names))]
+        else:
+            weights = weigh_tables(subject, source, options, progress)
+    missing = [number for number in range(len(names)) if number not in found]
+    order = sorted(missing, key=lambda number: -subject.sites[number].rows)
 
     def fit(number: int) -> TableFit:
         site, weight = subject.sites[number], weights[number]
-        survey = survey_table(site.reader, weight.rows, weight.metric)
+        survey = survey_table(site.reader, weight.rows, weight.metric, scratch=subject.scratch)
         replaceable = options.method != "memrec" and options.may_replace(site.rows, site.nbytes)
-        return fit_table(site.name, site.reader, survey, replaceable=replaceable, seed=options.seed, lists=lists)
+        made = fit_table(
+            site.name, site.reader, survey, replaceable=replaceable, seed=options.seed, lists=lists,
+            sample_rows=sample_rows, scratch=subject.scratch,
+        )  # fmt: skip
+        subject.work.keep(names[number], made, FIT_CLASSES)
+        return made
 
-    found: dict[int, TableFit] = {}
-    with watch.stage("fit"):
-        progress("fit tables", 0, len(order))
-        for number, one in zip(order, ordered_map(fit, order, workers=options.workers), strict=True):
+    workers = min(options.workers, MOST_LARGE_FITS) if subject.large_bytes else options.workers
+    reading = PASSES_TO_FIT * sum(count_large_bytes([subject.sites[number].reader]) for number in order)
+    with watch.stage("fit"), subject.meter.stage("fit tables", reading, progress):
+        for number, one in zip(order, ordered_map(fit, order, workers=workers), strict=True):
             found[number] = one
-            progress("fit tables", len(found), len(order))
-    return Fitted(source, tuple(weights), tuple(found[number] for number in range(len(order))))
+            if not reading:
+                progress("fit tables", len(found), len(names))
+    return Fitted(source, tuple(weights), tuple(found[number] for number in range(len(names))))
+
+
+def _choose_sample(subject: Subject) -> int:
+    """Rows of each table's sample: fewer where the samples of many large tables would take too much together."""
+    large = [site for site in subject.sites if is_large(site.reader.shape)]
+    if not large:
+        return SAMPLE_ROWS
+    together = 4 * max(site.dim for site in large) * len(large)
+    return max(LEAST_SAMPLE_ROWS, min(SAMPLE_ROWS, SAMPLE_BYTES // together))
 
 
 @dataclass(frozen=True)
@@ -66,15 +109,30 @@ class FiniteRows:
 
     def read_rows(self, start: int, stop: int) -> np.ndarray:
         """As the inner reader's, all finite."""
-        rows: np.ndarray = np.nan_to_num(self.inner.read_rows(start, stop), nan=0.0, posinf=0.0, neginf=0.0)
-        return rows
+        return _make_finite(self.inner.read_rows(start, stop))
+
+    def read_ids(self, ids: np.ndarray) -> np.ndarray:
+        """As the inner reader's, which must be able to, all finite."""
+        assert isinstance(self.inner, StoredTensor)
+        return _make_finite(self.inner.read_ids(ids))
 
 
-def find_nonfinite_rows(reader: RowReader) -> tuple[int, int]:
-    """How many rows hold NaN or infinite values, and the first of them (-1 where there is none)."""
+def _make_finite(rows: np.ndarray) -> np.ndarray:
+    finite: np.ndarray = np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
+    return finite
+
+
+def find_nonfinite_rows(reader: RowReader, *, norms: Column | None = None) -> tuple[int, int]:
+    """How many rows hold NaN or infinite values, and the first of them (-1 where there is none).
+
+    norms is filled with |row|**2 (float64 [rows]), rows being read as FiniteRows does.
+    """
     count, first = 0, -1
     for start, chunk in read_chunks(reader):
         odd = (~torch.isfinite(chunk).all(dim=1)).nonzero().flatten()
+        if norms is not None:
+            finite = torch.from_numpy(_make_finite(chunk.numpy())) if len(odd) else chunk
+            norms[start : start + len(chunk)] = square_norms(finite)
         if len(odd) and first < 0:
             first = start + int(odd[0])
         count += len(odd)

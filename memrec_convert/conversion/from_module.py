@@ -45,6 +45,11 @@ class LoaderBatches:
         """Whether the caller said where labels are."""
         return self.labels is not None
 
+    @property
+    def mark(self) -> str:
+        """Nothing: a caller's loader may give other batches in another run."""
+        return ""
+
     def labels_of(self, batch: Any) -> Tensor:  # noqa: ANN401 - the protocol's
         """Labels float32 [rows]."""
         assert self.labels is not None

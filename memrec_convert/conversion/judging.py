@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,60 +12,94 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from memrec_convert.artifact.files import check_target, write_file
 from memrec_convert.artifact.layout import METADATA_KEY
 from memrec_convert.artifact.reader import load, read_artifact
-from memrec_convert.checkpoint import Facts, read_facts, state_facts
+from memrec_convert.checkpoint import Facts, SourceModel, read_facts
 from memrec_convert.clicklog import LogDigest, refuse_leak
+from memrec_convert.conversion.ablating import Ablation, ablate, replaced_tables
+from memrec_convert.conversion.controlling import Control, ControlFigures, compare_control
 from memrec_convert.conversion.from_checkpoint import (
     LogBatches,
     LogChoices,
     LogPaths,
+    facts_of,
     make_schema,
     open_batches,
     read_checked,
     run_on_batch,
+    settle_stated,
 )
+from memrec_convert.conversion.measured import report_ablation, report_deciles, report_groups, warn_of_groups
 from memrec_convert.conversion.options import Options
-from memrec_convert.encoding import CompressedTable
+from memrec_convert.conversion.trying import try_readings, warn_of_auc
 from memrec_convert.errors import ArtifactError, LogError, ModelError
 from memrec_convert.evaluation.delong import AucDifference, compare_auc
+from memrec_convert.evaluation.groups import GroupComparison, compare_groups
 from memrec_convert.evaluation.metrics import Metrics, measure
 from memrec_convert.evaluation.scoring import score_batches
 from memrec_convert.evaluation.slices import Slice, slice_by_form
 from memrec_convert.models import ClickNetwork, build_original
+from memrec_convert.report import to_plain
+from memrec_convert.safe_files import check_target, write_file
 
 ONE_CLASS_WARNING = "the evaluation data holds one class only: AUC is not defined"
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """Figures of original and artifact on one log; `difference` is None where AUC is not defined."""
+    """Figures of original and artifact on one log; `difference` is None where AUC is not defined.
+
+    groups, ablation, control   None where nobody asked; `group_column` is the log's column that groups the rows
+    """
 
     before: Metrics
     after: Metrics
     difference: AucDifference | None
     slices: tuple[Slice, ...]
     warnings: tuple[str, ...]
+    groups: GroupComparison | None = None
+    group_column: str | None = None
+    ablation: tuple[Ablation, ...] | None = None
+    control: ControlFigures | None = None
 
 
 def judge(
-    original: nn.Module, converted: nn.Module, batches: LogBatches, counts: Sequence[np.ndarray] | None, *, workers: int
-) -> Judgement:
-    """Scores both models on the log; counts are the lookups of the training profile, for the unseen ids' slice."""
+    original: nn.Module, converted: nn.Module, batches: LogBatches, counts: Sequence[np.ndarray] | None, *,
+    workers: int, ablation: bool = False, control: Control | None = None, seed: int = 0,
+) -> Judgement:  # fmt: skip
+    """Scores both models on the log; counts are the lookups of the training profile, for the unseen ids' slice.
+
+    `ablation` scores every replaced table alone, `control` its two models too; `seed` is that of the resampled groups.
+    """
     labels = read_labels(batches)
     before = score_batches(original, batches.stream(), run_on_batch, workers=workers)
     after = score_batches(converted, batches.stream(), run_on_batch, workers=workers)
     difference = compare_auc(labels, before, after)
     slices = _slice(converted, batches, counts, labels, before, after)
     warnings = () if difference is not None else (ONE_CLASS_WARNING,)
-    return Judgement(measure(labels, before), measure(labels, after), difference, slices, warnings)
+    found = Judgement(measure(labels, before), measure(labels, after), difference, slices, warnings)
+    groups = read_groups(batches)
+    if groups is not None:
+        compared = compare_groups(labels, before, after, groups, seed=seed, workers=workers)
+        found = replace(found, groups=compared, group_column=batches.log.group_column)
+    if ablation:
+        found = replace(found, ablation=ablate(original, converted, batches, labels, before, workers=workers))
+    if control is not None:
+        found = replace(found, control=compare_control(control, batches, labels, before, after, workers=workers))
+    return replace(found, warnings=(*warnings, *warn_of_groups(found.groups)))
 
 
 def read_labels(batches: LogBatches) -> np.ndarray:
     """Labels float32 [samples]; LogError for a log without labels."""
     require_labels(batches)
     return np.concatenate([batches.labels_of(batch).numpy() for batch in batches.stream()])
+
+
+def read_groups(batches: LogBatches) -> np.ndarray | None:
+    """Groups int64 [samples]; None where the log was opened without a group column."""
+    if batches.log.group_column is None:
+        return None
+    return np.concatenate([batch.groups.numpy() for batch in batches.stream() if batch.groups is not None])
 
 
 def require_labels(batches: LogBatches) -> None:
@@ -77,26 +111,41 @@ def require_labels(batches: LogBatches) -> None:
 def evaluate(
     path: str | Path, eval: LogPaths, *, against: str | Path | None = None, scores: str | Path | None = None,
     columns: dict[str, str] | None = None, oov: str | None = None, id_map: str | Path | None = None,
-    modulus: int | None = None, pairs: str | None = None, qr_operation: str | None = None,
-    field_sizes: Sequence[int] | None = None, table_order: Sequence[str] | None = None,
-    batch_size: int = 4096, threads: int = 0, force: bool = False,
+    modulus: int | None = None, pairs: str | None = None, dense_transform: str | None = None,
+    qr_operation: str | None = None, field_sizes: Sequence[int] | None = None,
+    table_order: Sequence[str] | None = None, interaction: str | None = None, pooling: str | None = None,
+    assume: Mapping[str, str] | None = None,
+    group: str | None = None, ablation: bool = False, batch_size: int = 4096, threads: int = 0, force: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Measures an artifact (or a checkpoint) on a log: {"artifact", "samples", "auc", "log_loss", ..., "warnings"}.
 
     `against` measures the original on the same rows: each figure is then {"before", "after", "delta"}, the AUC with its
     interval and verdict. `scores` writes the logits (float32 .npy), those of `load()` at this batch size and number of
-    threads. ProfileLeakError where the log is one that the artifact's profile was taken from.
+    threads. `group` is the log's column that says which rows belong together: GAUC, and with `against` a bootstrap over
+    groups. `ablation` measures the original with each replaced table alone compressed.
+    ProfileLeakError where the log is one that the artifact's profile was taken from.
     """
     path = Path(path)
     Options(batch_size=batch_size, threads=threads)  # refuses what convert would refuse
     if scores is not None:
         check_target(Path(scores), force=force)
-    facts = state_facts(qr_operation=qr_operation, field_sizes=field_sizes, table_order=table_order)
-    measured = _open_artifact(path) if is_artifact(path) else _open_checkpoint(path, pairs, facts)
-    choices = LogChoices(columns or {}, oov or measured.oov, None, Path(id_map) if id_map else None, modulus)
-    batches = open_batches(eval, make_schema(measured.architecture, measured.names, choices), batch_size)
+    given = {
+        "pairs": pairs, "dense_transform": dense_transform, "qr_operation": qr_operation, "field_sizes": field_sizes,
+        "table_order": table_order, "interaction": interaction, "pooling": pooling,
+    }  # fmt: skip
+    stated = settle_stated(given, assume)
+    if ablation and against is None:
+        raise LogError("--ablation puts single tables into the original, and there is none; add --against.")
+    measured = _open_artifact(path, stated) if is_artifact(path) else _open_checkpoint(path, stated)
+    choices = LogChoices(
+        columns or {}, oov or measured.oov, stated.get("dense_transform"), Path(id_map) if id_map else None, modulus,
+        facts_of(stated),
+    )  # fmt: skip
+    schema = replace(make_schema(measured.architecture, measured.names, choices), group=group)
+    batches = open_batches(eval, schema, batch_size)
     _refuse_profiled(measured.profile, batches.log.digest())
-    labels = read_labels(batches) if batches.has_labels else None
+    needs_labels = against is not None or group is not None
+    labels = read_labels(batches) if batches.has_labels or needs_labels else None  # refuses where they are needed
     with torch_threads(threads):
         logits = score_batches(measured.model, batches.stream(), run_on_batch)
     result: dict[str, Any] = {
@@ -107,21 +156,55 @@ def evaluate(
     if scores is not None:
         write_scores(Path(scores), logits)
         result["scores"] = str(scores)
+    groups = read_groups(batches)
     if labels is not None:
         result |= measure(labels, logits).to_json()
         if result["auc"] is None:
             result["warnings"].append(ONE_CLASS_WARNING)
-    if against is not None:
-        if labels is None:
-            labels = read_labels(batches)  # refuses
-        stated = facts if facts.to_json() else measured.facts
-        original = _open_checkpoint(Path(against), pairs or measured.pairs, stated)
+        if measured.source is not None:
+            result |= _tell_doubts(measured.source, choices, stated.get("pairs"), batches, result)
+        if groups is not None and against is None:
+            result["groups"] = _measure_groups(labels, logits, groups, batches)
+    if against is not None and labels is not None:
+        known_facts = {"pairs": measured.pairs, **measured.facts.to_json()}
+        original = _open_checkpoint(Path(against), {**known_facts, **stated})
         _refuse_other_tables(path, measured, original, Path(against))
+        known = labels, logits, groups
         with torch_threads(threads):
-            before = score_batches(original.model, batches.stream(), run_on_batch)
-        result |= compare_figures(measure(labels, before), measure(labels, logits), compare_auc(labels, before, logits))
+            result |= _compare_with(original.model, measured.model, batches, known, ablation=ablation)
         result["against"] = str(against)
     return result
+
+
+def _measure_groups(
+    labels: np.ndarray, logits: np.ndarray, groups: np.ndarray, batches: LogBatches
+) -> dict[str, Any] | None:
+    """GAUC of a model alone, and what it covers."""
+    found = compare_groups(labels, logits, logits, groups, resamples=1)
+    if found is None:
+        return None
+    return {
+        "column": batches.log.group_column, "groups": found.groups, "both_classes": found.both_classes,
+        "covered": found.covered, "gauc": found.gauc_after,
+    }  # fmt: skip
+
+
+def _compare_with(
+    original: nn.Module, model: nn.Module, batches: LogBatches, known: tuple[np.ndarray, np.ndarray, np.ndarray | None],
+    *, ablation: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """What a comparison with the original adds; `known` are the labels, the model's logits and the groups."""
+    labels, logits, groups = known
+    before = score_batches(original, batches.stream(), run_on_batch)
+    metrics = measure(labels, before), measure(labels, logits)
+    found = compare_figures(*metrics, compare_auc(labels, before, logits))
+    found["deciles"] = to_plain(report_deciles(*metrics))
+    if groups is not None:
+        compared = compare_groups(labels, before, logits, groups)
+        found["groups"] = None if compared is None else to_plain(report_groups(compared, str(batches.log.group_column)))
+    if ablation:
+        found["ablation"] = to_plain(report_ablation(ablate(original, model, batches, labels, before)))
+    return found
 
 
 @dataclass(frozen=True)
@@ -134,6 +217,7 @@ class _Measured:
     nbytes: int
     oov: str = "error"
     profile: Mapping[str, Any] = field(default_factory=dict)
+    source: SourceModel | None = None
 
     @property
     def pairs(self) -> str | None:
@@ -156,13 +240,24 @@ def is_artifact(path: Path) -> bool:
     return f'"__metadata__":{{"{METADATA_KEY}"'.encode() in start
 
 
-def _open_artifact(path: Path) -> _Measured:
+def _open_artifact(path: Path, stated: Mapping[str, Any]) -> _Measured:
     metadata = read_artifact(path).metadata
     if metadata.architecture is None:
         raise ArtifactError(
             f"{path} holds a model of its own class: load it with load(path, into=model) and measure it there."
         )
+    if metadata.architecture.get("name") == "tables":
+        raise ArtifactError(f"{path} holds tables alone, which give no logits to measure; check it with verify.")
+    known, transform = metadata.architecture.get("dense_transform", "log1p"), stated.get("dense_transform", None)
+    if transform not in (None, known):
+        raise ModelError(
+            f"{path} was converted for dense values as {known}, and {transform} was stated; leave that out, or convert "
+            "the checkpoint anew."
+        )
     model = load(path)
+    if not metadata.modules:  # the sample-pooled model has no table of its own left
+        names = tuple(str(number) for number in range(len(metadata.architecture["tables"])))
+        return _Measured(model, metadata.architecture, names, path.stat().st_size, profile=metadata.profile)
     tables = [metadata.modules[f"tables.{number}"] for number in range(len(metadata.modules))]
     names = tuple(str(table["name"]) for table in tables)
     return _Measured(
@@ -170,10 +265,27 @@ def _open_artifact(path: Path) -> _Measured:
     )
 
 
-def _open_checkpoint(path: Path, pairs: str | None, facts: Facts) -> _Measured:
-    source = read_checked(path, pairs=pairs, dense_transform=None, facts=facts)
+def _open_checkpoint(path: Path, stated: Mapping[str, Any]) -> _Measured:
+    source = read_checked(
+        path, pairs=stated.get("pairs"), dense_transform=stated.get("dense_transform"), facts=facts_of(stated)
+    )
     names = tuple(table.name for table in source.tables)
-    return _Measured(build_original(source), source.architecture, names, source.file_bytes)
+    return _Measured(build_original(source), source.architecture, names, source.file_bytes, source=source)
+
+
+def _tell_doubts(
+    source: SourceModel, choices: LogChoices, pairs: str | None, batches: LogBatches, measured: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What was assumed of a checkpoint, and warnings where its figures cast doubt on that."""
+    warnings = [*measured["warnings"], *warn_of_auc(source, measured["auc"], batches.log.paths[0].name)]
+    paths, size = batches.log.paths, batches.batch_size
+    tried = try_readings(source, choices, pairs, paths, batch_size=size, workers=1)
+    assumed = list(source.assumed)
+    if tried is not None and tried.better is not None:
+        warnings.append(tried.better.describe(source, tried.samples, tried.log))
+    elif tried is not None and tried.note:
+        assumed.append(tried.note)
+    return {"assumed": assumed, "warnings": warnings}
 
 
 def _refuse_profiled(profile: Mapping[str, Any], digest: LogDigest) -> None:
@@ -236,10 +348,7 @@ def _slice(
     before: np.ndarray, after: np.ndarray,
 ) -> tuple[Slice, ...]:  # fmt: skip
     """Slices of the replaced tables; none for a log with several ids per feature, where a sample has many forms."""
-    tables = [
-        (number, module) for number, module in enumerate(converted.get_submodule("tables").children())
-        if isinstance(module, CompressedTable) and module.spec.form == "replaced"
-    ]  # fmt: skip
+    tables = list(replaced_tables(converted))
     inputs = converted.table_inputs if isinstance(converted, ClickNetwork) else None
     names = list(dict.fromkeys(name for _, module in tables for name in module.form_names()))
     forms: dict[str, list[np.ndarray]] = {module.name: [] for _, module in tables}

@@ -10,24 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from memrec_convert.artifact.files import check_target
 from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE, Metadata
 from memrec_convert.artifact.reader import read_artifact
-from memrec_convert.artifact.verification import check_digests
 from memrec_convert.artifact.writer import collect_tensors, write_model
-from memrec_convert.checkpoint import FACTS
-from memrec_convert.conversion.files import _plain_options, _resolve, stay_silent
+from memrec_convert.checkpoint import READINGS
 from memrec_convert.conversion.from_module import make_loader, make_subject
+from memrec_convert.conversion.preparing import plain_options, resolve, stay_silent
 from memrec_convert.conversion.reporting import make_report
 from memrec_convert.conversion.shrink import shrink
 from memrec_convert.conversion.stopwatch import Stopwatch
 from memrec_convert.conversion.subject import Progress
 from memrec_convert.encoding import CompressedEmbedding, CompressedEmbeddingBag, describe_module
 from memrec_convert.errors import ModelError, RecipeError
-from memrec_convert.evaluation.scoring import Forward
+from memrec_convert.evaluation.scoring import Forward, check_logits
 from memrec_convert.parallel import single_threaded_torch
 from memrec_convert.recipe import Recipe
 from memrec_convert.report import Report
+from memrec_convert.safe_files import check_target
 from memrec_convert.units import parse_budget
 
 
@@ -51,17 +50,20 @@ def compress(
     """
     watch = Stopwatch()
     _refuse_log_choices(choices)
-    options, _, _ = _resolve(Recipe(), choices)
+    options, _, _ = resolve(Recipe(), choices)
     train, hold_out = make_loader(batches, labels, "batches"), make_loader(val, labels, "val", hold=True)
     with watch.stage("read"), single_threaded_torch():
         subject, warnings = make_subject(
             model, forward=forward, train=train, hold_out=hold_out, optimizer=optimizer,
             allow_nonfinite=options.allow_nonfinite,
         )  # fmt: skip
+        for source in (subject.train, subject.hold_out):
+            if source is not None:  # what forward gives is refused here, not after minutes of fitting
+                check_logits(subject.model, source.stream(limit=1), subject.forward)
     facts: dict[str, object] = {"digest": None, "files": [], "samples": 0}
     shrunk = shrink(subject, parse_budget(budget), options, profile=facts, progress=progress, watch=watch)
     report = make_report(
-        subject, shrunk, path=None, nbytes=shrunk.chosen.nbytes, options=_plain_options(options), judgement=None,
+        subject, shrunk, path=None, nbytes=shrunk.chosen.nbytes, options=plain_options(options), judgement=None,
         source={"layout": type(model).__name__, "container": "live module", "assumed": ()}, evaluation=None,
         seconds=watch.rounded(), warnings=(*warnings, *shrunk.warnings),
     )  # fmt: skip
@@ -72,7 +74,7 @@ def compress(
 def _refuse_log_choices(choices: Mapping[str, Any]) -> None:
     """RecipeError for what would say how to read a click log: there is none."""
     for name in choices:
-        if name in ("columns", "id_map", "modulus", "pairs", "dense_transform", *FACTS):
+        if name in ("columns", "id_map", "modulus", "assume", *READINGS):
             raise RecipeError(f"the option {name!r} is for click logs; batches reach a live model as they are.")
 
 
@@ -94,7 +96,7 @@ def save(model: nn.Module, path: str | Path, *, force: bool = False) -> int:
         known = Metadata(modules={}, architecture=None, dense="fp32", profile={"weights": "unknown"}, plan=plan, seed=0)
     _, aliases = collect_tensors(model, dense=known.dense)
     nbytes = write_model(path, model, replace(known, modules=modules, aliases=aliases))
-    check_digests(read_artifact(path))
+    read_artifact(path)  # which checks the digest of every tensor
     return nbytes
 
 

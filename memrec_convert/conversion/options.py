@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from memrec_convert.errors import MemrecError, RecipeError
 from memrec_convert.units import parse_threshold
 
-METHODS = ("auto", "memrec", "codes", "int8")
+METHODS = ("auto", "memrec", "codes", "int8", "sample-pooled")
 WEIGHT_CHOICES = ("auto", "log", "optimizer", "displacement", "uniform")
 DENSE_CHOICES = ("fp32", "bf16")
-TARGET_CHOICES = ("soft", "labels")
+TARGET_CHOICES = ("mixed", "soft", "labels")
 OOV_CHOICES = ("error", "clip", "hash", "zero")
 
 
@@ -22,9 +22,12 @@ class Options:
     threshold        tables below it are kept: bytes ("4kB") or rows ("10000rows")
     method           auto: what costs least; memrec: the published hashed form; codes: no stored rows; int8: rows only
     weights          where row weights come from; auto: the log, else the optimizer's state, else displacement
-    epochs           of fine-tuning, given a hold-out; targets: the original's logits ("soft") or the labels
+    epochs           of fine-tuning, given a hold-out; targets: the original's logits ("soft"), labels, or "mixed"
+    lr_search        choose the learning rates of fine-tuning on the hold-out, after short trials
     dense            precision of the dense part in the file; train_dense lets fine-tuning move it
+    tables_only      convert the tables alone, of a model whose network need not be known
     oov              what the converted model does with an id beyond its table
+    pooled           sizes and start of the method sample-pooled, as "D=75000,K=1,start=warm"
     k, k_weights     hashed tokens and weights per id under method "memrec"
     threads          worker threads; 0 takes the machine's cores. They never change a result
     """
@@ -33,11 +36,14 @@ class Options:
     method: str = "auto"
     weights: str = "auto"
     epochs: int = 1
-    targets: str = "soft"
+    targets: str = "mixed"
     dense: str = "fp32"
     train_dense: bool = False
+    tables_only: bool = False
+    lr_search: bool = False
     oov: str = "error"
     allow_nonfinite: bool = False
+    pooled: str = ""
     k: int = 2
     k_weights: int = 4
     batch_size: int = 4096

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from memrec_convert import __version__
-from memrec_convert.artifact.files import write_file
 from memrec_convert.artifact.metadata import Metadata
 from memrec_convert.artifact.writer import write_model
 from memrec_convert.conversion.extras import Extras
 from memrec_convert.conversion.files import _evaluation_facts, _with_measured
 from memrec_convert.conversion.judging import Judgement, judge
+from memrec_convert.conversion.pages import Companions
 from memrec_convert.conversion.pooled import METHOD, Pooled, make_pooled, parse_pooled
-from memrec_convert.conversion.preparing import Job, plain_options, profile_facts, source_facts
+from memrec_convert.conversion.preparing import Job, plain_options, profile_facts, source_facts, warn_of_outcome
 from memrec_convert.conversion.reporting import _figures, count_serving_bytes, describe_training
 from memrec_convert.conversion.shrink import pad_budget
 from memrec_convert.conversion.subject import Progress
@@ -23,12 +22,11 @@ from memrec_convert.errors import RecipeError
 from memrec_convert.finetune.pooled import epochs_to_gain
 from memrec_convert.parallel import single_threaded_torch
 from memrec_convert.report import ArtifactFile, ArtifactSizes, Provenance, Report, Sizes, SourceSizes, TableReport
-from memrec_convert.report.card import render_card
 from memrec_convert.units import parse_budget
 
 
 def convert_pooled(
-    job: Job, target: Path, companions: Sequence[Path], extras: Extras, *, bounds: Sequence[float | None],
+    job: Job, target: Path, companions: Companions, extras: Extras, *, bounds: Sequence[float | None],
     progress: Progress,
 ) -> Report:  # fmt: skip
     """Trains the sample-pooled model, measures and writes it; RecipeError for what does not go with it."""
@@ -60,8 +58,7 @@ def convert_pooled(
     with job.watch.stage("write"):
         nbytes = write_model(target, made.model, _with_measured(made.metadata, judgement))
     report = _report(job, made, target, nbytes, budget_bytes, judgement)
-    write_file(companions[0], [json.dumps(report.to_json(), indent=1).encode()])
-    write_file(companions[1], [render_card(report).encode()])
+    companions.write(report)
     return report
 
 
@@ -97,7 +94,7 @@ def _report(
             plan={"chosen": METHOD, "predicted_bytes": made.nbytes, "method": METHOD, "budget_bytes": budget_bytes},
             fine_tune=training, architecture=made.metadata.architecture or {}, assumed=tuple(source["assumed"]),
             seconds=job.watch.rounded(),
-            warnings=(*job.warnings, *(judgement.warnings if judgement else ())),
+            warnings=(*job.warnings, *warn_of_outcome(job, judgement)),
         ),
         **_figures(judgement),
     )  # fmt: skip

@@ -14,6 +14,13 @@ from memrec_convert import __version__
 from memrec_convert.conversion.candidates import Candidate
 from memrec_convert.conversion.gating import GateResult
 from memrec_convert.conversion.judging import Judgement
+from memrec_convert.conversion.measured import (
+    report_ablation,
+    report_auc,
+    report_control,
+    report_deciles,
+    report_groups,
+)
 from memrec_convert.conversion.shrink import Shrunk
 from memrec_convert.conversion.subject import Subject
 from memrec_convert.encoding import CompressedModule, count_bytes, describe_form
@@ -22,7 +29,6 @@ from memrec_convert.report import (
     Alternative,
     ArtifactFile,
     ArtifactSizes,
-    AucComparison,
     Comparison,
     Provenance,
     Report,
@@ -180,11 +186,16 @@ def describe_training(training: FineTuning | None) -> dict[str, Any] | None:
     """History and gain of fine-tuning, None where there was none."""
     if training is None:
         return None
+    searched = [{"rate": rate, "dense_rate": dense, "score": score} for rate, dense, score in training.searched]
     return {
         "metric": training.metric,
         "steps": training.steps,
+        "planned_steps": training.planned_steps,
         "best_step": training.best_step,
         "gain": training.gain,
+        "rate": training.rate,
+        **({"dense_rate": training.dense_rate} if training.dense_rate else {}),
+        **({"searched": searched} if searched else {}),
         "history": [{"step": step, "score": score} for step, score in training.history],
     }
 
@@ -195,7 +206,7 @@ def _figures(judgement: Judgement | None) -> dict[str, Any]:
     before, after, difference = judgement.before, judgement.after, judgement.difference
     figures: dict[str, Any] = {"log_loss": Comparison(before.log_loss, after.log_loss)}
     if difference is not None:
-        figures["auc"] = AucComparison(difference.before, difference.after, difference.ci95, difference.verdict)
+        figures["auc"] = report_auc(difference)
     for name in ("normalized_entropy", "calibration"):
         old, new = getattr(before, name), getattr(after, name)
         if old is not None and new is not None:
@@ -203,4 +214,11 @@ def _figures(judgement: Judgement | None) -> dict[str, Any]:
     figures["slices"] = tuple(
         SliceReport(s.table, s.form, s.samples, s.share, s.auc_before, s.auc_after, s.delta) for s in judgement.slices
     )
+    figures["deciles"] = report_deciles(before, after)
+    if judgement.groups is not None:
+        figures["groups"] = report_groups(judgement.groups, str(judgement.group_column))
+    if judgement.ablation is not None:
+        figures["ablation"] = report_ablation(judgement.ablation)
+    if judgement.control is not None:
+        figures["control"] = report_control(judgement.control)
     return figures

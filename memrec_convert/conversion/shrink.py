@@ -16,6 +16,7 @@ from memrec_convert.conversion.stopwatch import Stopwatch
 from memrec_convert.conversion.subject import Progress, Subject
 from memrec_convert.conversion.teaching import teach
 from memrec_convert.conversion.weighting import NO_DATA_WARNING
+from memrec_convert.errors import RecipeError
 from memrec_convert.finetune.loop import FineTuning
 from memrec_convert.parallel import single_threaded_torch
 from memrec_convert.units import Budget
@@ -38,12 +39,15 @@ class Shrunk:
 
 def shrink(
     subject: Subject, budget: Budget, options: Options, *, profile: dict[str, object], progress: Progress,
-    watch: Stopwatch, train: bool = True, fitted: Fitted | None = None, rivals: bool = True,
+    watch: Stopwatch, train: bool = True, fitted: Fitted | None = None, rivals: bool = True, refine: bool = True,
 ) -> Shrunk:  # fmt: skip
     """The subject's model within the budget. `profile` goes into the metadata.
 
-    train=False stops before fine-tuning; `fitted` is reused where it is at hand; rivals=False plans one candidate only.
+    train=False stops before fine-tuning; `fitted` is reused where it is at hand; rivals=False plans one candidate only;
+    refine=False leaves the codes as they were fitted, which tells what a budget leads to in a fraction of the time.
     """
+    if options.method == "sample-pooled":
+        raise RecipeError("the method sample-pooled makes a new top too: only `convert` of a checkpoint takes it.")
     with single_threaded_torch():
         budget_bytes = budget.resolve(table_bytes=subject.table_bytes, dense_bytes=subject.dense_bytes(options.dense))
         fitted = fitted or fit_subject(subject, options, progress, watch)
@@ -56,7 +60,8 @@ def shrink(
         )  # fmt: skip
         count = make_counter(subject, blank, oov=options.oov)
         candidates = find_candidates(
-            subject, fitted, budget_bytes, options, count, progress=progress, watch=watch, rivals=rivals
+            subject, fitted, budget_bytes, options, count, progress=progress, watch=watch, rivals=rivals,
+            refine=refine,
         )
         with watch.stage("compare plans"):
             chosen, *lost = confirm(subject, candidates, options, progress=progress, measure_alone=rivals)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -10,12 +10,14 @@ import numpy as np
 from torch import Tensor, nn
 
 from memrec_convert.artifact.writer import narrow_shapes
+from memrec_convert.conversion.fit_store import NO_STORE, FitStore
+from memrec_convert.conversion.metering import Meter, Progress, count_large_bytes
+from memrec_convert.distill.columns import IN_MEMORY, Column, Scratch
 from memrec_convert.distill.rows import RowReader
 from memrec_convert.encoding.spec import TensorShapes, count_bytes
-from memrec_convert.evaluation.scoring import Forward
+from memrec_convert.evaluation.scoring import Forward, score_batches
 
-Progress = Callable[[str, int, int], None]
-"""Told of (stage, done, total) as work goes on."""
+__all__ = ["BatchSource", "Progress", "Subject", "TableSite"]
 
 
 class BatchSource(Protocol):
@@ -34,6 +36,11 @@ class BatchSource(Protocol):
         """Whether `labels_of` gives something."""
         ...
 
+    @property
+    def mark(self) -> str:
+        """What tells these batches from others in another run; "" where nothing does."""
+        ...
+
     def labels_of(self, batch: Any) -> Tensor:  # noqa: ANN401 - what the caller's loader yields
         """Labels float32 [rows] of a batch."""
         ...
@@ -47,6 +54,7 @@ class TableSite:
     module       the nn.EmbeddingBag or nn.Embedding that holds it now
     pooling      "sum" or "mean" for a bag, "" for an nn.Embedding
     optimizer    Adagrad's accumulated squares, [rows, dim] or [rows]
+    norms        |row|**2, float64 [rows], where a pass over the rows has found them
     """
 
     name: str
@@ -59,6 +67,7 @@ class TableSite:
     include_last_offset: bool = False
     padding_idx: int | None = None
     optimizer: RowReader | None = None
+    norms: Column | None = None
 
     @property
     def rows(self) -> int:
@@ -78,6 +87,9 @@ class Subject:
     dense_shapes, dense_aliases   every other tensor of the state dict, and the names that share one of them
     counts   per site the lookups of each id in the training data (int64 [rows]), or None without data
     samples  how many samples those counts come from
+    scratch  where numbers per row are kept
+    work     where fits and codes are kept for another run
+    meter    counts what is read of large tables
     """
 
     model: nn.Module
@@ -90,11 +102,31 @@ class Subject:
     hold_out: BatchSource | None = None
     counts: tuple[np.ndarray, ...] | None = None
     samples: int = 0
+    scratch: Scratch = IN_MEMORY
+    work: FitStore = NO_STORE
+    meter: Meter = field(default_factory=Meter)
+
+    @property
+    def large_bytes(self) -> int:
+        """Bytes of one pass over the tables whose passes are counted, as float32; 0 where there is none."""
+        return count_large_bytes([site.reader for site in self.sites])
 
     @property
     def table_bytes(self) -> int:
         """Bytes of the rows as stored in the source."""
         return sum(site.nbytes for site in self.sites)
+
+    def score_original(self, source: BatchSource, workers: int, *, limit: int | None = None) -> np.ndarray:
+        """Logits float32 [samples] of the original on the source's first samples; found again where work is kept."""
+
+        def score() -> np.ndarray:
+            return score_batches(
+                self.model, source.stream(limit=limit), self.forward, workers=self.scoring_workers(workers)
+            )
+
+        if self.work.folder is None or not source.mark:
+            return score()
+        return self.work.recall(f"logits of {limit or 'all'} samples of {source.mark}", score, ())
 
     def scoring_workers(self, workers: int) -> int:
         """Threads that may run the model at once: a model of the caller's own class may not bear more than one."""

@@ -42,14 +42,14 @@ def choose_source(subject: Subject, wanted: str) -> str:
 
 def weigh_tables(subject: Subject, source: str, options: Options, progress: Progress) -> list[TableWeights]:
     """Row weights and metric of every table."""
-    readers = [site.reader for site in subject.sites]
+    readers, scratch = [site.reader for site in subject.sites], subject.scratch
     if source == "optimizer":
         states = [site.optimizer for site in subject.sites if site.optimizer is not None]
-        return weigh_by_optimizer(states, [site.dim for site in subject.sites])
+        return weigh_by_optimizer(states, [site.dim for site in subject.sites], scratch=scratch)
     if source == "displacement":
-        return weigh_by_displacement(readers)
+        return weigh_by_displacement(readers, norms=[site.norms for site in subject.sites], scratch=scratch)
     if source == "uniform":
-        return weigh_uniformly(readers)
+        return weigh_uniformly(readers, scratch=scratch)
     assert subject.counts is not None
     if subject.train is None:  # a stored profile alone: how often is known, how sensitive is not
         metrics = [torch.eye(site.dim) for site in subject.sites]
@@ -63,4 +63,7 @@ def weigh_tables(subject: Subject, source: str, options: Options, progress: Prog
             for metric, site in zip(metrics, subject.sites, strict=True)
         ]
         progress("sensitivities", 1, 1)
-    return [TableWeights(weigh_by_log(count), metric) for count, metric in zip(subject.counts, metrics, strict=True)]
+    return [
+        TableWeights(weigh_by_log(count, scratch=scratch), metric)
+        for count, metric in zip(subject.counts, metrics, strict=True)
+    ]

@@ -20,16 +20,30 @@ def score_batches(model: nn.Module, batches: Iterable[Any], forward: Forward, *,
     """Logits float32 [samples] over all batches; ModelError where forward does not give one logit per sample."""
 
     def score(batch: Any) -> np.ndarray:  # noqa: ANN401 - a batch is what the user's loader yields
-        with torch.no_grad():
-            logits = forward(model, batch)
-        if not isinstance(logits, Tensor):
-            raise ModelError(f"forward gave a {type(logits).__name__}; expected a tensor with one logit per sample.")
-        if sum(size > 1 for size in logits.shape) > 1:
-            raise ModelError(f"forward gave a tensor of shape {list(logits.shape)}; expected one logit per sample.")
-        return logits.detach().to("cpu", torch.float32).reshape(-1).numpy()
+        return _call(model, batch, forward).detach().to("cpu", torch.float32).reshape(-1).numpy()
 
     parts = list(ordered_map(score, batches, workers=workers))
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+
+
+def check_logits(model: nn.Module, batches: Iterable[Any], forward: Forward) -> None:
+    """ModelError where forward does not give one logit per sample of the first batch."""
+    for batch in batches:
+        _call(model, batch, forward)
+        break
+
+
+def _call(model: nn.Module, batch: Any, forward: Forward) -> Tensor:  # noqa: ANN401 - as above
+    with torch.no_grad():
+        logits = forward(model, batch)
+    if not isinstance(logits, Tensor):
+        raise ModelError(f"forward gave a {type(logits).__name__}; expected a tensor with one logit per sample.")
+    if sum(size > 1 for size in logits.shape) > 1:
+        classes = " (of two classes' logits, give the difference)" if logits.shape[-1] == 2 else ""
+        raise ModelError(
+            f"forward gave a tensor of shape {list(logits.shape)}; expected one logit per sample{classes}."
+        )
+    return logits
 
 
 def mean_divergence(original: np.ndarray, candidate: np.ndarray) -> float:

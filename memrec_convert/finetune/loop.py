@@ -67,7 +67,7 @@ class FineTuning:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """epochs over the batches; `targets` "soft" (the original's logits) or "labels"; rates per step.
+    """epochs over the batches; `targets` as reports name them; rates per step.
 
     search   choose the rates on the hold-out, after short slices of training from the first state
     """

@@ -79,10 +79,10 @@ def pair_index(vectors: int, *, lower: bool, itself: bool) -> Tensor:
 
     Lower: (1,0), (2,0), (2,1), ...; upper: (0,1), (0,2), ...; with `itself` the diagonal belongs to the triangle.
     """
-    if lower:
-        places = torch.tril_indices(vectors, vectors, offset=0 if itself else -1)
-    else:
-        places = torch.triu_indices(vectors, vectors, offset=0 if itself else 1)
+    # On the CPU by name: under another default device torch decomposes it, with a library that imports in a second.
+    draw = torch.tril_indices if lower else torch.triu_indices
+    above = 1 if not lower and not itself else 0
+    places = draw(vectors, vectors, offset=-1 if lower and not itself else above, device="cpu")
     return places[0] * vectors + places[1]
 
 

@@ -38,7 +38,7 @@ class ClickNetwork(nn.Module):
     def embed(self, ids: Tensor | Sequence[TableInput]) -> Sequence[Tensor] | Tensor:
         """The embedding stage: one [B, dim] per table, of ids [B, inputs] or bags per input.
 
-        Where all tables are compressed and as wide as each other, it is one [B, T, dim].
+        A small batch through compressed tables as wide as each other is one [B, T, dim].
         """
         count, expected = ids.shape[1] if isinstance(ids, Tensor) else len(ids), max(self.table_inputs) + 1
         if count != expected:

@@ -24,7 +24,7 @@ class IdReader(Protocol):
 
 
 class StoredTable(nn.Module):
-    """Called as an nn.EmbeddingBag with mode "sum" or "mean"; gives the same bits with a batch's rows in memory alone."""
+    """Called as an nn.EmbeddingBag with mode "sum" or "mean"; the same bits, with a batch's rows in memory alone."""
 
     def __init__(self, reader: IdReader, mode: str = "sum") -> None:
         super().__init__()

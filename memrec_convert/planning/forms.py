@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -67,6 +68,12 @@ def spec_of(choice: FormChoice, rows: int, dim: int, shifts: tuple[int, ...] | N
 
 def count_form_bytes(choice: FormChoice, rows: int, dim: int) -> int:
     """Bytes of the table's tensors with an allowance for their entries in the header."""
+    return _count_bytes(replace(choice, distortion=0.0, nbytes=0), rows, dim)
+
+
+@lru_cache(maxsize=1 << 16)
+def _count_bytes(choice: FormChoice, rows: int, dim: int) -> int:
+    """The same; a search at ever closer prices meets the same forms again and again."""
     shapes = spec_of(choice, rows, dim).tensors()
     return count_bytes(shapes.values()) + BYTES_PER_TENSOR * len(shapes)
 
@@ -108,7 +115,7 @@ def _replaced_choice(
     ]
     for codec, distortion in curves.stored.items() if methods != "codes" else ():
         options.append(LevelChoice(codec=codec))
-        row_bytes = count_bytes(CODECS[codec].parts(1, curves.dim).values())
+        row_bytes = _row_bytes(codec, curves.dim)
         costs.append(distortion + price * curves.class_rows * (row_bytes + key_bits / 8))
     levels = _best_pair(curve.distortion[base], np.array(costs), options, base, curve.sizes, curves.dim * price)
     table = np.array([curve.distortion[base], *(costs[options.index(level)] for level in levels)])
@@ -122,6 +129,11 @@ def _replaced_choice(
         distortion=float(pure[taken, np.arange(pure.shape[1])].sum()),
     )  # fmt: skip
     return replace(choice, nbytes=count_form_bytes(choice, curves.rows, curves.dim))
+
+
+@lru_cache(maxsize=256)
+def _row_bytes(codec: str, dim: int) -> int:
+    return count_bytes(CODECS[codec].parts(1, dim).values())
 
 
 def _distortion(curves: TableCurves, curve: ListCurve, level: LevelChoice) -> np.ndarray:

@@ -118,8 +118,8 @@ def _place(table: LevelCandidates, price: float) -> tuple[FormChoice, np.ndarray
         number: _sum_parts(candidates, partial(_gain, table.losses, priced, levels, number)) for number in open_levels
     }
     for number in sorted(gains, key=gains.__getitem__):
-        others = _cheapest(table.losses, priced, [n for n in open_levels if n != number])
-        lost = _sum_parts(candidates, partial(_loss_without, table.losses, priced, levels, others, number))
+        closed = [n for n in open_levels if n != number]
+        lost = _sum_parts(candidates, partial(_loss_without, table.losses, priced, levels, closed, number))
         if lost < price * _FIXED_LEVEL_BYTES:
             open_levels.remove(number)
             levels = _cheapest(table.losses, priced, open_levels)
@@ -151,13 +151,14 @@ def _gain(losses: np.ndarray, priced: Sequence[np.float32], levels: np.ndarray, 
 
 
 def _loss_without(
-    losses: np.ndarray, priced: Sequence[np.float32], levels: np.ndarray, others: np.ndarray, number: int, part: slice
-) -> float:
-    """What the members of a level would lose where it is closed and they go elsewhere."""
+    losses: np.ndarray, priced: Sequence[np.float32], levels: np.ndarray, closed: Sequence[int], number: int,
+    part: slice,
+) -> float:  # fmt: skip
+    """What the members of a level would lose where it is closed and they go to the other open ones."""
     members = levels[part] == number
     own = losses[:, part][:, members]
     choices = [own[0], *(own[n + 1] + price for n, price in enumerate(priced))]
-    without = np.choose(others[part][members] + 1, choices)
+    without = np.choose(_cheapest(own, priced, closed) + 1, choices)
     return float((without - choices[number + 1]).sum(dtype=np.float64))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 
 from memrec_convert.distill.curves import TableCurves
@@ -14,7 +14,12 @@ from memrec_convert.units import format_bytes
 CountFile = Callable[[Sequence[TableSpec]], int]
 """Exact bytes of the whole file for these specs."""
 
-_STEPS = 26
+FormMemo = MutableMapping[tuple[int, float, bool, str], FormChoice]
+"""Forms that one search found and another may ask for: by table, price, thoroughness and methods."""
+
+STEPS = 26
+ROUGH_STEPS = 14
+"""Halvings of the price's range where a plan within a percent of the budget will do."""
 _HIGHEST_PRICE = 2.0**60
 
 
@@ -33,12 +38,23 @@ class TablePlan:
 
 
 def plan_tables(
-    curves: Sequence[TableCurves], budget_bytes: int, count_file: CountFile, *, methods: str = "auto"
-) -> TablePlan:
-    """The forms of least predicted distortion whose file is within the budget; BudgetTooSmallError where none is."""
+    curves: Sequence[TableCurves], budget_bytes: int, count_file: CountFile, *, methods: str = "auto",
+    memo: FormMemo | None = None, steps: int = STEPS,
+) -> TablePlan:  # fmt: skip
+    """The forms of least predicted distortion whose file is within the budget; BudgetTooSmallError where none is.
+
+    memo is for several searches over the same curves; fewer `steps` (ROUGH_STEPS) leave a little of the budget over.
+    """
+    known: FormMemo = {} if memo is None else memo
+
+    def form(number: int, price: float, thorough: bool) -> FormChoice:
+        key = (number, price, thorough, methods)
+        if key not in known:
+            known[key] = choose_form(curves[number], price, thorough=thorough, methods=methods)
+        return known[key]
 
     def at(price: float, *, thorough: bool = False) -> TablePlan:
-        choices = tuple(choose_form(one, price, thorough=thorough, methods=methods) for one in curves)
+        choices = tuple(form(number, price, thorough) for number in range(len(curves)))
         specs = [spec_of(choice, one.rows, one.dim) for choice, one in zip(choices, curves, strict=True)]
         return TablePlan(choices, price, count_file(specs))
 
@@ -53,12 +69,14 @@ def plan_tables(
             smallest_bytes=smallest.nbytes,
         )
     low, high, best = -100.0, 60.0, smallest
-    for _ in range(_STEPS):
+    for _ in range(steps):
         middle = (low + high) / 2
         plan = at(2.0**middle)
         if plan.nbytes <= budget_bytes:
             high, best = middle, plan
         else:
             low = middle
+    if steps < STEPS:
+        return best
     refined = at(best.price, thorough=True)
     return refined if refined.nbytes <= budget_bytes and refined.distortion <= best.distortion else best

@@ -4,26 +4,37 @@ from __future__ import annotations
 
 from memrec_convert.report.card import render_card
 from memrec_convert.report.report import (
+    AblationReport,
     Alternative,
     ArtifactFile,
     ArtifactSizes,
     AucComparison,
     Comparison,
+    ControlReport,
+    DecileComparison,
+    DecileReport,
+    GroupReport,
     Provenance,
     Report,
     Sizes,
     SliceReport,
     SourceSizes,
     TableReport,
+    to_plain,
 )
 from memrec_convert.report.terminal import render_evaluation, render_inspection, render_plan, render_terminal
 
 __all__ = [
+    "AblationReport",
     "Alternative",
     "ArtifactFile",
     "ArtifactSizes",
     "AucComparison",
     "Comparison",
+    "ControlReport",
+    "DecileComparison",
+    "DecileReport",
+    "GroupReport",
     "Provenance",
     "Report",
     "Sizes",
@@ -35,4 +46,5 @@ __all__ = [
     "render_inspection",
     "render_plan",
     "render_terminal",
+    "to_plain",
 ]

@@ -8,7 +8,12 @@ from pathlib import PurePath
 from typing import Any
 
 from memrec_convert.report.figures import (
+    ablation_rows,
+    control_rows,
+    decile_rows,
+    describe_control,
     describe_conversion,
+    describe_groups,
     describe_mapping,
     describe_provenance,
     describe_shares,
@@ -35,6 +40,7 @@ def render_card(report: Report) -> str:
         "whole model, dense part included, and loads without pickle.",
         _loading(name),
         _titled("Quality", [*_evaluated_on(values), _table(["", "before", "after", "change"], quality_rows(values))]),
+        *_measured(values),
         _titled("Size", [_budget(values), _table(["", "before", "after"], size_rows(values["sizes"]))]),
         _titled("Tables", [_tables(values["tables"])]),
         _titled("AUC by form of the lookup", [_slices(values["slices"])]),
@@ -73,6 +79,25 @@ def _loading(name: str) -> str:
 def _evaluated_on(values: Mapping[str, Any]) -> list[str]:
     about = values["evaluation"]
     return [_list(describe_mapping(about))] if about else []
+
+
+def _measured(values: Mapping[str, Any]) -> list[str]:
+    """Groups, the control, single tables and calibration: a section for each that was measured."""
+    sections = []
+    if values["groups"]:
+        sections.append(_titled("Groups", [_list(describe_groups(values["groups"]))]))
+    if values["control"]:
+        table = _table(["", "before", "after", "change", "95 % interval"], control_rows(values["control"]))
+        sections.append(_titled("Control", [escape_markdown(describe_control(values["control"])) + ".", table]))
+    if values["ablation"]:
+        table = _table(["table", "AUC", "change", "95 % interval"], ablation_rows(values["ablation"]))
+        sections.append(_titled("What each table alone costs", [table]))
+    if values["deciles"]:
+        titles = ["decile", "predicted before", "observed before", "predicted after", "observed after"]
+        sections.append(_titled("Calibration by decile of the prediction", [
+            _table(titles, decile_rows(values["deciles"]))
+        ]))  # fmt: skip
+    return sections
 
 
 def _budget(values: Mapping[str, Any]) -> str:

@@ -118,6 +118,71 @@ def slice_rows(slices: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     ]  # fmt: skip
 
 
+def describe_groups(groups: Mapping[str, Any]) -> list[str]:
+    """Sentences on GAUC and the bootstrap over groups; a model alone has the first two only."""
+    gauc = groups["gauc"]
+    said = f"GAUC {format_value(gauc)}" if not isinstance(gauc, Mapping) else f"G{describe_auc(gauc)}"
+    lines = [
+        f"Groups by column {groups['column']}: {groups['groups']:,}, of which {groups['both_classes']:,} hold both "
+        f"classes and have an AUC, with {format_share(groups['covered'])} of the rows",
+        f"{said} (their mean, weighted with rows)",
+    ]
+    interval = groups.get("auc_ci95")
+    if interval is not None:
+        lines.append(
+            f"Change of the AUC over all rows, 95 % interval from {groups['resamples']:,} resamples of whole groups: "
+            f"{_describe_interval(interval)}: {groups['verdict']}"
+        )
+    return lines
+
+
+def decile_rows(deciles: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[list[str]]:
+    """[decile, predicted before, observed before, predicted after, observed after], lowest predictions first."""
+    return [
+        [str(number), *(f"{entry[key]:.4f}" for entry in pair for key in ("mean_prediction", "mean_label"))]
+        for number, pair in enumerate(zip(deciles["before"], deciles["after"], strict=True), start=1)
+    ]
+
+
+def ablation_rows(ablation: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """[table, AUC, change, 95 % interval] of each table alone."""
+    return [
+        [entry["table"], format_value(entry["auc"]), format_change(entry["delta"], 5),
+         _describe_interval(entry["ci95"], 5)]
+        for entry in ablation
+    ]  # fmt: skip
+
+
+def control_rows(control: Mapping[str, Any]) -> list[list[str]]:
+    """[what, before, after, change, 95 % interval] of the control's three differences."""
+    titles = {
+        "training": "training gives the original",
+        "conversion": "conversion alone costs",
+        "compression": "compression costs, both trained",
+    }
+    return [
+        [title, format_value(entry["before"]), format_value(entry["after"]), format_change(entry["delta"], 5),
+         _describe_interval(entry["ci95"], 5)]
+        for key, title in titles.items()
+        for entry in [control[key]]
+    ]  # fmt: skip
+
+
+def describe_control(control: Mapping[str, Any]) -> str:
+    """How the control was trained, and what its hold-out said."""
+    kept = f"step {control['best_step']:,}" if control["best_step"] else "step 0, that is the original itself"
+    return (
+        f"Control: the original, uncompressed, after {control['steps']:,} steps of training on the same batches; the "
+        f"hold-out kept {kept} ({control['metric']} {format_change(control['gain'], 5)})"
+    )
+
+
+def _describe_interval(interval: Sequence[float] | None, digits: int = 4) -> str:
+    if interval is None:
+        return NOT_MEASURED
+    return f"{format_change(interval[0], digits)} to {format_change(interval[1], digits)}"
+
+
 def describe_mapping(values: Mapping[str, Any]) -> list[str]:
     """'key: value' for each entry of a mapping that is passed on as it is; nested ones in brackets."""
     return [f"{key}: {_describe(value)}" for key, value in values.items()]

@@ -75,6 +75,70 @@ class SliceReport:
 
 
 @dataclass(frozen=True)
+class GroupReport:
+    """The AUC with rows of one group taken together; `column` of the evaluation log says which belong together.
+
+    `gauc` is the mean AUC of the `both_classes` groups that have one, weighted with their rows, which are the share
+    `covered` of all. `auc_ci95` is the interval of the AUC difference over all rows that a bootstrap over groups gives.
+    """
+
+    column: str
+    groups: int
+    both_classes: int
+    covered: float
+    gauc: AucComparison | None
+    auc_ci95: tuple[float, float]
+    verdict: str
+    resamples: int
+
+
+@dataclass(frozen=True)
+class DecileReport:
+    """A tenth of the samples, in the order of the predictions: mean prediction and share of clicks."""
+
+    samples: int
+    mean_prediction: float
+    mean_label: float
+
+
+@dataclass(frozen=True)
+class DecileComparison:
+    """Calibration by decile, lowest predictions first, of the original and of the artifact."""
+
+    before: tuple[DecileReport, ...]
+    after: tuple[DecileReport, ...]
+
+
+@dataclass(frozen=True)
+class AblationReport:
+    """The AUC of the original with this table alone compressed, and what that costs."""
+
+    table: str
+    auc: float
+    delta: float
+    ci95: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ControlReport:
+    """The original fine-tuned as the converted model was, and what that tells apart.
+
+    training      original -> control: what training gives
+    conversion    original -> converted model before fine-tuning: what conversion alone costs
+    compression   control -> artifact: what compression costs when both are trained
+    """
+
+    metric: str
+    steps: int
+    best_step: int
+    gain: float
+    rate: float
+    training: AucComparison
+    conversion: AucComparison
+    compression: AucComparison
+
+
+@dataclass(frozen=True)
 class SourceSizes:
     """Bytes of the source: its tables and its dense part as stored, and its whole file with all else in it."""
 
@@ -158,6 +222,10 @@ class Report:
     normalized_entropy: Comparison | None = None
     calibration: Comparison | None = None
     slices: tuple[SliceReport, ...] | None = None
+    deciles: DecileComparison | None = None
+    groups: GroupReport | None = None
+    ablation: tuple[AblationReport, ...] | None = None
+    control: ControlReport | None = None
     evaluation: Mapping[str, Any] | None = None
     serving_bytes: int | None = None
     plan: Mapping[str, Any] = field(default_factory=dict)

@@ -6,8 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from memrec_convert.report.figures import (
+    ablation_rows,
+    control_rows,
+    decile_rows,
     describe_auc,
+    describe_control,
     describe_conversion,
+    describe_groups,
     describe_mapping,
     describe_provenance,
     describe_shares,
@@ -34,6 +39,7 @@ def render_terminal(report: Report, width: int = 80) -> str:
             wrap(describe_conversion(values), width),
             _artifact_lines(values, width),
             _quality_lines(values, width),
+            *_measured_blocks(values, width),
             table_lines(["size of", "before", "after"], size_rows(values["sizes"]), width),
             _tables_lines(values["tables"], width),
             _lookup_lines(values["tables"], width),
@@ -126,6 +132,7 @@ def render_evaluation(evaluation: Mapping[str, Any], width: int = 80) -> str:
         [
             wrap(describe_auc(auc) if compared else f"AUC {format_value(alone)}", width),
             _quality_lines({**evaluation, "evaluation": evaluation}, width),
+            *_measured_blocks(evaluation, width),
             _slice_lines(evaluation.get("slices"), width),
             _closing_lines(evaluation, width),
         ]
@@ -192,6 +199,24 @@ def _quality_lines(values: Mapping[str, Any], width: int) -> list[str]:
     said = "Measured" + (f" on {samples:,} rows" if samples is not None else "") + (f" of {log}" if log else "")
     lines = table_lines(["quality", "before", "after", "change"], quality_rows(values), width)
     return [*(wrap(said, width, indent="  ") if said != "Measured" else []), *lines]
+
+
+def _measured_blocks(values: Mapping[str, Any], width: int) -> list[list[str]]:
+    """Groups, the control, single tables and calibration: a block for each that was measured."""
+    groups, control, deciles = values.get("groups"), values.get("control"), values.get("deciles")
+    ablation = values.get("ablation") or []
+    blocks = [[line for said in describe_groups(groups) for line in wrap(said, width, indent="  ")]] if groups else []
+    if control:
+        titles = ["training and compression", "before", "after", "change", "95 % interval"]
+        told = wrap(describe_control(control), width, indent="  ")
+        blocks.append([*told, *table_lines(titles, control_rows(control), width, wrapped=(0, 4))])
+    if ablation:
+        titles = ["this table alone", "AUC", "change", "95 % interval"]
+        blocks.append(table_lines(titles, ablation_rows(ablation), width))
+    if isinstance(deciles, Mapping):
+        titles = ["decile", "predicted before", "observed", "predicted after", "observed"]
+        blocks.append(table_lines(titles, decile_rows(deciles), width))
+    return blocks
 
 
 def _tables_lines(tables: Sequence[Mapping[str, Any]], width: int) -> list[str]:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from scripts import listed, run_script
 
-from memrec_convert.artifact import files
-from memrec_convert.artifact.files import check_target, write_file
+from memrec_convert import safe_files as files
 from memrec_convert.errors import OutputError
+from memrec_convert.safe_files import check_target, write_file
 
 PARTS = [b"abc", memoryview(b"defgh"), b"", b"i"]
 
@@ -77,7 +77,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
         """
         import resource, signal, sys
         from pathlib import Path
-        from memrec_convert.artifact.files import write_file
+        from memrec_convert.safe_files import write_file
         from memrec_convert.errors import OutputError
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -102,7 +102,7 @@ def test_a_read_only_folder_is_refused_before_any_work(tmp_path: Path) -> None:
         """
         import os, sys
         from pathlib import Path
-        from memrec_convert.artifact.files import check_target, write_file
+        from memrec_convert.safe_files import check_target, write_file
         from memrec_convert.errors import OutputError
         os.chdir(sys.argv[1])
         os.chmod(".", 0o555)
@@ -130,7 +130,7 @@ def test_a_folder_that_may_not_be_entered_is_refused(tmp_path: Path) -> None:
         """
         import os, sys
         from pathlib import Path
-        from memrec_convert.artifact.files import check_target
+        from memrec_convert.safe_files import check_target
         from memrec_convert.artifact.reader import read_artifact
         from memrec_convert.errors import ArtifactError, OutputError
         os.chdir(sys.argv[1])

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from scripts import listed, run_script
 
-from memrec_convert.artifact import files
-from memrec_convert.artifact.files import remove_orphans, write_file
+from memrec_convert import safe_files as files
 from memrec_convert.errors import OutputError
+from memrec_convert.safe_files import remove_orphans, write_file
 
 OLD, NEW = b"old" * 100, [b"abc", memoryview(b"defgh"), b"", b"i" * 100]
 WRITTEN = b"".join(bytes(part) for part in NEW)
@@ -200,7 +200,7 @@ def test_a_write_outside_of_the_main_thread_is_as_good(tmp_path: Path) -> None:
 KILLED = """
     import os, random, signal, sys, time
     from pathlib import Path
-    from memrec_convert.artifact.files import write_file
+    from memrec_convert.safe_files import write_file
 
     folder, kills = Path(sys.argv[1]), int(sys.argv[2])
     path, generator, left, seen = folder / "x.bin", random.Random(7), 0, set()
@@ -240,7 +240,7 @@ def test_a_kill_at_fifty_moments_leaves_a_whole_file(tmp_path: Path) -> None:
 TWO_WRITERS = """
     import os, sys
     from pathlib import Path
-    from memrec_convert.artifact.files import write_file
+    from memrec_convert.safe_files import write_file
 
     path = Path(sys.argv[1])
     for number in (1, 2):

@@ -262,8 +262,10 @@ def test_a_hold_out_leads_to_fine_tuning():
     batches, val = make_batches(), make_batches(3, seed=2)
     _, report = compress(make(), BUDGET, batches=batches, val=val, method="codes", epochs=2)
     assert report.fine_tune["metric"] == "-divergence"
-    assert report.fine_tune["steps"] == 2 * len(batches)
-    assert report.fine_tune["gain"] >= 0
+    told = report.fine_tune
+    assert told["planned_steps"] == 2 * len(batches)
+    assert told["steps"] in (told["planned_steps"], told["best_step"] + 4 * 2)  # or four checks without progress
+    assert told["gain"] >= 0
     _, report = compress(
         make(), BUDGET, batches=batches, val=iter(val), labels=lambda batch: (batch[2] % 2).float(), method="int8"
     )

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from memrec_convert import convert
+from memrec_convert.conversion.options import Options
 from memrec_convert.errors import LogError
 from memrec_convert.finetune import loop
 
@@ -46,8 +47,9 @@ def test_the_history_begins_at_step_zero_and_holds_the_best(tiny, tmp_path):
     scores = {entry["step"]: entry["score"] for entry in told["history"]}
     assert steps == sorted(set(steps))
     assert steps[0] == 0
-    assert len(steps) > 8
-    assert told["steps"] == 2 * -(-12_000 // 256) == steps[-1]
+    assert told["planned_steps"] == 2 * -(-12_000 // 256)
+    assert told["steps"] == steps[-1]
+    assert told["steps"] == told["planned_steps"] or sum(step > told["best_step"] for step in steps) == loop.PATIENCE
     assert told["metric"] == "auc"
     assert scores[told["best_step"]] == max(scores.values())
     assert told["gain"] == pytest.approx(max(scores.values()) - scores[0])
@@ -112,3 +114,52 @@ def test_the_dense_part_stays_unless_asked(tiny, tmp_path):
     moved = not torch.equal(load(tmp_path / "moved.safetensors").bottom[0].weight, state["bot_l.0.weight"])
     assert moved == (report.fine_tune["best_step"] > 0)
     assert moved
+
+
+def test_mixed_targets_lie_between_the_originals_answer_and_the_label():
+    """A fixed share of each; without labels they are the original's own answers."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from memrec_convert.conversion.teaching import LABEL_SHARE, make_targets
+
+    subject = SimpleNamespace(model=None, forward=lambda _model, batch: batch)
+    logits, labels = torch.tensor([[2.0], [-1.0], [0.0]]), torch.tensor([1.0, 0.0, 1.0])
+    train = SimpleNamespace(has_labels=True, labels_of=lambda _batch: labels)
+    soft = make_targets(subject, train, logits, "soft")
+    assert torch.equal(soft, torch.sigmoid(logits.flatten()))
+    assert torch.equal(make_targets(subject, train, logits, "labels"), labels)
+    mixed = make_targets(subject, train, logits, "mixed")
+    assert torch.allclose(mixed, soft + LABEL_SHARE * (labels - soft))
+    unlabelled = SimpleNamespace(has_labels=False)
+    assert torch.equal(make_targets(subject, unlabelled, logits, "mixed"), soft)
+
+
+def test_the_control_of_soft_targets_learns_labels(tiny, tmp_path, monkeypatch):
+    """Its own answers would teach the original nothing; other targets are those of the conversion."""
+    from memrec_convert.conversion import teaching
+
+    asked = []
+
+    def note(_subject, _options, targets):
+        asked.append(targets)
+        raise LogError("stop here")
+
+    monkeypatch.setattr(teaching, "_make_lessons", note)
+    for targets in ("soft", "mixed", "labels"):
+        subject = _subject_of(tiny)
+        with pytest.raises(LogError, match="stop here"):
+            teaching.teach_control(subject, Options(targets=targets), progress=lambda *_: None)
+    assert asked == ["labels", "mixed", "labels"]
+
+
+def _subject_of(tiny):
+    """The tiny model with its logs."""
+    from memrec_convert.checkpoint import read_source
+    from memrec_convert.conversion.from_checkpoint import LogChoices, make_schema, make_subject, open_batches
+
+    source = read_source(tiny.checkpoint)
+    schema = make_schema(source.architecture, [table.name for table in source.tables], LogChoices({}))
+    train, val = (open_batches(path, schema, 512) for path in (tiny.train, tiny.val))
+    return make_subject(source, train=train, hold_out=val, profile=None, allow_nonfinite=False)[0]

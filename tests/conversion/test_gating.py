@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memrec_convert import convert, plan
+from memrec_convert.cli import main
 from memrec_convert.conversion.explaining import AucModel, soft_auc
 from memrec_convert.conversion.gating import GateResult, bisect_lowest
 from memrec_convert.errors import LogError, QualityError, RecipeError
@@ -115,6 +118,52 @@ def test_a_bound_needs_something_to_judge_on(tiny, tmp_path):
     """Without hold-out or evaluation data there is nothing to hold the result to."""
     with pytest.raises(LogError, match="--val"):
         convert(tiny.checkpoint, 9000, data=tiny.train, out=tmp_path / "a.safetensors", max_auc_drop=0.01)
+
+
+@pytest.mark.parametrize("column", ["label", None])
+def test_a_bound_needs_labels_of_both_classes(tiny, tmp_path, column):
+    """A hold-out of one class, or without labels, has no AUC that could drop."""
+    table = pq.read_table(tiny.val)
+    clicks = table.filter(pc.equal(table["label"], 1))
+    log = tmp_path / "val.parquet"
+    pq.write_table(clicks if column else table.drop_columns(["label"]), log)
+    with pytest.raises(LogError, match="both classes" if column else "needs labels"):
+        convert(
+            tiny.checkpoint, 9000, data=tiny.train, val=log, out=tmp_path / "a.safetensors", epochs=0,
+            max_auc_drop=0.01,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--max-auc-drop", "0.001"], "--val"),
+        (["--max-auc-drop", "0.001", "--eval", "{test}"], "needs a hold-out (--val)"),
+        (["--fail-if-worse-than", "0.001"], "--eval"),
+        (["--max-auc-drop", "-0.001", "--val", "{val}"], "bound"),
+        (["--fail-if-worse-than", "0.7", "--val", "{val}"], "bound"),
+        (["--fail-if-worse-than", "nan", "--val", "{val}"], "bound"),
+        (["--fail-if-worse-than", "0.000001", "--val", "{val}"], "rows are needed"),
+        (["--val", "{train}"], "expected held-out data"),
+        (["--val", "{test}", "--eval", "{test}"], "give --val and --eval different files"),
+        (["--eval", "{test}", "--group", "nobody"], "no group column"),
+        (["--group", "C1"], "add --eval"),
+        (["--eval", "{test}", "--control"], "needs --val"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(tiny, tmp_path, monkeypatch, capsys, arguments, said):
+    """On the command line: one line on stderr that says what to do, and nothing is written."""
+    logs = {"train": str(tiny.train), "val": str(tiny.val), "test": str(tiny.test)}
+    line = ["convert", str(tiny.checkpoint), "--budget", "9000", "--data", "{train}", "--epochs", "1", *arguments]
+    out = ["--out", str(tmp_path / "a.safetensors"), "--quiet", "--threads", "1"]
+    monkeypatch.setattr("sys.argv", ["memrec-convert", *(one.format(**logs) for one in line), *out])
+    with pytest.raises(SystemExit) as end:
+        main()
+    told = capsys.readouterr()
+    assert (end.value.code, told.out) == (2, "")
+    assert said in told.err
+    assert told.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_bound_too_fine_for_the_rows_names_how_many_are_needed(tiny, tmp_path):

@@ -8,7 +8,8 @@ from students import make_batches, make_lessons, make_original, make_student
 from torch.nn import functional
 
 from memrec_convert.encoding import CompressedTable
-from memrec_convert.finetune.loop import FineTuning, HoldOutScore, TrainingPlan, fine_tune
+from memrec_convert.finetune.loop import FineTuning, HoldOutScore, Lesson, TrainingPlan, fine_tune
+from memrec_convert.finetune.rows import open_rows
 
 TRAINED = {"first.codebook", "first.frame", "second.frame", "second.group.tokens", "second.group.weights"}
 
@@ -159,7 +160,7 @@ def test_training_ends_after_its_steps():
     lessons = make_lessons(make_original(student), make_batches(50))
     plan = TrainingPlan(epochs=3, steps_per_epoch=5)
     told = fine_tune(
-        student, lambda _epoch: iter(lessons), plan, hold_out=divergence_score(student),
+        student, lambda _epoch: iter(lessons), plan, hold_out=Script(range(9)),
         progress=lambda stage, done, total: steps.append((stage, done, total)),
     )  # fmt: skip
     assert steps == [("fine-tune", step, 15) for step in range(1, 16)]
@@ -228,3 +229,92 @@ def test_the_gain_is_over_step_zero():
     """Of the best score, or nothing where no later one was better."""
     assert FineTuning("auc", ((0, 0.5), (1, 0.75), (2, 0.6)), 1, 2).gain == 0.25
     assert FineTuning("auc", ((0, 0.5), (1, 0.4)), 0, 1).gain == 0
+
+
+def test_training_ends_when_nothing_gets_better():
+    """An epoch of checks without a new best is the end, and the best state is kept."""
+    student, script = make_student(), Script([0, 1, 3, 2, 2, 2, 2, 9])
+    told = train(student, script, epochs=3)
+    assert [score for _, score in told.history] == [0, 1, 3, 2, 2, 2, 2]
+    assert (told.best_step, told.steps, told.planned_steps) == (4, 12, 24)
+    assert not changed(student, script.states[2])
+
+
+@pytest.mark.parametrize(("slices", "place"), [([3, 1, 2], 0), ([1, 5, 2], 1), ([1, 2, 7], 2), ([4, 4, 4], 0)])
+def test_a_search_takes_the_rate_that_was_best_after_its_slice(slices, place):
+    """Each rate starts from the first state; of equal ones the plan's own stays; then all steps are made with it."""
+    factors = (1.0, 0.5, 2.0)
+    student, script = make_student(), Script([0, *slices, 1, 2, 3, 4])
+    plain = make_student()
+    told = train(student, script, batches=16, search=True, factors=factors)
+    rate = 3e-2 * factors[place]
+    train(plain, Script([0, 1, 2, 3, 4]), batches=16, codebook_rate=rate)
+    assert told.rate == pytest.approx(rate)
+    assert told.searched == tuple((3e-2 * f, 1e-4, s) for f, s in zip(factors, slices, strict=True))
+    assert told.history == ((0, 0), (4, 1), (8, 2), (12, 3), (16, 4))
+    assert not changed(student, state_of(plain))
+
+
+def test_a_search_with_the_dense_part_goes_on_to_its_rate():
+    """The dense part's rate is searched after the codebooks', with the best of those."""
+    student = make_student()
+    student.last.requires_grad_(True)
+    script = Script([0, 1, 2, 0, 1, 2, 3, 1, 2, 3, 4])
+    told = train(student, script, batches=16, search=True, train_dense=True, factors=(1.0, 0.5, 2.0))
+    assert [rates[:2] for rates in told.searched[3:]] == [(1.5e-2, 1e-4), (1.5e-2, 5e-5), (1.5e-2, 2e-4)]
+    assert (told.rate, told.dense_rate) == (1.5e-2, 2e-4)
+
+
+def test_a_score_that_is_no_number_wins_no_search():
+    """A rate that leads to NaN is not taken."""
+    told = train(make_student(), Script([0, float("nan"), 1, 0.5, 1, 2, 3, 4]), batches=16, search=True)
+    assert told.rate == pytest.approx(3e-2 / 3)
+
+
+def test_the_state_that_came_in_is_told():
+    """Whoever wants the model from before the training can have it."""
+    student = make_student()
+    before = state_of(student)
+    told = train(student, Script([0, 1, 2, 3, 4]))
+    assert told.start.keys() == before.keys()
+    assert all(torch.equal(told.start[name], before[name]) for name in before)
+    assert changed(student, before)
+
+
+def test_rows_train_through_the_same_loop():
+    """Plain tables learn labels, no slower than codes; what made their gradients sparse is undone."""
+    student = make_original(make_student())
+    before = state_of(student)
+    batches = make_batches(8)
+    lessons = [Lesson(lambda model, ids=ids: model(ids), (ids.sum(dim=1) % 2).float()) for ids in batches]
+    ids = torch.cat(batches)
+    targets = (ids.sum(dim=1) % 2).float()
+
+    def score(model):
+        with torch.no_grad():
+            return HoldOutScore("-loss", -float(functional.binary_cross_entropy_with_logits(model(ids), targets)))
+
+    plan = TrainingPlan(epochs=4, steps_per_epoch=8, codebook_rate=0.1)
+    told = fine_tune(
+        student, lambda _epoch: lessons, plan, hold_out=score, progress=lambda *_: None, open_model=open_rows
+    )
+    assert told.gain > 0.01
+    assert changed(student, before) == {"first.weight", "second.weight"}
+    assert not student.first.sparse
+    assert not student.first.weight.requires_grad
+    assert score(student).score == max(value for _, value in told.history)
+
+
+def test_rows_that_no_batch_has_stay():
+    """A step moves the rows of its batch and no others."""
+    student = make_original(make_student())
+    before = state_of(student)
+    ids = torch.tensor([[3, 5], [7, 5]])
+    lesson = Lesson(lambda model: model(ids), torch.tensor([1.0, 1.0]))
+    script = Script([0, 1])
+    fine_tune(
+        student, lambda _epoch: [lesson], TrainingPlan(1, 1), hold_out=script, progress=lambda *_: None,
+        open_model=open_rows,
+    )  # fmt: skip
+    moved = (student.first.weight != before["first.weight"]).any(dim=1).nonzero().flatten()
+    assert moved.tolist() == [3, 7]

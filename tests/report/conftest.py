@@ -3,11 +3,16 @@
 import pytest
 
 from memrec_convert.report import (
+    AblationReport,
     Alternative,
     ArtifactFile,
     ArtifactSizes,
     AucComparison,
     Comparison,
+    ControlReport,
+    DecileComparison,
+    DecileReport,
+    GroupReport,
     Provenance,
     Report,
     Sizes,
@@ -41,6 +46,20 @@ def build_report(name="user", text="a note", *, tables=2):
         slices=(
             SliceReport(f"{name}0", "code(3)", 30_000, 0.3, 0.8, 0.799, -0.001),
             SliceReport(f"{name}0", "unseen", 12, 0.00012, None, None, None),
+        ),
+        deciles=DecileComparison(
+            (DecileReport(50_010, 0.1, 0.11), DecileReport(50_010, 0.6, 0.59)),
+            (DecileReport(50_010, 0.1234, 0.12), DecileReport(50_010, 0.61, 0.5876)),
+        ),
+        groups=GroupReport(
+            name, 6040, 5900, 0.987, AucComparison(0.72, 0.719, (-0.0015, -0.0005), "worse"), (-0.001, -0.0002),
+            "worse", 2000,
+        ),
+        ablation=(AblationReport(f"{name}0", 0.8022, -0.0005, (-0.0007, -0.0003)),),
+        control=ControlReport(
+            "auc", 293, 0, 0.0, 0.001, AucComparison(0.8027, 0.8027, (0.0, 0.0), "same"),
+            AucComparison(0.8027, 0.8018, (-0.0012, -0.0006), "worse"),
+            AucComparison(0.8027, 0.8021, (-0.0009, -0.0003), "worse"),
         ),
         evaluation={"log": f"{name}.parquet", "samples": 100_020},
         serving_bytes=47_000_000,

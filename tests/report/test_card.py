@@ -23,7 +23,9 @@ def test_a_card_says_everything_that_matters(full):
         "the file has 46,000,000 bytes", "| user0 | 33,762,577 | 16 | 2.00 GB | 45.0 MB | codes |",
         "| user0 | code(3) | 30,000 | 30 % | 0.8000 | 0.7990 | -0.0010 |", "- theta: 1e-09",
         "| int8 user | 48.0 MB | 0.0123 | a note |", "- kept\\_step: 200", "- table user has unread rows",
-        "- source\\_digest: abab", "- time: (read: 1.2 s, plan: 0.5 s)",
+        "| 2 | 0.6000 | 0.5900 | 0.6100 | 0.5876 |", "| user0 | 0.8022 | -0.00050 | -0.00070 to -0.00030 |",
+        "| compression costs, both trained | 0.8027 | 0.8021 | -0.00060 | -0.00090 to -0.00030 |",
+        "- GAUC 0.7200 -> 0.7190 (-0.0010, ", "- source\\_digest: abab", "- time: (read: 1.2 s, plan: 0.5 s)",
     ):  # fmt: skip
         assert said in card
 

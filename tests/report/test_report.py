@@ -12,7 +12,7 @@ from memrec_convert.report import Comparison, Report
 KEYS = {
     "artifact", "budget_bytes", "weights", "tables", "auc", "log_loss", "normalized_entropy", "calibration", "slices",
     "sizes", "serving_bytes", "plan", "alternatives", "fine_tune", "architecture", "assumed", "provenance", "seconds",
-    "warnings", "evaluation",
+    "warnings", "evaluation", "deciles", "groups", "ablation", "control",
 }  # fmt: skip
 
 
@@ -26,6 +26,17 @@ def test_the_json_has_every_promised_key(full):
     }  # fmt: skip
     assert set(values["auc"]) == {"before", "after", "delta", "ci95", "verdict"}
     assert set(values["log_loss"]) == {"before", "after", "delta"}
+    assert set(values["groups"]) == {
+        "column", "groups", "both_classes", "covered", "gauc", "auc_ci95", "verdict", "resamples",
+    }  # fmt: skip
+    assert set(values["groups"]["gauc"]) == set(values["auc"])
+    assert set(values["deciles"]) == {"before", "after"}
+    assert values["deciles"]["after"][1] == {"samples": 50_010, "mean_prediction": 0.61, "mean_label": 0.5876}
+    assert values["ablation"] == [{"table": "user0", "auc": 0.8022, "delta": -0.0005, "ci95": [-0.0007, -0.0003]}]
+    assert set(values["control"]) == {
+        "metric", "steps", "best_step", "gain", "rate", "training", "conversion", "compression",
+    }  # fmt: skip
+    assert all(set(values["control"][key]) == set(values["auc"]) for key in ("training", "conversion", "compression"))
     assert set(values["sizes"]["source"]) == {"tables", "dense", "file"}
     assert set(values["sizes"]["artifact"]) == {"tables", "dense", "header", "total"}
     assert {"version", "layout", "container", "source_digest", "profile_digest", "seed", "options"} == set(
@@ -45,7 +56,8 @@ def test_derived_figures_follow_from_the_others(full):
 def test_what_was_not_measured_is_null(bare):
     """Without data the figures are null, not zero and not missing."""
     values = bare.to_json()
-    for key in ("auc", "log_loss", "normalized_entropy", "calibration", "slices", "serving_bytes", "fine_tune"):
+    for key in ("auc", "log_loss", "normalized_entropy", "calibration", "slices", "serving_bytes", "fine_tune",
+                "deciles", "groups", "ablation", "control"):  # fmt: skip
         assert values[key] is None
     assert values["tables"][0]["lookup_share"] is None
     assert values["provenance"]["source_digest"] is None

@@ -1,0 +1,84 @@
+"""What commands share on the terminal: JSON on stdout, its width, and progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from memrec_convert.units import format_bytes
+
+LEAST_BYTES = 10_000_000
+"""A total of this much or more counts bytes: nothing else comes in such numbers."""
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """One JSON object on stdout."""
+    click.echo(json.dumps(value, indent=1))
+
+
+def text_width() -> int:
+    """Columns for text: the terminal's, at most 100; 80 where stdout is none."""
+    return min(100, shutil.get_terminal_size((80, 24)).columns) if sys.stdout.isatty() else 80
+
+
+class Progress:
+    """Progress on stderr: a bar per stage on a terminal, a line per stage elsewhere, nothing when quiet.
+
+    Stages that count bytes of rows (LEAST_BYTES in all, or more) show them with what time is left; off a terminal every
+    half minute.
+    """
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+        self.stage = ""
+        self.bar: Any = None
+        self.started = self.told = 0.0
+
+    def __enter__(self) -> Callable[[str, int, int], None]:
+        return self._tell
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def _tell(self, stage: str, done: int, total: int) -> None:
+        if self.quiet:
+            return
+        if stage != self.stage:
+            self._begin(stage, total)
+        if self.bar is not None and done > self.bar.n:
+            self.bar.update(done - self.bar.n)
+        elif self.bar is None and total >= LEAST_BYTES:
+            self._tell_bytes(done, total)
+
+    def _tell_bytes(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self.told < SECONDS_BETWEEN_LINES or not 0 < done < total:
+            return
+        self.told = now
+        left = (now - self.started) * (total - done) / done
+        click.echo(
+            f"{self.stage}: {format_bytes(done)} of {format_bytes(total)}, about {left / 60:.0f} min left", err=True
+        )
+
+    def _begin(self, stage: str, total: int) -> None:
+        self.stage, self.started, self.told = stage, time.monotonic(), time.monotonic()
+        if not sys.stderr.isatty():
+            click.echo(f"{stage} ...", err=True)
+            return
+        from tqdm import tqdm
+
+        if self.bar is not None:
+            self.bar.close()
+        many = total >= LEAST_BYTES
+        self.bar = tqdm(
+            total=total, desc=stage, file=sys.stderr, leave=False, ncols=80, unit="B" if many else "it", unit_scale=many
+        )

@@ -1,0 +1,71 @@
+"""Progress in bytes for stages that read large tables: how much of what they will read has been read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Lock
+
+import numpy as np
+
+from memrec_convert.distill.rows import RowReader, is_large
+
+Progress = Callable[[str, int, int], None]
+"""Told of (stage, done, total) as work goes on."""
+
+
+@dataclass
+class Meter:
+    """Adds up the bytes that metered readers hand out, and tells a stage's progress."""
+
+    progress: Progress | None = None
+    stage_name: str = ""
+    done: int = 0
+    total: int = 0
+    lock: Lock = field(default_factory=Lock, repr=False)
+
+    @contextmanager
+    def stage(self, name: str, total_bytes: int, progress: Progress) -> Iterator[None]:
+        """Until the block ends, what is read counts towards `name`; a stage that reads nothing large tells nothing."""
+        if not total_bytes:
+            yield
+            return
+        self.progress, self.stage_name, self.done, self.total = progress, name, 0, total_bytes
+        progress(name, 0, total_bytes)
+        try:
+            yield
+        finally:
+            self.progress = None
+        progress(name, total_bytes, total_bytes)
+
+    def add(self, nbytes: int) -> None:
+        """That so much was read, by whichever thread."""
+        with self.lock:
+            self.done = min(self.done + nbytes, self.total)
+            if self.progress is not None:
+                self.progress(self.stage_name, self.done, self.total)
+
+
+@dataclass(frozen=True)
+class MeteredRows:
+    """The rows of a reader, each reading told to a meter."""
+
+    inner: RowReader
+    meter: Meter
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(rows, dim)."""
+        return self.inner.shape
+
+    def read_rows(self, start: int, stop: int) -> np.ndarray:
+        """As the inner reader's."""
+        rows = self.inner.read_rows(start, stop)
+        self.meter.add(rows.nbytes)
+        return rows
+
+
+def count_large_bytes(readers: Sequence[RowReader]) -> int:
+    """Bytes of one pass over the large ones among them, as float32."""
+    return sum(4 * reader.shape[0] * reader.shape[1] for reader in readers if is_large(reader.shape))

@@ -1,0 +1,157 @@
+"""Sections on how the artifact came about: headline, warnings, plan, fine-tuning, assumptions, provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from memrec_convert.report.figures import (
+    describe_mapping,
+    describe_provenance,
+    format_change,
+    format_ratio,
+    format_size,
+    format_value,
+)
+from memrec_convert.report.html.beside import CONVERTED, read_points
+from memrec_convert.report.html.given import Latency
+from memrec_convert.report.html.markup import Child, Html, join, tag
+from memrec_convert.report.html.parts import (
+    Cell,
+    Section,
+    fold,
+    make_facts,
+    make_figure,
+    make_list,
+    make_table,
+    say,
+    split_facts,
+)
+from memrec_convert.report.html.scale import linear_scale
+from memrec_convert.report.html.svg import Line, plot_lines
+
+DRAWN_KEYS = ("curve", "gate")
+"""Parts of the plan that have a chart or a sentence of their own."""
+MOST_STEPS = 500
+
+Values = Mapping[str, Any]
+
+
+def show_headline(values: Values, latency: Latency | None) -> Html:
+    """Size, AUC, speed and budget at a glance."""
+    source, size = values["sizes"]["source"], values["artifact"]["bytes"]
+    before = source["tables"] + source["dense"]
+    ratio = before / size if size else None
+    sizes = join(tag("span", format_size(before), " →"), " ", tag("span", format_size(size)))
+    cards = [_card("Size", sizes, f"{format_ratio(ratio)} smaller, tables and dense part"), _auc_card(values)]
+    if latency is not None:
+        cards.append(_speed_card(latency))
+    budget = values["budget_bytes"]
+    used = f"{100 * size / budget:.1f} % used; the whole file counts" if budget else "none"
+    cards.append(_card("Budget", format_size(budget), used))
+    number = len(values["warnings"])
+    if number:
+        link = tag("a", "what they say", href="#warnings")
+        cards.append(_card("Warnings", str(number), link, alarm=True))
+    return tag("dl", *cards, class_="cards")
+
+
+def show_warnings(values: Values) -> Section | None:
+    """What should be known before anything else; None where there is nothing."""
+    if not values["warnings"]:
+        return None
+    return Section("warnings", "Warnings", make_list(values["warnings"]), kind="warnings")
+
+
+def show_plan(values: Values) -> Section:
+    """What decided the forms, and which plans lost."""
+    plan = {key: value for key, value in values["plan"].items() if key not in DRAWN_KEYS}
+    gate = values["plan"].get("gate")
+    facts = [("ids weighted by", values["weights"]), *split_facts(describe_mapping(plan))]
+    if isinstance(gate, Mapping) and isinstance(gate.get("says"), str):
+        facts.append(("quality gate", gate["says"]))
+    content = [make_facts(facts)]
+    if values["alternatives"]:
+        rows = [
+            [entry["name"], Cell(format_size(entry["bytes"]), entry["bytes"]),
+             Cell("-" if entry["score"] is None else f"{entry['score']:.6g}", entry["score"] or 0.0), entry["note"]]
+            for entry in values["alternatives"]
+        ]  # fmt: skip
+        headers = ["alternative", "bytes", "score", "note"]
+        content.append(make_table("What lost against it (score: lower is better)", headers, rows, words=(0, 3)))
+    return Section("plan", "Plan", join(*content))
+
+
+def show_training(values: Values) -> Section:
+    """How fine-tuning went, with its history where it is known."""
+    training = values["fine_tune"]
+    if not training:
+        return Section("training", "Fine-tuning", say("None."))
+    facts = {key: value for key, value in training.items() if key != "history"}
+    return Section(
+        "training", "Fine-tuning", join(_draw_history(training), make_facts(split_facts(describe_mapping(facts))))
+    )
+
+
+def show_origin(values: Values) -> Section:
+    """What was assumed, and what the artifact was made from and by."""
+    content: list[Html | None] = []
+    if values["assumed"]:
+        content += [tag("h3", "Assumed, because the source does not say it"), make_list(values["assumed"])]
+    content += [tag("h3", "Made from and by"), make_facts(split_facts(describe_provenance(values)))]
+    if values["architecture"]:
+        content.append(fold("Architecture", make_facts(split_facts(describe_mapping(values["architecture"])))))
+    return Section("origin", "Assumptions and provenance", join(*content))
+
+
+def _auc_card(values: Values) -> Html:
+    auc = values["auc"]
+    if auc is None:
+        return _card("AUC", "not measured", "there was no evaluation data")
+    interval = auc["ci95"]
+    said = f"{format_value(auc['before'])} → {format_value(auc['after'])}"
+    if interval is not None:
+        said += f"; 95 % interval {format_change(interval[0])} to {format_change(interval[1])}"
+    if auc["verdict"]:
+        said += f": {auc['verdict']}"
+    return _card("Change of the AUC", format_change(auc["delta"]), said)
+
+
+def _speed_card(latency: Latency) -> Html:
+    """The embedding stage against the original over all batch sizes; its own time where nothing was beside it."""
+    rows = [row for row in latency.rows if row.contender == CONVERTED]
+    rows = [row for row in rows if row.stage == "embedding"] or rows
+    compared = [(row.ratio_to_original, row.batch) for row in rows if row.ratio_to_original is not None]
+    if compared:
+        (low, at_low), (high, at_high) = min(compared), max(compared)
+        said = f"the original's, embedding stage; from batch {at_low:,} to {at_high:,}"
+        return _card("Speed", f"{low:.2f}x to {high:.2f}x" if low < high else f"{low:.2f}x", said)
+    if rows:
+        best = min(rows, key=lambda row: row.ns_per_lookup)
+        return _card("Speed", f"{best.ns_per_lookup:,.0f} ns a lookup", f"at batch {best.batch:,}")
+    return _card("Speed", "not measured", "the file given holds no times of the artifact")
+
+
+def _card(title: str, figure: Child, said: Child, *, alarm: bool = False) -> Html:
+    shown = tag("dd", figure, tag("small", said))
+    return tag("div", tag("dt", title), shown, class_="alarm" if alarm else None)
+
+
+def _draw_history(training: Values) -> Html | None:
+    points = read_points(
+        [{**entry, "step": entry["step"] + 1} for entry in training["history"] if isinstance(entry, Mapping)
+         and isinstance(entry.get("step"), int)] if isinstance(training.get("history"), list) else None,
+        "step", "score",
+    )[:MOST_STEPS]  # fmt: skip
+    if len(points) < 2:
+        return None
+    line = Line("hold-out", tuple((step - 1, score) for step, score in points), 0, ours=True)
+    across = linear_scale([0.0, *(x for x, _ in line.points)], lambda value: f"{value:,.0f}")
+    up = linear_scale([y for _, y in line.points], lambda value: f"{value:.6g}", most=4)
+    metric = str(training.get("metric") or "score")
+    title = f"{metric} on the hold-out"
+    chart = plot_lines(
+        [line], across, up, title=title, axes=("step", metric),
+        description=f"{len(points)} measurements while training.",
+    )  # fmt: skip
+    return make_figure("The hold-out while training; the best state was kept.", chart)

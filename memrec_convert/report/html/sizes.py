@@ -1,0 +1,172 @@
+"""Sections on bytes: where they go, table by table, and which form serves how many lookups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from memrec_convert.report.figures import (
+    describe_shares,
+    format_ratio,
+    format_share,
+    format_size,
+    size_rows,
+)
+from memrec_convert.report.html.markup import Html, join, shorten_names
+from memrec_convert.report.html.parts import Cell, Section, make_figure, make_table, say, take_largest
+from memrec_convert.report.html.scale import log_scale
+from memrec_convert.report.html.svg import Row, draw_legend, plot_changes, plot_shares
+
+NAMED_TABLES = 5
+DENSE, REST, OTHERS = 5, 6, 7
+"""Colours of the dense part, of headers, and of all tables that are not named."""
+MOST_BARS = 30
+LABEL = 18
+"""Columns of a label in a chart that must fit a telephone."""
+
+Values = Mapping[str, Any]
+
+
+def show_bytes(values: Values) -> Section:
+    """Both files by their parts, and each table before and after."""
+    tables, sizes = values["tables"], values["sizes"]
+    budget = (
+        f"The budget was {format_size(values['budget_bytes'])} ({values['budget_bytes']:,} bytes) and counts the whole "
+        f"file; the file has {values['artifact']['bytes']:,} bytes. Serving memory: "
+        f"{format_size(values['serving_bytes'])}. Ratios leave out what else the source's file holds, such as "
+        "optimizer state."
+    )
+    content = [say(budget), _draw_parts(tables, sizes), _draw_changes(tables)]
+    content.append(make_table("Sizes by part", ["part", "before", "after"], size_rows(sizes)))
+    return Section("bytes", "Where the bytes go", join(*content))
+
+
+def show_lookups(values: Values) -> Section:
+    """Which form serves which share of the lookups of each table."""
+    known = [table for table in values["tables"] if table["lookup_share"]]
+    if not known:
+        return Section("lookups", "Lookups by form", say("Not measured: there was no lookup profile."))
+    totals: dict[str, float] = {}
+    for table in known:
+        for form, share in table["lookup_share"].items():
+            totals[form] = totals.get(form, 0.0) + share
+    forms = sorted((form for form in totals if totals[form] > 0), key=lambda form: -totals[form])
+    colours = {form: min(number, OTHERS) for number, form in enumerate(forms)}
+    shown, left_out = take_largest(known, MOST_BARS, lambda table: float(table["bytes_before"]))
+    labels = shorten_names([table["name"] for table in shown], LABEL)
+    rows = [
+        Row(label, _largest(table["lookup_share"]), _split(table["lookup_share"], colours))
+        for label, table in zip(labels, shown, strict=True)
+    ]
+    chart = plot_shares(
+        rows, title="Lookups by form", description=f"A bar per table, split by form, for {len(rows)} tables."
+    )
+    legend = [(form, colours[form], False) for form in forms[:OTHERS]]
+    if len(forms) > OTHERS:
+        rest = forms[OTHERS:]
+        legend.append((rest[0] if len(rest) == 1 else f"{len(rest)} other forms", OTHERS, False))
+    caption = "Share of the profile's lookups that each form serves." + _say_left_out(left_out)
+    return Section("lookups", "Lookups by form", make_figure(caption, draw_legend(legend, marks=False), chart))
+
+
+def show_tables(values: Values) -> Section:
+    """The plan of every table, to be sorted."""
+    rows = [_table_row(table) for table in values["tables"]]
+    headers = ["table", "rows", "dim", "before", "after", "ratio", "bits per row", "method", "form", "lookups by form"]
+    table = make_table("Plan by table", headers, rows, words=(0, 7, 8, 9), sortable=True)
+    return Section("tables", "Tables", table if rows else say("There are none."))
+
+
+def _table_row(table: Values) -> list[Cell | str]:
+    before, after, rows = table["bytes_before"], table["bytes_after"], table["rows"]
+    ratio = before / after if after else None
+    bits = 8 * after / rows if rows else None
+    return [
+        table["name"], Cell(f"{rows:,}", rows), Cell(f"{table['dim']:,}", table["dim"]),
+        Cell(format_size(before), before), Cell(format_size(after), after),
+        Cell("-" if ratio is None else format_ratio(ratio), ratio or 0.0),
+        Cell("-" if bits is None else f"{bits:,.1f}", bits or 0.0), table["method"], table["form"],
+        describe_shares(table["lookup_share"]),
+    ]  # fmt: skip
+
+
+def _draw_parts(tables: Sequence[Values], sizes: Values) -> Html:
+    source, artifact = sizes["source"], sizes["artifact"]
+    totals = (source["tables"] + source["dense"], artifact["total"])
+    named, left_out = take_largest(
+        tables, NAMED_TABLES,
+        lambda table: max(_share(table["bytes_before"], totals[0]), _share(table["bytes_after"], totals[1])),
+    )  # fmt: skip
+    bars = []
+    for side, total, dense, header in (
+        ("bytes_before", totals[0], source["dense"], 0),
+        ("bytes_after", totals[1], artifact["dense"], artifact["header"]),
+    ):
+        parts = [(table["name"], _share(table[side], total), number) for number, table in enumerate(named)]
+        others = sum(table[side] for table in tables) - sum(table[side] for table in named)
+        parts += [
+            ("other tables", _share(others, total), OTHERS), ("dense part", _share(dense, total), DENSE),
+            ("names and header", _share(header, total), REST),
+        ]  # fmt: skip
+        bars.append(Row("Before" if side == "bytes_before" else "After", format_size(total), tuple(parts)))
+    legend = [(table["name"], number, False) for number, table in enumerate(named)]
+    if left_out:
+        legend.append((f"{left_out:,} other table" + "s" * (left_out != 1), OTHERS, False))
+    legend += [("dense part", DENSE, False), ("names and header", REST, False)]
+    chart = plot_shares(
+        bars, title="Bytes by part",
+        description=f"The source's {format_size(totals[0])} and the artifact's {format_size(totals[1])}, each as a "
+        "bar split into tables, dense part and header.",
+    )  # fmt: skip
+    return make_figure(
+        "Shares of the bytes, each bar of its own whole.", draw_legend(legend, marks=False), chart
+    )
+
+
+def _draw_changes(tables: Sequence[Values]) -> Html | None:
+    known = [table for table in tables if table["bytes_before"] > 0 and table["bytes_after"] > 0]
+    if not known:
+        return None
+    shown, left_out = take_largest(known, MOST_BARS, lambda table: float(table["bytes_before"]))
+    labels = shorten_names([table["name"] for table in shown], LABEL)
+    rows = [
+        Row(
+            label, f"{format_size(one['bytes_before'])} → {format_size(one['bytes_after'])}",
+            span=(one["bytes_before"], one["bytes_after"]),
+        )
+        for label, one in zip(labels, shown, strict=True)
+    ]  # fmt: skip
+    scale = log_scale((end for row in rows if row.span for end in row.span), label_size)
+    chart = plot_changes(
+        rows, scale, title="Bytes of each table before and after",
+        description=f"{len(rows)} tables on a logarithmic scale; all figures are in the plan by table.",
+    )  # fmt: skip
+    caption = "Bytes of each table, before (hollow) and after (full), on a logarithmic scale."
+    return make_figure(caption + _say_left_out(left_out), chart)
+
+
+def label_size(size: float) -> str:
+    """A tick's size: 10 MB, 200 kB."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor * 0.9999:
+            return f"{size / factor:g} {unit}"
+    return f"{size:g} B"
+
+
+def _split(shares: Mapping[str, float], colours: Mapping[str, int]) -> tuple[tuple[str, float, int], ...]:
+    """A bar's parts in the order of the legend; shares that add up to more than all are scaled to fit."""
+    total = max(1.0, sum(share for share in shares.values() if share > 0))
+    return tuple((form, shares[form] / total, colours[form]) for form in colours if shares.get(form, 0.0) > 0)
+
+
+def _largest(shares: Mapping[str, float]) -> str:
+    form = max(shares, key=lambda form: shares[form])
+    return f"{shorten_names([form], 14)[0]} {format_share(shares[form])}"
+
+
+def _share(part: float, whole: float) -> float:
+    return min(1.0, max(0.0, part / whole)) if whole > 0 else 0.0
+
+
+def _say_left_out(number: int) -> str:
+    return f" The {number:,} smallest tables are in the table of the plan only." if number else ""
