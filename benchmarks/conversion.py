@@ -3,7 +3,8 @@
 python benchmarks/conversion.py --shared ../shared --modes untrained,trained,no-data,memrec --json figures.json
 
 Needs the folders checkpoints/ and data/ of real models and logs under --shared. Each figure is one run of `convert`;
-finished ones are kept in the JSON file, so that an interrupted run goes on where it stopped.
+finished ones are kept in the JSON file, so that an interrupted run goes on where it stopped; fits are kept in --work.
+"untrained" and "trained" are what a user gets without and with --val; "step-0" has --val and does not train.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ CASES = {
 }
 MODES: dict[str, dict[str, Any]] = {
     "untrained": {"epochs": 0},
+    "step-0": {"epochs": 0},
     "trained": {},
     "no-data": {"epochs": 0},
     "displacement": {"epochs": 0, "weights": "displacement"},
@@ -37,11 +39,11 @@ WITHOUT_DATA = ("no-data", "displacement")
 WITHOUT_VAL = ("untrained", "memrec", "int8")
 
 
-def run(shared: Path, case: str, budget: str, mode: str, seed: int) -> dict[str, Any]:
+def run(shared: Path, case: str, budget: str, mode: str, seed: int, work: Path | None) -> dict[str, Any]:
     """One conversion and its figures."""
     checkpoint, log = CASES[case]
     folder = shared / "data" / log
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory() as out:
         start = time.perf_counter()
         report = convert(
             shared / "checkpoints" / checkpoint,
@@ -49,8 +51,9 @@ def run(shared: Path, case: str, budget: str, mode: str, seed: int) -> dict[str,
             data=None if mode in WITHOUT_DATA else folder / "train.parquet",
             val=None if mode in WITHOUT_DATA + WITHOUT_VAL else folder / "val.parquet",
             eval=folder / "test.parquet",
-            out=Path(work) / "artifact.safetensors",
+            out=Path(out) / "artifact.safetensors",
             seed=seed,
+            work=work,
             **MODES[mode],
         )
     values = report.to_json()
@@ -72,6 +75,7 @@ def main() -> None:
     parser.add_argument("--budgets", default="33x,100x,300x")
     parser.add_argument("--modes", default="untrained,trained")
     parser.add_argument("--seeds", default="0")
+    parser.add_argument("--work", type=Path)
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     done: list[dict[str, Any]] = json.loads(options.json.read_text()) if options.json.exists() else []
@@ -82,7 +86,7 @@ def main() -> None:
                 for seed in map(int, options.seeds.split(",")):
                     if (case, budget, mode, seed) in known:
                         continue
-                    row = run(options.shared, case, budget, mode, seed)
+                    row = run(options.shared, case, budget, mode, seed, options.work)
                     done.append(row)
                     options.json.write_text(json.dumps(done, indent=1))
                     print(f"{case} {budget} {mode} seed {seed}: {row['delta']:+.5f} in {row['seconds']} s", flush=True)

@@ -33,20 +33,28 @@ SMALLEST_TELLING_DROP = 2e-4
 class AucModel:
     """Predicts the AUC drop of a squared change of the logits, from the original's own logits (float64 [n]).
 
-    Every sample counts as a click with the original's own probability, so no labels are needed.
+    Every sample counts as a click with the original's own probability, so no labels are needed. A drop that was
+    measured calibrates the rest: `calibration` is what it was of the predicted one, `anchor` the predicted one.
     """
 
     logits: np.ndarray
     samples: int
     calibration: float = 1.0
+    anchor: float = math.inf
     known: dict[int, float] = field(default_factory=dict, compare=False, repr=False)
 
     def drop(self, distortion: float) -> float:
         """The AUC lost when the logits change by independent noise; distortion is summed over the profile's samples.
 
         Independent noise is the worst case: part of what coding removes is detail that the original had overfitted.
-        `calibration` scales it to a drop that was measured.
+        Up to the anchor that part is taken to grow with the drop, beyond it to be used up: what is gone costs no more.
         """
+        predicted = self._predict(distortion)
+        if self.calibration < 1 and predicted > self.anchor:
+            return predicted - (1 - self.calibration) * self.anchor
+        return predicted * self.calibration
+
+    def _predict(self, distortion: float) -> float:
         variance = distortion / max(1, self.samples)
         if variance <= 0:
             return 0.0
@@ -54,8 +62,8 @@ class AucModel:
         step = math.floor(place)
         below, above, share = self._drop_at(step), self._drop_at(step + 1), place - step
         if below > 0 and above > 0:
-            return math.exp((1 - share) * math.log(below) + share * math.log(above)) * self.calibration
-        return ((1 - share) * below + share * above) * self.calibration
+            return math.exp((1 - share) * math.log(below) + share * math.log(above))
+        return (1 - share) * below + share * above
 
     def _drop_at(self, step: int) -> float:
         """The AUC lost at a variance of 2 ** (step / STEPS_PER_OCTAVE), by the same noise at every step."""
@@ -74,11 +82,11 @@ class AucModel:
         return chances, soft_auc(chances, self.logits), noise
 
     def calibrate(self, distortion: float, measured_drop: float) -> AucModel:
-        """The same model scaled so that it meets a measured drop, where both are large enough to mean anything."""
-        predicted = self.drop(distortion)
+        """The same model, made to meet a measured drop, where both are large enough to mean anything."""
+        predicted = self._predict(distortion)
         if predicted < SMALLEST_TELLING_DROP or measured_drop < SMALLEST_TELLING_DROP:
             return self
-        return replace(self, calibration=self.calibration * min(4.0, max(0.25, measured_drop / predicted)))
+        return replace(self, calibration=min(4.0, max(0.25, measured_drop / predicted)), anchor=predicted)
 
 
 def soft_auc(chances: np.ndarray, scores: np.ndarray) -> float:

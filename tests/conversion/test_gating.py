@@ -56,6 +56,22 @@ def test_calibration_meets_the_measured_drop_within_its_limits():
     assert model.calibrate(100.0, 1e-6) is model
 
 
+@pytest.mark.parametrize("factor", [0.3, 0.8, 1.0, 2.5])
+def test_a_calibrated_curve_still_rises(factor):
+    """A calibration scales smaller drops; a smaller drop than predicted is a fixed gain from there on."""
+    plain = AucModel(np.random.default_rng(3).normal(0, 1.2, 20_000), samples=1000)
+    at = plain.drop(100.0)
+    model = plain.calibrate(100.0, factor * at)
+    drops = [model.drop(100.0 * 2.0**step) for step in range(-4, 8)]
+    assert drops == sorted(drops)
+    assert model.drop(20.0) == pytest.approx(factor * plain.drop(20.0))
+    if factor < 1:
+        assert plain.drop(900.0) - model.drop(900.0) == pytest.approx((1 - factor) * at)
+    else:
+        assert model.drop(900.0) == pytest.approx(factor * plain.drop(900.0))
+    assert model.calibrate(100.0, at).drop(900.0) == pytest.approx(plain.drop(900.0))
+
+
 def test_gate_is_supported_only_when_the_whole_interval_is_within():
     """The estimate alone does not support a bound."""
     assert GateResult(0.001, 0.0005, (0.0001, 0.0009), "val", 10).supported
