@@ -1,6 +1,6 @@
 """The whole road in three minutes: make a click log, train a DLRM on it, convert it to a hundredth, read the report.
 
-    python examples/demo.py --out demo-output [--ratio 100x] [--quick]
+    python examples/demo.py --out demo-output [--ratio 100x] [--quick] [--no-convert]
 
 The log is synthetic (Zipf ids, labels from a known model), the network is a small plain-torch DLRM, and its checkpoint
 is saved in the layout of facebookresearch/dlrm. The two figures printed before the conversion show that there is
@@ -145,11 +145,12 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the log, the checkpoint and the artifact")
     parser.add_argument("--ratio", default="100x", help="budget: a share of the table bytes, or bytes (default: 100x)")
     parser.add_argument("--quick", action="store_true", help="a third of the samples and fewer tables")
+    parser.add_argument("--no-convert", action="store_true", help="stop once log and checkpoint are there")
     options = parser.parse_args()
     # Its steps are small: more threads gain nothing on an idle machine and wait for each other on a busy one.
     torch.set_num_threads(1)
     checkpoint = prepare(options.out, QUICK if options.quick else FULL)
-    return convert(checkpoint, options.ratio)
+    return 0 if options.no_convert else convert(checkpoint, options.ratio)
 
 
 if __name__ == "__main__":

@@ -104,9 +104,13 @@ def _find_candidates(
 
 
 def build_tables(
-    subject: Subject, fits: Sequence[TableFit], members: Membership, store: CodeStore, *, oov: str
-) -> tuple[list[CompressedModule], float]:
-    """The compressed module of every site, its codes refined for the depths that the plan gave; and the distortion."""
+    subject: Subject, fits: Sequence[TableFit], members: Membership, store: CodeStore, *, oov: str,
+    groups: Mapping[str, HashGroup] | None = None,
+) -> tuple[list[CompressedModule], float]:  # fmt: skip
+    """The compressed module of every site, its codes refined for the depths that the plan gave; and the distortion.
+
+    `groups` are the hashed tokens of the specs that have some; the distortion counts the mean row in their place.
+    """
     modules, distortion = list[CompressedModule](), 0.0
     for number, (site, fit, spec) in enumerate(zip(subject.sites, fits, members.specs, strict=True)):
         choice, levels = members.choices[number], members.levels[number]
@@ -117,7 +121,8 @@ def build_tables(
             name = ("" if store.refine else "plain ") + _name_finished(number, spec, choice, levels)
             tensors, loss = store.work.recall(name, make, ())
         distortion += loss
-        modules.append(make_module(site, spec, tensors, oov=oov))
+        group = groups[spec.hashing.group] if groups and spec.hashing else None
+        modules.append(make_module(site, spec, tensors, oov=oov, group=group))
     return modules, distortion
 
 

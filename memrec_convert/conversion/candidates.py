@@ -16,6 +16,8 @@ from memrec_convert.conversion.assembly import (
     make_module,
     replace_tables,
 )
+from memrec_convert.conversion.cold import NAME as HASHED_BASE
+from memrec_convert.conversion.cold import HashedBase, try_hashed_base
 from memrec_convert.conversion.fitting import Fitted
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.stopwatch import Stopwatch
@@ -47,7 +49,7 @@ _NAMES = {"auto": "rate-distortion plan", "codes": "codes alone", "int8": "int8 
 class Candidate:
     """A finished alternative: its modules, exact bytes, predicted distortion and, given data, measured divergence.
 
-    One that has no modules was planned only.
+    One that has no modules was planned only; `note` then says why it was not built.
 
     distortion is the summed weight * (change of the logit)**2 that the fit predicts; planned is what it was before ids
     were placed one by one and codes refined; price is that of a byte in the plan.
@@ -60,6 +62,7 @@ class Candidate:
     price: float = 0.0
     planned: float = 0.0
     divergence: float | None = None
+    note: str = ""
 
     @property
     def specs(self) -> tuple[TableSpec, ...]:
@@ -77,7 +80,8 @@ def find_candidates(
 ) -> list[Candidate]:  # fmt: skip
     """Finished alternatives within the budget; BudgetTooSmallError where the wanted method has none.
 
-    refine=False leaves codes and codebooks as the fit made them: the same bytes, for somewhat more distortion.
+    refine=False leaves codes and codebooks as the fit made them: the same bytes, for somewhat more distortion; hashed
+    tokens for ids at the mean row are then not tried.
     """
     if options.method == "memrec":
         with watch.stage("hashed fit"):
@@ -106,6 +110,10 @@ def find_candidates(
             with watch.stage("code"):
                 made = _make_candidate(subject, fitted, plan, store, budget_bytes, count, method, oov=options.oov)
             found += [made] if made is not None else []
+            if method == "auto" and made is not None and rivals and refine:
+                with watch.stage("hashed base"):
+                    base = try_hashed_base(subject, fitted, plan, store, budget_bytes, options, count)
+                found += [_name_base(base)] if base is not None else []
     if not reading:
         progress("plan and code", len(methods), len(methods))
     return found
@@ -121,6 +129,13 @@ def _make_candidate(
         return None
     modules, distortion = build_tables(subject, fitted.fits, members, store, oov=oov)
     return Candidate(_NAMES[method], tuple(modules), members.nbytes, distortion, plan.price, plan.distortion)
+
+
+def _name_base(base: HashedBase) -> Candidate:
+    note = "" if base.modules else f"not built: predicted to lose {base.ratio:.3f} times what the plan loses"
+    return Candidate(
+        HASHED_BASE, base.modules, base.nbytes, base.distortion, base.price, base.distortion, note=note
+    )  # fmt: skip
 
 
 def confirm(
@@ -145,15 +160,17 @@ def confirm(
     else:
         workers = subject.scoring_workers(options.workers)
         original = score_batches(subject.model, batches, subject.forward, workers=workers)
-    scored = []
+    scored, planned = list[Candidate](), [candidate for candidate in candidates if not candidate.modules]
     for number, candidate in enumerate(candidates):
+        if not candidate.modules:
+            continue
         progress("compare plans", number, len(candidates))
         logits = score_batches(
             candidate.as_model(subject), batches, subject.forward, workers=subject.scoring_workers(options.workers)
         )
         scored.append(replace(candidate, divergence=mean_divergence(original, logits)))
     progress("compare plans", len(candidates), len(candidates))
-    return sorted(scored, key=lambda candidate: candidate.divergence or 0.0)
+    return [*sorted(scored, key=lambda candidate: candidate.divergence or 0.0), *planned]
 
 
 def _fit_published_form(

@@ -25,10 +25,13 @@ class Options:
     epochs           of fine-tuning, given a hold-out; targets: the original's logits ("soft"), labels, or "mixed"
     lr_search        choose the learning rates of fine-tuning on the hold-out, after short trials
     dense            precision of the dense part in the file; train_dense lets fine-tuning move it
+    allow_nonfinite  read rows with NaN or infinite values as zeros instead of refusing them
     tables_only      convert the tables alone, of a model whose network need not be known
     oov              what the converted model does with an id beyond its table
     pooled           sizes and start of the method sample-pooled, as "D=75000,K=1,start=warm"
     k, k_weights     hashed tokens and weights per id under method "memrec"
+    batch_size       samples per batch of what reads a log
+    seed             of everything random
     threads          worker threads; 0 takes the machine's cores. They never change a result
     """
 

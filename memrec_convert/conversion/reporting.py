@@ -104,7 +104,7 @@ def name_method(module: CompressedModule) -> str:
     spec = module.spec
     if spec.form == "kept":
         return f"kept {spec.codec}"
-    if spec.hashing is not None:
+    if spec.hashing is not None and not spec.levels:
         return "hashed"
     if spec.stages:
         return "codes"
@@ -171,6 +171,8 @@ def describe_gate(gate: GateResult | None) -> dict[str, Any]:
 
 def describe_alternative(lost: Candidate, chosen: Candidate) -> Alternative:
     """A plan that lost, and by how much."""
+    if lost.note:
+        return Alternative(lost.name, lost.nbytes, None, lost.note)
     if lost.divergence is None or chosen.divergence is None:
         return Alternative(lost.name, lost.nbytes, lost.distortion, "predicted distortion; no data to measure on")
     factor = lost.divergence / chosen.divergence if chosen.divergence > 0 else float("inf")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memrec_convert.distill.rows import RowReader, read_chunks
+from memrec_convert.distill.rows import RowReader, in_metric, read_chunks
 from memrec_convert.encoding.spec import HashSpec
 from memrec_convert.kernels.hashing import WEIGHT_LANES, hash_ids, token_numbers, weight_positions
 
@@ -27,7 +27,8 @@ _RIDGE = 1e-6
 class HashedTable:
     """One table of a hashed group: its rows, seed, centre (float32 [dim]) and row weights p (float32 [rows]).
 
-    ids: int64 [rows], of which ids the rows are where they are a sample of a table.
+    ids: int64 [rows], of which ids the rows are where they are some of a table's. metric: float32 [dim, dim], in
+    which distances are measured after the fit; the plain one where it is None.
     """
 
     reader: RowReader
@@ -35,6 +36,7 @@ class HashedTable:
     centre: Tensor
     weights: np.ndarray
     ids: np.ndarray | None = None
+    metric: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -165,5 +167,6 @@ def _measure(spec: HashSpec, table: HashedTable, tokens: Tensor, weights: Tensor
     parts = []
     for chunk in _prepare(spec, table):
         found = tokens[chunk.tokens].sum(dim=1) * _alpha(chunk, weights, spec).unsqueeze(1)
-        parts.append((found - chunk.target).square().sum(dim=1).numpy())
+        rest = found - chunk.target
+        parts.append((rest if table.metric is None else in_metric(rest, table.metric)).square().sum(dim=1).numpy())
     return np.concatenate(parts)

@@ -11,7 +11,11 @@ from torch.nn import functional
 
 from memrec_convert.encoding import CompressedTable, HashGroup
 from memrec_convert.encoding.codecs import CODECS
+from memrec_convert.finetune.stored_rows import MOST_TRAINED, TrainableKept, TrainableRows
 from memrec_convert.kernels.hashing import hash_ids, token_numbers, weight_positions
+
+CODES_SHARE = 0.5
+"""Of the rate, for codebooks and centres: every id of a table moves with them."""
 
 
 class TrainableGroup(nn.Module):
@@ -54,7 +58,7 @@ class TrainableGroup(nn.Module):
 
 
 class TrainableTable(nn.Module):
-    """Codebook and centre of one replaced table as float parameters; codes, index and stored rows stay."""
+    """Codebook, centre and stored rows of one replaced table as float parameters; codes and index stay."""
 
     def __init__(self, table: CompressedTable, group: TrainableGroup | None) -> None:
         super().__init__()
@@ -62,12 +66,17 @@ class TrainableTable(nn.Module):
         self.shared_group = [group] if group is not None else []
         spec = table.spec
         frame = table.get_buffer("frame")
-        self.centre = nn.Parameter(frame[1:].clone())
         steps = [torch.full((size, 1), 2.0**-shift) for size, shift in zip(spec.stages, spec.shifts, strict=True)]
         self.steps = torch.cat(steps) * frame[0] if steps else torch.zeros(0, 1)
         values = table.get_buffer("codebook").to(torch.float32) * self.steps if steps else torch.zeros(0, spec.dim)
         self.spread = _spread(values)
         self.codebook = nn.Parameter(values / self.spread)
+        self.unit = self.spread if values.numel() else _spread(frame[1:])
+        self.centre = nn.Parameter(frame[1:] / self.unit)
+        stored = [number for number, level in enumerate(spec.levels) if level.kind == "rows"]
+        self.stored = nn.ModuleDict(
+            {str(n): TrainableRows(spec.levels[n].codec, self._parts_of(n)) for n in stored if self._is_small(n)}
+        )
 
     def decode(self, ids: Tensor) -> Tensor:
         """Rows of ids (int64 [n]) as float32 [n, dim], with gradients."""
@@ -75,7 +84,7 @@ class TrainableTable(nn.Module):
         spec = table.spec
         places = table.locate(ids)
         tokens = self._gather_entries(ids, places)
-        rows = self.centre.expand(len(ids), -1)
+        rows = (self.centre * self.unit).expand(len(ids), -1)
         if tokens is not None:
             values = functional.pad(self._rounded() * self.steps, (0, 0, 0, 1))
             rows = rows + functional.embedding_bag(tokens, values, mode="sum")
@@ -85,17 +94,34 @@ class TrainableTable(nn.Module):
         for number, (level, place) in enumerate(zip(spec.levels, places, strict=True)):
             member = (place >= 0).nonzero().squeeze(1)
             if level.kind == "rows" and len(member):
-                parts = {p: table.get_buffer(f"level{number}_{p}") for p in CODECS[level.codec].parts(0, spec.dim)}
-                rows = rows.index_copy(0, member, CODECS[level.codec].decode(parts, place[member]))
+                rows = rows.index_copy(0, member, self._look_up_stored(number, place[member]))
         return rows
+
+    def _look_up_stored(self, number: int, places: Tensor) -> Tensor:
+        trained = dict(self.stored.items()).get(str(number))
+        if isinstance(trained, TrainableRows):
+            return trained.look_up(places)
+        return CODECS[self.held[0].spec.levels[number].codec].decode(self._parts_of(number), places)
+
+    def _parts_of(self, number: int) -> dict[str, Tensor]:
+        """What the codec of a level of stored rows holds."""
+        table, level = self.held[0], self.held[0].spec.levels[number]
+        return {p: table.get_buffer(f"level{number}_{p}") for p in CODECS[level.codec].parts(0, table.spec.dim)}
+
+    def _is_small(self, number: int) -> bool:
+        return self.held[0].spec.levels[number].index.count * self.held[0].spec.dim <= MOST_TRAINED
 
     @torch.no_grad()
     def write_back(self) -> None:
         """Stores the trained numbers in the table's buffers, rounded as they were in training."""
         table = self.held[0]
-        table.get_buffer("frame")[1:] = self.centre
+        table.get_buffer("frame")[1:] = self.centre * self.unit
         if table.spec.stages:
             table.get_buffer("codebook").copy_(self._rounded())
+        for number, rows in self.stored.items():
+            assert isinstance(rows, TrainableRows)
+            for name, tensor in rows.encode().items():
+                table.get_buffer(f"level{number}_{name}").copy_(tensor)
 
     def _rounded(self) -> Tensor:
         return _round_through(self.codebook * self.spread / self.steps, 127)
@@ -117,19 +143,34 @@ class TrainableTable(nn.Module):
         return tokens
 
 
-class CodesTrainee:
-    """The numbers that the codes of a model's tables stand for."""
+Part = TrainableTable | TrainableKept | TrainableGroup
 
-    def __init__(self, parts: list[TrainableTable | TrainableGroup]) -> None:
+
+class CodesTrainee:
+    """The numbers that a model's tables hold: codebooks, centres, hashed tokens and rows."""
+
+    def __init__(self, parts: list[Part]) -> None:
         self.parts = parts
 
     def make_optimizers(
         self, model: nn.Module, *, rate: float, dense_rate: float, train_dense: bool
     ) -> list[torch.optim.Optimizer]:
-        """One Adam; the dense part, of what requires gradients, at its own rate."""
-        tables = [parameter for part in self.parts for parameter in part.parameters() if parameter.numel()]
+        """One Adam; codebooks and centres at a share of the rate, the dense part, of what requires gradients, at its
+        own.
+        """
+        rows = [module.rows for part in self.parts for module in part.modules() if isinstance(module, TrainableRows)]
+        of_rows = {id(parameter) for parameter in rows}
+        shared = [
+            parameter for part in self.parts if isinstance(part, TrainableTable)
+            for parameter in part.parameters() if parameter.numel() and id(parameter) not in of_rows
+        ]  # fmt: skip
+        groups_of_tables = [part for part in self.parts if isinstance(part, TrainableGroup)]
+        hashed = [parameter for part in groups_of_tables for parameter in part.parameters()]
         dense = [parameter for parameter in model.parameters() if parameter.requires_grad] if train_dense else []
-        groups = [{"params": tables, "lr": rate}, {"params": dense, "lr": dense_rate}]
+        groups = [
+            {"params": [*rows, *hashed], "lr": rate}, {"params": shared, "lr": rate * CODES_SHARE},
+            {"params": dense, "lr": dense_rate},
+        ]  # fmt: skip
         groups = [group for group in groups if group["params"]]
         return [torch.optim.Adam(groups, foreach=False)] if groups else []
 
@@ -141,18 +182,24 @@ class CodesTrainee:
 
 @contextmanager
 def open_codes(model: nn.Module) -> Iterator[CodesTrainee]:
-    """The model's replaced tables decode through float parameters while this is open."""
+    """The model's tables decode through float parameters while this is open."""
     with trainable_tables(model) as parts:
         yield CodesTrainee(parts)
 
 
 @contextmanager
-def trainable_tables(model: nn.Module) -> Iterator[list[TrainableTable | TrainableGroup]]:
-    """Lets the model's replaced tables decode through float parameters; the parts hold them and write them back."""
+def trainable_tables(model: nn.Module) -> Iterator[list[Part]]:
+    """Lets the model's tables decode through float parameters; the parts hold them and write them back.
+
+    Rows that are too many (MOST_TRAINED) stay as they are.
+    """
     groups: dict[int, TrainableGroup] = {}
-    tables: list[TrainableTable] = []
+    tables: list[TrainableTable | TrainableKept] = []
     for module in model.modules():
-        if isinstance(module, CompressedTable) and module.spec.form == "replaced":
+        if isinstance(module, CompressedTable) and module.spec.form == "kept":
+            if module.spec.rows * module.spec.dim <= MOST_TRAINED:
+                tables.append(TrainableKept(module))
+        elif isinstance(module, CompressedTable):
             group = module.group
             shared = None if group is None else groups.setdefault(id(group), TrainableGroup(group))
             tables.append(TrainableTable(module, shared))

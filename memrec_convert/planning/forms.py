@@ -81,13 +81,14 @@ def _count_bytes(choice: FormChoice, rows: int, dim: int) -> int:
 def choose_form(curves: TableCurves, price: float, *, thorough: bool = False, methods: str = "auto") -> FormChoice:
     """The form that minimises distortion + price * bytes.
 
-    methods: "auto" takes everything, "codes" no stored rows, "int8" kept int8 tables or stored int8 rows and the mean.
+    methods: "auto" takes everything, "codes" no stored rows, "int8" kept int8 tables or stored int8 rows and the mean,
+    "mean" everything over the mean row: no codes for all rows.
     thorough tries several guesses of what a key costs instead of one.
     """
     found = [_kept_choice(curves, codec) for codec in _kept_codecs(methods)]
     for bits in _KEY_BITS_TRIED if thorough else (_KEY_BITS_GUESS,):
         for curve in curves.lists:
-            bases = (0,) if methods == "int8" else range(len(curve.sizes) + 1)
+            bases = (0,) if methods in ("int8", "mean") else range(len(curve.sizes) + 1)
             found.extend(_replaced_choice(curves, curve, base, price, bits, methods) for base in bases)
             if methods == "int8":
                 break

@@ -47,7 +47,7 @@ def plan_hashed(
     def specs_for(hashed_bytes: int) -> tuple[TableSpec, ...]:
         total = sum(weights.values())
         groups = {
-            dim: _size_group(dim, hashed_bytes * weight // total, most_rows=weight // dim, k=k, k_weights=k_weights)
+            dim: size_group(dim, hashed_bytes * weight // total, most_rows=weight // dim, k=k, k_weights=k_weights)
             for dim, weight in weights.items()
         }
         return tuple(
@@ -98,7 +98,7 @@ def _choose_kept(shapes: Sequence[TableShape], budget_bytes: int, share: float) 
     return kept
 
 
-def _size_group(dim: int, nbytes: int, *, most_rows: int, k: int, k_weights: int) -> HashSpec:
+def size_group(dim: int, nbytes: int, *, most_rows: int, k: int, k_weights: int) -> HashSpec:
     """M and W of one group within these bytes; M never has more rows than the tables that it stands for."""
     block_bytes = 2 * WEIGHT_LANES
     most_blocks = max(1, most_rows // WEIGHT_LANES)

@@ -5,6 +5,8 @@ import torch
 from students import DIM, FORMS, ROWS, SCALE, make_spec, make_student, make_table
 from torch import nn
 
+from memrec_convert.finetune import trainable
+from memrec_convert.finetune.stored_rows import TrainableKept
 from memrec_convert.finetune.trainable import TrainableGroup, TrainableTable, trainable_tables
 
 IDS = torch.arange(ROWS)
@@ -12,6 +14,8 @@ IDS = torch.arange(ROWS)
 
 def parts_of(table):
     """(trainable table, its group or None) of a compressed table."""
+    if table.spec.form == "kept":
+        return TrainableKept(table), None
     group = None if table.group is None else TrainableGroup(table.group)
     return TrainableTable(table, group), group
 
@@ -25,7 +29,7 @@ def move(parts, size=0.05, seed=0):
                 parameter += size * torch.randn_like(parameter)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, "kept"])
 def test_at_step_zero_rows_are_those_of_the_reference(form):
     """Codes, levels, stored rows and hashed tokens decode alike, but for the order of float sums."""
     table = make_table(form)
@@ -36,7 +40,7 @@ def test_at_step_zero_rows_are_those_of_the_reference(form):
     assert torch.allclose(trainable.decode(IDS[[5, 5, 80]]), want[[5, 5, 80]], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, "kept"])
 def test_writing_back_at_once_changes_nothing(form):
     """Parameters that were not trained round to the integers that they came from."""
     table = make_table(form)
@@ -51,7 +55,7 @@ def test_writing_back_at_once_changes_nothing(form):
             assert torch.equal(tensor, before[name]), name
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, "kept"])
 def test_after_writing_back_the_reference_gives_what_was_trained(form):
     """The rounding is in the loop: what training last saw is what the stored integers decode to."""
     table = make_table(form)
@@ -74,7 +78,7 @@ def test_written_numbers_are_rounded_parameters():
     with torch.no_grad():
         trainable.codebook += 0.3 * torch.randn(trainable.codebook.shape, generator=torch.Generator().manual_seed(0))
         trainable.codebook[0, 0], trainable.codebook[-1, 1] = 1e4, -1e4
-        trainable.centre += 1.5
+        trainable.centre += 1.5 / trainable.unit
     centre, scale = table.frame[1:].clone(), table.frame[0].clone()
     trainable.write_back()
     spec, _ = make_spec("codes")
@@ -115,16 +119,18 @@ def test_gradients_are_those_of_the_unrounded_parameters():
     touched = set(trainable.codebook.grad.abs().sum(dim=1).nonzero().flatten().tolist())
     assert touched == named
     assert torch.allclose(trainable.codebook.grad[sorted(named)], torch.full((3, DIM), trainable.spread))
-    assert trainable.centre.grad.tolist() == [1.0] * DIM
+    assert torch.allclose(trainable.centre.grad, torch.full((DIM,), trainable.unit))
 
 
-def test_stored_rows_have_no_gradient_and_no_part_in_the_codebook():
-    """Looking up nothing but stored rows trains nothing."""
+def test_stored_rows_move_by_themselves():
+    """A stored row has its own gradient, and no part in the codebook or the centre."""
     table = make_table("rows")
     trainable, _ = parts_of(table)
-    stored = IDS[table.form_of(IDS) == 2]
-    assert len(stored) == 20
+    stored = (table.form_of(IDS) == 2).nonzero().flatten()
+    assert len(stored)
     (trainable.decode(stored).sum() + 0 * trainable.centre.sum() + 0 * trainable.codebook.sum()).backward()
+    (rows,) = trainable.stored.values()
+    assert torch.allclose(rows.rows.grad, torch.full(rows.rows.shape, rows.spread))
     assert not bool(trainable.codebook.grad.any())
     assert not bool(trainable.centre.grad.any())
 
@@ -155,8 +161,9 @@ def test_tables_of_a_group_train_one_pair_of_tables():
         assert not torch.equal(second(IDS.unsqueeze(1)), before)
 
 
-def test_decoders_are_there_inside_and_gone_outside():
-    """Also after a failure, and a kept table has none."""
+def test_decoders_are_there_inside_and_gone_outside(monkeypatch):
+    """Also after a failure, and a kept table of too many rows has none."""
+    monkeypatch.setattr(trainable, "MOST_TRAINED", ROWS * DIM - 1)
     student = make_student("codes", "kept")
 
     def fail():
@@ -169,6 +176,20 @@ def test_decoders_are_there_inside_and_gone_outside():
     with pytest.raises(KeyError):
         fail()
     assert student.first.decoder is None
+
+
+def test_codebooks_move_at_a_share_of_the_rate(monkeypatch):
+    """Rows and hashed tokens take the whole rate; more rows than may be trained stay as they are."""
+    model = nn.ModuleList([make_table("rows"), make_table("hashed"), make_table("kept")])
+    with trainable.open_codes(model) as trainee:
+        (adam,) = trainee.make_optimizers(model, rate=0.1, dense_rate=1.0, train_dense=False)
+        rates = {group["lr"]: sum(one.numel() for one in group["params"]) for group in adam.param_groups}
+    stored, kept, group = 20 * DIM, ROWS * DIM, 40 * DIM + 3 * 16
+    assert rates == {0.1: stored + kept + group, 0.1 * trainable.CODES_SHARE: (4 + 16 + 8) * DIM + 2 * DIM}
+    monkeypatch.setattr(trainable, "MOST_TRAINED", 20 * DIM - 1)
+    with trainable_tables(model) as parts:
+        assert [type(part) for part in parts] == [TrainableTable, TrainableTable, TrainableGroup]
+        assert not parts[0].stored
 
 
 def test_parameters_have_a_common_size():

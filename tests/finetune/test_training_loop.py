@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
-from students import make_batches, make_lessons, make_original, make_student
+from students import DIM, ROWS, make_batches, make_lessons, make_original, make_student
 from torch.nn import functional
 
 from memrec_convert.encoding import CompressedTable
+from memrec_convert.finetune import trainable
 from memrec_convert.finetune.loop import FineTuning, HoldOutScore, Lesson, TrainingPlan, fine_tune
 from memrec_convert.finetune.rows import open_rows
 
@@ -95,16 +96,19 @@ def test_a_score_that_is_no_number_is_never_the_best():
     assert not changed(student, script.states[2])
 
 
-def test_only_codebooks_centres_and_hashed_tables_move():
-    """Codes, indexes, stored rows, scales and the dense part are as before; all that may move has moved."""
-    for second in ("hashed", "rows"):
+def test_only_codebooks_centres_rows_and_hashed_tables_move():
+    """Codes, indexes, the codebooks' scale and the dense part are as before; all that may move has moved."""
+    frames = {"first.codebook", "first.frame", "second.codebook", "second.frame"}
+    for second in ("hashed", "rows", "kept"):
         student = make_student("levels", second)
         before = state_of(student)
         scale = float(student.first.frame[0])
         train(student, Script([0, 1, 2, 3, 4]))
-        allowed = (
-            TRAINED if second == "hashed" else {"first.codebook", "first.frame", "second.codebook", "second.frame"}
-        )
+        allowed = {
+            "hashed": TRAINED,
+            "rows": frames | {"second.level1_rows", "second.level1_scale"},
+            "kept": {"first.codebook", "first.frame", "second.rows", "second.scale"},
+        }[second]
         assert changed(student, before) == allowed
         assert float(student.first.frame[0]) == scale
 
@@ -211,8 +215,9 @@ def test_decoders_are_gone_after_training_and_after_a_failure():
     assert torch.equal(student(ids), twin(ids))
 
 
-def test_nothing_to_train_is_step_zero():
-    """Kept tables alone: no lesson is asked for."""
+def test_nothing_to_train_is_step_zero(monkeypatch):
+    """Kept tables of too many rows alone: no lesson is asked for."""
+    monkeypatch.setattr(trainable, "MOST_TRAINED", ROWS * DIM - 1)
     student = make_student("kept", "kept")
     before = state_of(student)
 

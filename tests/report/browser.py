@@ -64,6 +64,11 @@ class Browser:
         """What a script in the page returns."""
         return self._post("/execute/sync", script=script, args=list(arguments))
 
+    def wait_for(self, promise):
+        """What a promise, given as an expression, comes to; a failure of it is an error of the driver."""
+        script = f"const done = arguments[0]; ({promise}).then(done, (fault) => done({{ fault: String(fault) }}));"
+        return self._post("/execute/async", script=script, args=[])
+
     def click(self, selector):
         """Clicks on an element as a reader would: it must be there, and visible."""
         found = self._post("/element", using="css selector", value=selector)

@@ -1,5 +1,6 @@
 """The HTML page: well-formed, complete, small, and proof against what files write into their names."""
 
+import random
 import re
 from dataclasses import replace
 from itertools import pairwise
@@ -9,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from page_parser import parse_page
 
+from memrec_convert.cli import cli
 from memrec_convert.errors import ArtifactError
 from memrec_convert.report import Report
 from memrec_convert.report.html import read_comparison, read_latency, render_html
 from memrec_convert.report.html.markup import MOST_CHARACTERS, escape, make_harmless, shorten_names, tag
+from memrec_convert.report.html.sizes import split_shares
 from memrec_convert.report.html.style import STYLE
 
 HOSTILE = "\"'><script>window.hacked=1</script><img src=x onerror=window.hacked=1>&lt;\u202eevil\u2066\x1b[31m</title>"
@@ -127,9 +130,9 @@ def test_a_page_says_everything_that_matters(page):
         assert said in text, said
     titles = [one.children[0].text for one in page.find("section")]
     assert titles == [
-        "Warnings", "Quality", "Training and compression", "Where the bytes go", "AUC against bytes", "Other sizes",
-        "Lookups by form", "Tables", "What each table alone costs", "Calibration", "AUC by form of the lookup",
-        "Latency against batch size", "Plan", "Fine-tuning", "Assumptions and provenance",
+        "Warnings", "Quality", "Training and compression", "Where the bytes go", "AUC against bytes", "Rate curve",
+        "Lookups by form", "Plan by table", "What each table alone costs", "Calibration", "AUC by form of the lookup",
+        "Latency against batch size", "How the plan was chosen", "Fine-tuning", "Assumptions and provenance",
     ]  # fmt: skip
 
 
@@ -137,10 +140,66 @@ def test_a_page_of_nothing_measured_claims_nothing(bare):
     """What nobody measured says so or is left out; the page is whole all the same."""
     page = parse_page(render_html(bare))
     anchors = [one.attributes["id"] for one in page.find("section")]
-    assert anchors == ["quality", "bytes", "lookups", "tables", "calibration", "plan", "training", "origin"]
+    assert anchors == ["quality", "bytes", "lookups", "tables", "calibration", "plan", "training", "origin", "missing"]
     for anchor in ("quality", "lookups", "calibration"):
         assert "Not measured" in section_of(page, anchor).text
     assert "not measured" in page.find("header")[0].text
+
+
+def test_what_a_page_lacks_comes_with_the_command_for_it(full, bare):
+    """Every section without figures names a command; each command's name of a file is a placeholder, not the file's."""
+    lacking = section_of(parse_page(render_html(bare)), "missing")
+    commands = [one.text for one in lacking.find("code")]
+    assert all(one.startswith("memrec-convert ") for one in commands)
+    for option in ("--eval ", "--bench-json ", "--compare-json ", "--report-html ", "--data LOG"):
+        assert any(option in one for one in commands), option
+    assert "small" not in lacking.text
+    assert [one for one in parse_page(render_full(full)).find("section") if one.attributes["id"] == "missing"] == []
+    timed = parse_page(render_html(full, latency=read_latency(build_latency())))
+    assert "bench" not in section_of(timed, "missing").text
+    assert "compare" in section_of(timed, "missing").text
+
+
+def test_the_commands_that_a_page_names_are_valid(bare):
+    """Each parses: its command and its options exist."""
+    for one in section_of(parse_page(render_html(bare)), "missing").find("code"):
+        words = one.text.partition(" > ")[0].split()[1:]
+        name, *arguments = words if words[0] in cli.commands else ["convert", *words]
+        arguments = ["1MB" if word == "SIZE" else word for word in arguments]
+        cli.commands[name].make_context(name, arguments).close()
+
+
+def test_methods_are_ranked_at_the_size_nearest_to_the_artifacts(full):
+    """Best first, with this artifact among them; a method that cannot get that small is named."""
+    comparison = build_comparison()
+    chart = find_ranking(render_html(full, comparison=read_comparison(comparison)))
+    assert chart.children[0].text == "Change of the AUC at 48.0 MB"
+    names = [one.text for one in chart.find("text") if one.attributes.get("class") == "name"]
+    assert names == ["memrec-convert auto", "this artifact", "product quantisation"]
+    page = render_html(full, comparison=read_comparison(comparison["budgets"][0]))
+    names = [one.text for one in find_ranking(page).find("text") if one.attributes.get("class") == "name"]
+    assert names == ["memrec-convert auto"]
+    assert "Not that small: product quantisation." in parse_page(page).text
+    assert "at 24.0 MB, the nearest to this artifact's 46.0 MB" in parse_page(page).text
+
+
+def find_ranking(text):
+    """The first chart of the section on rivals."""
+    charts = [one for one in section_of(parse_page(text), "rivals").find("svg") if "role" in one.attributes]
+    return charts[0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_forms_keep_their_colour_and_their_order_in_every_bar(seed):
+    """From the nearest to the original to the coarsest, whatever order the report has them in."""
+    forms = ["kept", "row", "code(10)", "code(8)", "code(5)", "code(2)", "code(1)", "hashed", "mean", "code(x)"]
+    shuffled = random.Random(seed).sample(forms, len(forms))
+    parts = split_shares(dict.fromkeys(shuffled, 0.1))
+    assert [form for form, _, _ in parts] == forms
+    colours = [colour for _, _, colour in parts]
+    assert colours[2] == colours[3]
+    assert colours[5] == colours[6]
+    assert len(set(colours)) == 8
 
 
 def test_the_page_is_that_of_the_report_read_back(full):

@@ -25,13 +25,25 @@ from memrec_convert.report.html.parts import (
     make_list,
     make_table,
     say,
+    side_by_side,
     split_facts,
 )
 from memrec_convert.report.html.scale import linear_scale
 from memrec_convert.report.html.svg import Line, plot_lines
 
-DRAWN_KEYS = ("curve", "gate")
-"""Parts of the plan that have a chart or a sentence of their own."""
+DRAWN_KEYS = ("curve", "gate", "budget_bytes")
+"""Parts of the plan that have a chart, a sentence or a card of their own."""
+PLAN_NAMES = {
+    "chosen": "what was chosen", "predicted_bytes": "bytes predicted for the file",
+    "distortion": "predicted distortion (squared error of the rows, weighted by lookups)",
+    "price_per_byte": "distortion that one byte more would save",
+    "divergence": "divergence from the original's predictions",
+    "budget": "budget as asked for", "method": "method asked for",
+}  # fmt: skip
+TRAINING_NAMES = {
+    "metric": "judged on the hold-out by", "steps": "steps taken", "planned_steps": "steps planned",
+    "best_step": "step whose state was kept", "gain": "gain on the hold-out", "rate": "learning rate",
+}  # fmt: skip
 MOST_STEPS = 500
 
 Values = Mapping[str, Any]
@@ -44,8 +56,7 @@ def show_headline(values: Values, latency: Latency | None) -> Html:
     ratio = before / size if size else None
     sizes = join(tag("span", format_size(before), " →"), " ", tag("span", format_size(size)))
     cards = [_card("Size", sizes, f"{format_ratio(ratio)} smaller, tables and dense part"), _auc_card(values)]
-    if latency is not None:
-        cards.append(_speed_card(latency))
+    cards.append(_speed_card(latency))
     budget = values["budget_bytes"]
     used = f"{100 * size / budget:.1f} % used; the whole file counts" if budget else "none"
     cards.append(_card("Budget", format_size(budget), used))
@@ -67,7 +78,7 @@ def show_plan(values: Values) -> Section:
     """What decided the forms, and which plans lost."""
     plan = {key: value for key, value in values["plan"].items() if key not in DRAWN_KEYS}
     gate = values["plan"].get("gate")
-    facts = [("ids weighted by", values["weights"]), *split_facts(describe_mapping(plan))]
+    facts = [("ids weighted by", values["weights"]), *split_facts(describe_mapping(plan), PLAN_NAMES)]
     if isinstance(gate, Mapping) and isinstance(gate.get("says"), str):
         facts.append(("quality gate", gate["says"]))
     content = [make_facts(facts)]
@@ -79,7 +90,7 @@ def show_plan(values: Values) -> Section:
         ]  # fmt: skip
         headers = ["alternative", "bytes", "score", "note"]
         content.append(make_table("What lost against it (score: lower is better)", headers, rows, words=(0, 3)))
-    return Section("plan", "Plan", join(*content))
+    return Section("plan", "How the plan was chosen", side_by_side(*content))
 
 
 def show_training(values: Values) -> Section:
@@ -88,9 +99,12 @@ def show_training(values: Values) -> Section:
     if not training:
         return Section("training", "Fine-tuning", say("None."))
     facts = {key: value for key, value in training.items() if key != "history"}
+    if "metric" in facts:
+        facts["metric"] = name_metric(facts["metric"])
     return Section(
-        "training", "Fine-tuning", join(_draw_history(training), make_facts(split_facts(describe_mapping(facts))))
-    )
+        "training", "Fine-tuning",
+        side_by_side(_draw_history(training), make_facts(split_facts(describe_mapping(facts), TRAINING_NAMES))),
+    )  # fmt: skip
 
 
 def show_origin(values: Values) -> Section:
@@ -102,6 +116,11 @@ def show_origin(values: Values) -> Section:
     if values["architecture"]:
         content.append(fold("Architecture", make_facts(split_facts(describe_mapping(values["architecture"])))))
     return Section("origin", "Assumptions and provenance", join(*content))
+
+
+def name_metric(metric: object) -> str:
+    """A metric as people write it."""
+    return "AUC" if metric == "auc" else str(metric or "score")
 
 
 def _auc_card(values: Values) -> Html:
@@ -117,15 +136,19 @@ def _auc_card(values: Values) -> Html:
     return _card("Change of the AUC", format_change(auc["delta"]), said)
 
 
-def _speed_card(latency: Latency) -> Html:
+def _speed_card(latency: Latency | None) -> Html:
     """The embedding stage against the original over all batch sizes; its own time where nothing was beside it."""
+    if latency is None:
+        return _card("Speed", "not measured", tag("a", "how to measure it", href="#missing"))
     rows = [row for row in latency.rows if row.contender == CONVERTED]
     rows = [row for row in rows if row.stage == "embedding"] or rows
     compared = [(row.ratio_to_original, row.batch) for row in rows if row.ratio_to_original is not None]
     if compared:
         (low, at_low), (high, at_high) = min(compared), max(compared)
-        said = f"the original's, embedding stage; from batch {at_low:,} to {at_high:,}"
-        return _card("Speed", f"{low:.2f}x to {high:.2f}x" if low < high else f"{low:.2f}x", said)
+        if low == high:
+            return _card("Speed", f"{low:.2f}x", f"that of the original's embedding stage, at batch {at_low:,}")
+        said = f"that of the original's embedding stage: the least at batch {at_low:,}, the most at {at_high:,}"
+        return _card("Speed", f"{low:.2f}x to {high:.2f}x", said)
     if rows:
         best = min(rows, key=lambda row: row.ns_per_lookup)
         return _card("Speed", f"{best.ns_per_lookup:,.0f} ns a lookup", f"at batch {best.batch:,}")
@@ -148,7 +171,7 @@ def _draw_history(training: Values) -> Html | None:
     line = Line("hold-out", tuple((step - 1, score) for step, score in points), 0, ours=True)
     across = linear_scale([0.0, *(x for x, _ in line.points)], lambda value: f"{value:,.0f}")
     up = linear_scale([y for _, y in line.points], lambda value: f"{value:.6g}", most=4)
-    metric = str(training.get("metric") or "score")
+    metric = name_metric(training.get("metric"))
     title = f"{metric} on the hold-out"
     chart = plot_lines(
         [line], across, up, title=title, axes=("step", metric),

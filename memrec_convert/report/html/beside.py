@@ -8,16 +8,20 @@ from typing import Any
 
 from memrec_convert.report.figures import format_change, format_ratio, format_size, format_value
 from memrec_convert.report.html.given import Latency, LatencyRow, RivalTable
-from memrec_convert.report.html.markup import Html, join, name_of
-from memrec_convert.report.html.parts import Cell, Section, fold, make_figure, make_list, make_table, say
+from memrec_convert.report.html.markup import Html, join, name_of, shorten_names, tag
+from memrec_convert.report.html.parts import Cell, Section, fold, make_figure, make_list, make_table, say, side_by_side
 from memrec_convert.report.html.scale import change_scale, list_scale, log_scale
 from memrec_convert.report.html.sizes import label_size
-from memrec_convert.report.html.svg import OWN, Line, draw_legend, plot_lines
+from memrec_convert.report.html.svg import OWN, Line, Row, draw_legend, plot_intervals, plot_lines
 from memrec_convert.report.latency import STAGES
 
 OURS, CONVERTED = "memrec-convert", "converted"
 THIS = "this artifact"
 MOST_LINES = 40
+RANKED = 34
+"""Columns of a method's name in the ranking."""
+NEAR = 1.1
+"""Sizes that differ by less than this factor are set beside each other."""
 SAME_AUC = 1e-6
 
 Values = Mapping[str, Any]
@@ -29,7 +33,8 @@ def show_rivals(values: Values, comparison: Sequence[RivalTable]) -> Section | N
     if not comparison:
         return None
     content: list[Html | None] = [_warn_of_other_rows(values, comparison)]
-    if lines:
+    drawn: list[Html | None] = [_draw_ranking(values, comparison)]
+    if len(comparison) > 1 and lines:
         across = log_scale((x for line in lines for x, _ in line.points), label_size)
         up = change_scale(y for line in lines for _, y in line.points)
         chart = plot_lines(
@@ -38,11 +43,50 @@ def show_rivals(values: Values, comparison: Sequence[RivalTable]) -> Section | N
             description=f"{len(lines)} methods at {len(comparison)} budgets; all figures are in the table.",
         )  # fmt: skip
         caption = (
-            f"Every method at equal bytes, {_describe_epochs(values, comparison)}. Small changes are to scale, large "
-            "ones by their logarithm; up is better."
+            f"Every method at {len(comparison)} sizes. Small changes are to scale, large ones by their logarithm; "
+            "up is better."
         )
         legend = draw_legend([(line.name, line.number, line.ours) for line in lines])
-        content.append(make_figure(caption, chart, legend))
+        drawn.append(make_figure(caption, chart, legend))
+    content.append(side_by_side(*drawn))
+    content.append(fold("All figures", _list_rivals(comparison)))
+    return Section("rivals", "AUC against bytes", join(*content))
+
+
+def _draw_ranking(values: Values, comparison: Sequence[RivalTable]) -> Html | None:
+    """The methods at the budget nearest to this artifact's size, best first, and this artifact among them."""
+    size, auc = values["artifact"]["bytes"], values["auc"]
+    table = min(comparison, key=lambda one: abs(math.log(one.budget_bytes / max(size, 1))))
+    places = [(row.method, row.auc_delta, row.ci95, row.method.startswith(OURS)) for row in table.rows]
+    near = NEAR > table.budget_bytes / max(size, 1) > 1 / NEAR
+    if auc is not None and near:
+        places.append((THIS, auc["delta"], auc["ci95"], True))
+    found = [(name, delta, interval, ours) for name, delta, interval, ours in places if delta is not None]
+    if not found:
+        return None
+    found = sorted(found, key=lambda one: -one[1])[:MOST_LINES]
+    labels = shorten_names([name for name, *_ in found], RANKED)
+    rows = [
+        Row(label, format_change(delta, 5), value=delta, span=interval and (interval[0], interval[1]), muted=not ours)
+        for label, (_, delta, interval, ours) in zip(labels, found, strict=True)
+    ]
+    scale = change_scale(end for row in rows for end in (row.value, *(row.span or ())))
+    title = f"Change of the AUC at {format_size(table.budget_bytes)}"
+    chart = plot_intervals(
+        rows, scale, title=title, description=f"{len(rows)} methods, best first; all figures are in the table."
+    )
+    beside = "" if near else f", the nearest to this artifact's {format_size(size)}"
+    out_of_reach = [row.method for row in table.rows if row.auc_delta is None]
+    caption: list[Html | str] = [
+        f"{title}{beside}, with 95 % intervals; {_describe_epochs(values, comparison)}. Right is better."
+    ]
+    if out_of_reach:
+        names = join(*(join(", " if i else None, name_of(name)) for i, name in enumerate(out_of_reach[:MOST_LINES])))
+        caption.append(join(" Not that small: ", names, "."))
+    return make_figure(join(*caption), chart)
+
+
+def _list_rivals(comparison: Sequence[RivalTable]) -> Html:
     rows: list[list[Cell | str]] = [
         [
             row.method, Cell(format_size(table.budget_bytes), table.budget_bytes),
@@ -56,16 +100,12 @@ def show_rivals(values: Values, comparison: Sequence[RivalTable]) -> Section | N
         for row in sorted(table.rows, key=lambda row: -(-2.0 if row.auc_delta is None else row.auc_delta))
     ]  # fmt: skip
     headers = ["method", "budget", "bytes", "AUC", "change", "note"]
-    content.append(fold("Figures", make_table("Methods at equal bytes", headers, rows, words=(0, 5), sortable=True)))
-    return Section("rivals", "AUC against bytes", join(*content))
+    return make_table("Methods at equal bytes", headers, rows, words=(0, 5), sortable=True)
 
 
 def show_curve(values: Values) -> Section | None:
     """What other budgets would lead to, predicted or tried; None where the report says neither."""
-    plan = values["plan"]
-    predicted = read_points(plan.get("curve"), "predicted_bytes", "predicted_auc_drop")
-    gate = plan.get("gate")
-    tried = read_points(gate.get("tried"), "budget_bytes", "drop") if isinstance(gate, Mapping) else []
+    predicted, tried = read_tried(values)
     points = [
         ("predicted, before fine-tuning", predicted, 1, True),
         ("measured on the hold-out", tried, 2, True),
@@ -84,13 +124,17 @@ def show_curve(values: Values) -> Section | None:
         lines, across, up, title="Rate curve", axes=("bytes of the whole file", "change of the AUC"), level=0.0,
         description=f"{len(predicted) + len(tried)} other sizes and this artifact.",
     )  # fmt: skip
-    caption = "What other sizes cost in AUC, and where this artifact lies, as measured on the evaluation data."
+    caption = (
+        "What other sizes cost in AUC, and where this artifact lies, as measured on the evaluation data. Up is better."
+    )
     legend = draw_legend([(line.name, line.number, line.ours) for line in lines])
     rows: list[list[Cell | str]] = [
-        [name, Cell(format_size(x), x), Cell(format_change(-y, 5), -y)] for name, found, *_ in points for x, y in found
+        [name.partition(",")[0], Cell(format_size(x), x), Cell(format_change(-y, 5), -y)]
+        for name, found, *_ in points
+        for x, y in found
     ]
     table = make_table("Change of the AUC at other sizes", ["what", "bytes", "change of the AUC"], rows, sortable=True)
-    return Section("curve", "Other sizes", join(make_figure(caption, chart, legend), fold("Figures", table)))
+    return Section("curve", "Rate curve", side_by_side(make_figure(caption, chart, legend), table))
 
 
 def show_latency(values: Values, latency: Latency | None) -> Section | None:
@@ -107,18 +151,26 @@ def show_latency(values: Values, latency: Latency | None) -> Section | None:
             f"Another file was timed than this report's: it has {timed.bytes:,} bytes, this one "
             f"{values['artifact']['bytes']:,}."
         ))  # fmt: skip
+    if latency.warnings:
+        content.append(tag("div", make_list(latency.warnings), class_="warnings"))
     stages = [*STAGES, *sorted({row.stage for row in latency.rows} - set(STAGES))]
     names = list(dict.fromkeys(row.contender for row in latency.rows))
     numbers = {name: number for number, name in enumerate(sorted(names, key=lambda name: name != CONVERTED))}
     charts = [_draw_stage(stage, latency.rows, numbers) for stage in stages]
     content.append(draw_legend([(name, number, name == CONVERTED) for name, number in numbers.items()]))
-    content.append(Html('<div class="pair">' + join(*charts) + "</div>"))
+    content.append(side_by_side(*charts))
     rows = [_latency_row(row) for row in latency.rows]
     headers = ["stage", "who", "batch", "ns per lookup", "items per second", "p50 ms", "p99 ms", "speed"]
     table = make_table("Latency by batch size", headers, rows, words=(0, 1), sortable=True)
-    content.append(fold("Figures", table))
-    content.append(make_list(latency.warnings) if latency.warnings else None)
+    content.append(fold("All figures", table))
     return Section("latency", "Latency against batch size", join(*content))
+
+
+def read_tried(values: Values) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    """(bytes, drop of the AUC) of other sizes: as the planner predicts them, and as tried on the hold-out."""
+    gate = values["plan"].get("gate")
+    tried = read_points(gate.get("tried"), "budget_bytes", "drop") if isinstance(gate, Mapping) else []
+    return read_points(values["plan"].get("curve"), "predicted_bytes", "predicted_auc_drop"), tried
 
 
 def read_points(entries: object, across: str, up: str) -> list[tuple[float, float]]:
@@ -195,7 +247,7 @@ def _draw_stage(stage: str, rows: Sequence[LatencyRow], numbers: Mapping[str, in
         lines, across, up, title=f"Latency, {title.lower()}", axes=("samples per call", "microseconds per sample"),
         description=f"{len(lines)} contenders at {len(lines[0].points)} batch sizes, both axes logarithmic.",
     )  # fmt: skip
-    return make_figure(join(title, ": microseconds per sample; down is better."), chart)
+    return make_figure(join(title, "; both axes are logarithmic, down is better."), chart)
 
 
 def _latency_row(row: LatencyRow) -> list[Cell | str]:

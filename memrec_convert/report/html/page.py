@@ -13,6 +13,7 @@ from memrec_convert.report.html.about import show_headline, show_origin, show_pl
 from memrec_convert.report.html.beside import show_curve, show_latency, show_rivals
 from memrec_convert.report.html.given import Latency, RivalTable
 from memrec_convert.report.html.markup import Html, join, make_harmless, name_of, tag
+from memrec_convert.report.html.missing import show_missing
 from memrec_convert.report.html.parts import Section
 from memrec_convert.report.html.quality import (
     show_ablation,
@@ -57,6 +58,7 @@ def list_sections(
         show_rivals(values, comparison), show_curve(values), show_lookups(values), show_tables(values),
         show_ablation(values), show_calibration(values), show_slices(values), show_latency(values, latency),
         show_plan(values), show_training(values), show_origin(values),
+        show_missing(values, comparison, latency),
     ]  # fmt: skip
     return [section for section in found if section is not None]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Final, TypeVar
 
 from memrec_convert.report.html.markup import Child, Html, join, name_of, shorten_names, tag
 
@@ -14,6 +15,7 @@ MOST_ITEMS = 200
 LONGEST_NAME = 80
 """Columns of a name that heads a row; longer ones lose what they have in common."""
 
+EMPTY: Final[Mapping[str, str]] = MappingProxyType({})
 Item = TypeVar("Item")
 
 
@@ -72,9 +74,14 @@ def make_figure(caption: Child, *content: Child) -> Html:
     return tag("figure", tag("figcaption", caption), *content)
 
 
+def side_by_side(*content: Child) -> Html:
+    """Parts next to each other where there is room, one below another where not."""
+    return tag("div", *content, class_="pair")
+
+
 def make_list(items: Sequence[str]) -> Html:
     """A list of sentences."""
-    shown = [tag("li", name_of(item)) for item in items[:MOST_ITEMS]]
+    shown = [tag("li", _keep_units(name_of(item))) for item in items[:MOST_ITEMS]]
     if len(items) > MOST_ITEMS:
         shown.append(tag("li", f"and {len(items) - MOST_ITEMS:,} more, in the JSON"))
     return tag("ul", *shown, class_="plain")
@@ -83,15 +90,16 @@ def make_list(items: Sequence[str]) -> Html:
 def make_facts(facts: Sequence[tuple[str, str]]) -> Html:
     """Names and what they are."""
     return tag(
-        "dl", *(join(tag("dt", name_of(name)), tag("dd", name_of(said))) for name, said in facts[:MOST_ITEMS]),
+        "dl",
+        *(join(tag("dt", name_of(name)), tag("dd", _keep_units(name_of(said)))) for name, said in facts[:MOST_ITEMS]),
         class_="facts",
     )  # fmt: skip
 
 
-def split_facts(lines: Sequence[str]) -> list[tuple[str, str]]:
-    """'name: what it is' as pairs, with names as people write them."""
+def split_facts(lines: Sequence[str], names: Mapping[str, str] = EMPTY) -> list[tuple[str, str]]:
+    """'name: what it is' as pairs, with names as people write them: those of `names`, else without underscores."""
     pairs = (line.partition(": ") for line in lines)
-    return [(name.replace("_", " "), said) for name, _, said in pairs]
+    return [(names.get(name, name.replace("_", " ")), _unwrap(said)) for name, _, said in pairs]
 
 
 def fold(summary: str, *content: Child) -> Html:
@@ -108,6 +116,16 @@ def take_largest(items: Sequence[Item], most: int, size: Callable[[Item], float]
     """The `most` largest in their own order, and how many were left out."""
     kept = sorted(range(len(items)), key=lambda i: -size(items[i]))[:most]
     return [items[i] for i in sorted(kept)], len(items) - len(kept)
+
+
+def _unwrap(said: str) -> str:
+    """Without the brackets that set a mapping within a mapping apart."""
+    return said[1:-1] if said.startswith("(") and said.endswith(")") and "(" not in said[1:] else said
+
+
+def _keep_units(shown: Html) -> Html:
+    """No line ends between a number and its per cent."""
+    return Html(shown.replace(" %", "&nbsp;%"))
 
 
 def _cell(cell: Cell | str, column: int, kind: str) -> Html:

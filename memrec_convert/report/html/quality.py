@@ -9,7 +9,6 @@ from memrec_convert.report.figures import (
     ablation_rows,
     control_rows,
     decile_rows,
-    describe_auc,
     describe_control,
     describe_groups,
     format_change,
@@ -21,17 +20,18 @@ from memrec_convert.report.html.markup import Html, join, name_of, shorten_names
 from memrec_convert.report.html.parts import (
     Cell,
     Section,
-    fold,
     make_figure,
     make_list,
     make_table,
     say,
+    side_by_side,
     take_largest,
 )
 from memrec_convert.report.html.scale import change_scale, linear_scale
 from memrec_convert.report.html.svg import Line, Row, draw_legend, plot_intervals, plot_lines
 
 MOST_INTERVALS = 30
+NO_DATA = "Not measured: there was no evaluation data (--eval)."
 INTERVAL_HEADERS = ["what", "before", "after", "change", "95 % interval"]
 
 Values = Mapping[str, Any]
@@ -40,14 +40,16 @@ Values = Mapping[str, Any]
 def show_quality(values: Values) -> Section:
     """AUC, log loss, normalized entropy, calibration, and how sure the AUC's change is."""
     if values["auc"] is None and values["log_loss"] is None:
-        return Section("quality", "Quality", say("Not measured: there was no evaluation data."))
+        return Section("quality", "Quality", say(NO_DATA))
     about = values["evaluation"] or {}
     samples, log = about.get("samples"), about.get("log")
     rows = f" on {samples:,} rows" if isinstance(samples, int) else ""
-    said = say(f"Measured{rows}", join(" of ", name_of(log)) if log else None, ". ", describe_auc(values["auc"]), ".")
+    said = say(f"Measured{rows}", join(" of ", name_of(log)) if log else None, ".")
     table = make_table("Figures of quality", ["figure", "before", "after", "change"], quality_rows(values))
-    groups = make_list(describe_groups(values["groups"])) if values["groups"] else None
-    return Section("quality", "Quality", join(said, _draw_auc(values), table, groups))
+    groups = None
+    if values["groups"]:
+        groups = make_list([line.replace(" -> ", " → ") for line in describe_groups(values["groups"])])
+    return Section("quality", "Quality", join(said, side_by_side(_draw_auc(values), table), groups))
 
 
 def show_control(values: Values) -> Section | None:
@@ -60,7 +62,7 @@ def show_control(values: Values) -> Section | None:
     chart = _draw_intervals(rows, "What training gives and compression costs")
     caption = "Change of the AUC with its 95 % interval, original and converted model trained alike."
     table = make_table("Training and compression", INTERVAL_HEADERS, control_rows(control), words=(0,))
-    content = join(say(describe_control(control), "."), make_figure(caption, chart), table)
+    content = join(say(describe_control(control), "."), side_by_side(make_figure(caption, chart), table))
     return Section("control", "Training and compression", content)
 
 
@@ -82,14 +84,14 @@ def show_ablation(values: Values) -> Section | None:
         sortable=True,
     )  # fmt: skip
     chart = _draw_intervals(rows, "What each table alone costs")
-    return Section("ablation", "What each table alone costs", join(make_figure(caption, chart), fold("Figures", table)))
+    return Section("ablation", "What each table alone costs", side_by_side(make_figure(caption, chart), table))
 
 
 def show_calibration(values: Values) -> Section:
     """Predicted against observed clicks by decile."""
     deciles = values["deciles"]
     if not deciles or not deciles["before"] or len(deciles["before"]) != len(deciles["after"]):
-        return Section("calibration", "Calibration", say("Not measured: there was no evaluation data."))
+        return Section("calibration", "Calibration", say(NO_DATA))
     lines = [
         Line(name, tuple((e["mean_prediction"], e["mean_label"]) for e in deciles[side]), number, ours)
         for name, side, number, ours in (("before", "before", 1, False), ("after", "after", 0, True))
@@ -97,7 +99,8 @@ def show_calibration(values: Values) -> Section:
     ends = [value for line in lines for point in line.points for value in point]
     scale = linear_scale([0.0, *ends], lambda value: f"{value:g}")
     chart = plot_lines(
-        lines, scale, scale, title="Calibration by decile of the prediction", axes=("mean prediction", "observed"),
+        lines, scale, scale, title="Calibration by decile of the prediction",
+        axes=("mean prediction", "observed share of clicks"),
         description=f"{len(lines[0].points)} points before and after; on the dashed line both are equal.",
         diagonal=True,
     )  # fmt: skip
@@ -105,7 +108,7 @@ def show_calibration(values: Values) -> Section:
     legend = draw_legend([(line.name, line.number, line.ours) for line in lines])
     titles = ["decile", "predicted before", "observed before", "predicted after", "observed after"]
     table = make_table("Calibration by decile of the prediction", titles, decile_rows(deciles), words=())
-    return Section("calibration", "Calibration", join(make_figure(caption, legend, chart), fold("Figures", table)))
+    return Section("calibration", "Calibration", side_by_side(make_figure(caption, legend, chart), table))
 
 
 def show_slices(values: Values) -> Section | None:

@@ -71,10 +71,11 @@ def change_scale(changes: Iterable[float]) -> Scale:
 
 
 def list_scale(values: Sequence[float], label: Callable[[float], str]) -> Scale:
-    """By the logarithm, with a tick at those of the values that leave room for it, the largest first."""
+    """By the logarithm, with a tick at every value and labels where there is room for them, the largest first."""
     known = sorted(set(values), reverse=True)
     low, high = known[-1] / 1.3, known[0] * 1.3
-    return Scale(low, high, _spread(Scale(low, high, (), math.log), known, label), math.log)
+    labelled = dict(_spread(Scale(low, high, (), math.log), known, label))
+    return Scale(low, high, tuple((value, labelled.get(value, "")) for value in reversed(known)), math.log)
 
 
 def _spread(scale: Scale, wanted: Sequence[float], label: Callable[[float], str]) -> Ticks:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 from memrec_convert.report.figures import (
     describe_shares,
@@ -13,7 +15,16 @@ from memrec_convert.report.figures import (
     size_rows,
 )
 from memrec_convert.report.html.markup import Html, join, shorten_names
-from memrec_convert.report.html.parts import Cell, Section, make_figure, make_table, say, take_largest
+from memrec_convert.report.html.parts import (
+    Cell,
+    Section,
+    make_facts,
+    make_figure,
+    make_table,
+    say,
+    side_by_side,
+    take_largest,
+)
 from memrec_convert.report.html.scale import log_scale
 from memrec_convert.report.html.svg import Row, draw_legend, plot_changes, plot_shares
 
@@ -21,6 +32,30 @@ NAMED_TABLES = 5
 DENSE, REST, OTHERS = 5, 6, 7
 """Colours of the dense part, of headers, and of all tables that are not named."""
 MOST_BARS = 30
+MANY, SOME = 7, 4
+"""Stages of a code from which it is called one of many, of some."""
+_CODE = re.compile(r"code\(([0-9]{1,4})\)")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Forms that share a colour: their name in the legend, and what they mean."""
+
+    name: str
+    colour: int
+    says: str
+
+
+KINDS: Final = (
+    Kind("kept", 0, "the whole table stays as rows, perhaps at lower precision"),
+    Kind("row", 5, "the id's own row is stored, at lower precision"),
+    Kind("code, 7 stages and more", 2, "a sum of codebook entries, one for each stage: near the original's row"),
+    Kind("code, 4 to 6 stages", 6, "the same with fewer entries"),
+    Kind("code, 1 to 3 stages", 1, "a coarse sum: what ids with similar rows have in common"),
+    Kind("hashed", 4, "computed from hashes of the id, as in MEM-REC"),
+    Kind("mean", 3, "the table's mean row, the same for all these ids"),
+    Kind("other", 7, "a form that this version does not know"),
+)
 LABEL = 18
 """Columns of a label in a chart that must fit a telephone."""
 
@@ -36,45 +71,42 @@ def show_bytes(values: Values) -> Section:
         f"{format_size(values['serving_bytes'])}. Ratios leave out what else the source's file holds, such as "
         "optimizer state."
     )
-    content = [say(budget), _draw_parts(tables, sizes), _draw_changes(tables)]
-    content.append(make_table("Sizes by part", ["part", "before", "after"], size_rows(sizes)))
-    return Section("bytes", "Where the bytes go", join(*content))
+    parts = make_table("Sizes by part", ["part", "before", "after"], size_rows(sizes))
+    drawn = join(say(budget), side_by_side(_draw_parts(tables, sizes), parts), _draw_changes(tables))
+    return Section("bytes", "Where the bytes go", drawn)
 
 
 def show_lookups(values: Values) -> Section:
     """Which form serves which share of the lookups of each table."""
     known = [table for table in values["tables"] if table["lookup_share"]]
     if not known:
-        return Section("lookups", "Lookups by form", say("Not measured: there was no lookup profile."))
-    totals: dict[str, float] = {}
-    for table in known:
-        for form, share in table["lookup_share"].items():
-            totals[form] = totals.get(form, 0.0) + share
-    forms = sorted((form for form in totals if totals[form] > 0), key=lambda form: -totals[form])
-    colours = {form: min(number, OTHERS) for number, form in enumerate(forms)}
+        return Section("lookups", "Lookups by form", say("Not measured: there was no lookup profile (--data)."))
     shown, left_out = take_largest(known, MOST_BARS, lambda table: float(table["bytes_before"]))
     labels = shorten_names([table["name"] for table in shown], LABEL)
     rows = [
-        Row(label, _largest(table["lookup_share"]), _split(table["lookup_share"], colours))
+        Row(label, _largest(table["lookup_share"]), split_shares(table["lookup_share"]))
         for label, table in zip(labels, shown, strict=True)
     ]
     chart = plot_shares(
         rows, title="Lookups by form", description=f"A bar per table, split by form, for {len(rows)} tables."
     )
-    legend = [(form, colours[form], False) for form in forms[:OTHERS]]
-    if len(forms) > OTHERS:
-        rest = forms[OTHERS:]
-        legend.append((rest[0] if len(rest) == 1 else f"{len(rest)} other forms", OTHERS, False))
-    caption = "Share of the profile's lookups that each form serves." + _say_left_out(left_out)
-    return Section("lookups", "Lookups by form", make_figure(caption, draw_legend(legend, marks=False), chart))
+    found = {colour for table in known for _, _, colour in split_shares(table["lookup_share"])}
+    legend = [(kind.name, kind.colour, False) for kind in KINDS if kind.colour in found]
+    caption = (
+        "Share of the profile's lookups that each form serves, the nearest to the original's rows on the left."
+        + _say_left_out(left_out)
+    )
+    meanings = make_facts([(kind.name, kind.says) for kind in KINDS if kind.colour in found])
+    figure = make_figure(caption, draw_legend(legend, marks=False), chart)
+    return Section("lookups", "Lookups by form", side_by_side(figure, meanings))
 
 
 def show_tables(values: Values) -> Section:
     """The plan of every table, to be sorted."""
     rows = [_table_row(table) for table in values["tables"]]
     headers = ["table", "rows", "dim", "before", "after", "ratio", "bits per row", "method", "form", "lookups by form"]
-    table = make_table("Plan by table", headers, rows, words=(0, 7, 8, 9), sortable=True)
-    return Section("tables", "Tables", table if rows else say("There are none."))
+    table = make_table("What each table was and became", headers, rows, words=(0, 7, 8, 9), sortable=True)
+    return Section("tables", "Plan by table", table if rows else say("There are none."))
 
 
 def _table_row(table: Values) -> list[Cell | str]:
@@ -153,10 +185,20 @@ def label_size(size: float) -> str:
     return f"{size:g} B"
 
 
-def _split(shares: Mapping[str, float], colours: Mapping[str, int]) -> tuple[tuple[str, float, int], ...]:
-    """A bar's parts in the order of the legend; shares that add up to more than all are scaled to fit."""
+def split_shares(shares: Mapping[str, float]) -> tuple[tuple[str, float, int], ...]:
+    """A bar's parts (form, share, colour), the best form first; shares that add up to more than all are scaled."""
     total = max(1.0, sum(share for share in shares.values() if share > 0))
-    return tuple((form, shares[form] / total, colours[form]) for form in colours if shares.get(form, 0.0) > 0)
+    ordered = sorted((rank_form(form), form) for form, share in shares.items() if share > 0)
+    return tuple((form, shares[form] / total, KINDS[rank[0]].colour) for rank, form in ordered)
+
+
+def rank_form(form: str) -> tuple[int, int]:
+    """(place in KINDS, place within it) of a form by its name: codes of more stages come first."""
+    code = _CODE.fullmatch(form)
+    if code is None:
+        return {"kept": 0, "row": 1, "hashed": 5, "mean": 6}.get(form, len(KINDS) - 1), 0
+    stages = int(code[1])
+    return (2 if stages >= MANY else 3 if stages >= SOME else 4), -stages
 
 
 def _largest(shares: Mapping[str, float]) -> str:

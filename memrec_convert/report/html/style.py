@@ -37,10 +37,12 @@ p, ul.plain {{ max-width: 46rem; margin: .4rem 0 .8rem; }}
 ul.plain {{ padding-left: 1.2rem; }}
 a {{ color: var(--link); }}
 header p, .note, caption, figcaption, .cards small {{ color: var(--soft); }}
-.cards {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: .75rem; margin: 1.25rem 0; }}
+.cards {{
+  display: grid; grid-template-columns: repeat(auto-fit, minmax(11.5rem, 1fr)); gap: .75rem; margin: 1.25rem 0;
+}}
 .cards div {{ background: var(--card); border-radius: .5rem; padding: .75rem 1rem; }}
 .cards dt {{ color: var(--soft); font-size: .875rem; }}
-.cards dd {{ margin: 0; font-size: 1.5rem; font-weight: 600; line-height: 1.25; font-variant-numeric: tabular-nums; }}
+.cards dd {{ margin: 0; font-size: 1.25rem; font-weight: 600; line-height: 1.25; font-variant-numeric: tabular-nums; }}
 .cards dd span {{ white-space: nowrap; }}
 .cards small {{ display: block; font-size: .875rem; font-weight: 400; margin-top: .25rem; line-height: 1.4; }}
 .cards .alarm dd, .warnings h2 {{ color: var(--alarm); }}
@@ -50,10 +52,13 @@ nav ul {{
   display: flex; flex-wrap: wrap; gap: .1rem 1.1rem; list-style: none; padding: 0; margin: 0; font-size: .9375rem;
 }}
 nav a {{ display: inline-block; padding: .2rem 0; }}
-figure {{ margin: .75rem 0 1.25rem; max-width: 44rem; }}
+figure {{ display: flow-root; margin: .75rem 0 1.25rem; max-width: 44rem; }}
 figcaption {{ font-size: .9375rem; margin-bottom: .5rem; }}
 .pair {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 0 2rem; }}
+.pair {{ align-items: start; }}
 .pair > * {{ min-width: 0; }}
+.pair table {{ width: auto; max-width: 100%; font-size: .875rem; }}
+.pair th, .pair td {{ padding-right: .6rem; }}
 .plot {{ display: block; overflow: visible; font-size: 13px; font-variant-numeric: tabular-nums; }}
 .plot text {{
   fill: var(--ink); unicode-bidi: isolate; paint-order: stroke; stroke: var(--paper); stroke-width: 4px;
@@ -61,6 +66,8 @@ figcaption {{ font-size: .9375rem; margin-bottom: .5rem; }}
 }}
 .plot .tick, .plot .said {{ fill: var(--soft); font-size: 12px; }}
 .plot .mark {{ overflow: visible; }}
+.rows .name {{ transform: translateX(-16px); }}
+.rows .said {{ transform: translateX(16px); }}
 .lines {{ width: calc(100% - 76px); margin: 28px 20px 52px 56px; }}
 .rows {{ width: calc(100% - 32px); margin: 4px 16px 30px; }}
 .plot line {{ stroke-width: 1.5; fill: none; }}
@@ -92,13 +99,19 @@ th, td {{ padding: .3rem .75rem .3rem 0; text-align: left; vertical-align: top; 
 thead th {{ vertical-align: bottom; border-bottom: 2px solid var(--soft); font-weight: 600; }}
 th[scope=row] {{ font-weight: 500; }}
 .figure {{ text-align: right; white-space: nowrap; overflow-wrap: normal; }}
-.words {{ min-width: 6rem; max-width: 22rem; }}
+thead .figure {{ white-space: normal; }}
+.words {{ min-width: 6rem; max-width: 22rem; overflow-wrap: break-word; }}
 th button {{
   font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; text-align: inherit;
-  text-decoration: underline dotted; text-underline-offset: .2em;
 }}
-th[aria-sort=ascending] button::after {{ content: " \\2191"; }}
-th[aria-sort=descending] button::after {{ content: " \\2193"; }}
+th button::after {{ content: "\\a0\\2195"; content: "\\a0\\2195" / ""; color: var(--soft); font-weight: 400; }}
+th[aria-sort=ascending] button::after {{ content: "\\a0\\2191"; content: "\\a0\\2191" / ""; color: inherit; }}
+th[aria-sort=descending] button::after {{ content: "\\a0\\2193"; content: "\\a0\\2193" / ""; color: inherit; }}
+pre {{
+  white-space: pre-wrap; background: var(--card); border-radius: .375rem; padding: .5rem .75rem; max-width: 46rem;
+  margin: .25rem 0 1rem; font: .875rem/1.5 ui-monospace, "DejaVu Sans Mono", monospace;
+}}
+pre span {{ white-space: nowrap; }}
 summary {{ cursor: pointer; padding: .25rem 0; color: var(--link); max-width: 46rem; }}
 dl.facts {{
   display: grid; grid-template-columns: fit-content(14rem) minmax(0, 1fr); gap: .2rem 1.25rem; margin: .5rem 0 1rem;
@@ -115,15 +128,22 @@ footer {{
   table {{ font-size: .875rem; }}
   th, td {{ padding-right: .5rem; }}
   th[scope=row] {{ max-width: 6.5rem; }}
+  td.words {{ min-width: 12rem; }}
 }}
 @media print {{
   body {{ max-width: none; padding: 0; font-size: 10pt; background: none; }}
-  nav, summary, th button::after {{ display: none; }}
-  .cards {{ grid-template-columns: repeat(4, 1fr); }}
+  nav, summary, th button::after, .screen {{ display: none; }}
+  .plot {{ zoom: .8; }}
+  figure {{ max-width: none; margin: .5rem 0 .75rem; }}
+  h2 {{ margin-top: 1.25rem; }}
+  .legend, section > p {{ break-after: avoid; break-inside: avoid; }}
+  .cards {{ grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }}
   .cards div {{ border: 1px solid var(--rule); }}
   .wide {{ overflow: visible; }}
   table {{ font-size: 8pt; width: auto; max-width: 100%; }}
-  th, td {{ padding-right: .6em; }}
+  .pair table {{ font-size: 7.5pt; }}
+  th, td, .pair th, .pair td {{ padding-right: .5em; }}
+  .words {{ min-width: 4rem; }}
   h2, h3, caption, figcaption {{ break-after: avoid; }}
   figure, tr, .cards div {{ break-inside: avoid; }}
   * {{ print-color-adjust: exact; -webkit-print-color-adjust: exact; }}

@@ -28,6 +28,7 @@ EXTENT = 250
 LONGEST_ENTRY = 40
 
 
+MUTED = 7
 OWN = -1
 """The number of the one point that a chart is about: a star in the colour of the text."""
 STAR = "M0,-8L2.1,-2.8L7.6,-2.5L3.3,1.1L4.7,6.5L0,3.4L-4.7,6.5L-3.3,1.1L-7.6,-2.5L-2.1,-2.8z"
@@ -55,6 +56,8 @@ class Row:
     value: float = 0.0
     span: tuple[float, float] | None = None
     """Of a point: its interval; of a change: before and after."""
+    muted: bool = False
+    """Of a point: drawn behind those that the chart is about."""
 
 
 def plot_lines(
@@ -103,14 +106,14 @@ def plot_intervals(rows: Sequence[Row], scale: Scale, *, title: str, description
     extent = ROW * len(rows)
     parts = [*_labels_across(scale, extent)]
     for number, row in enumerate(rows):
-        middle = ROW * number + 28.0
+        middle, colour = ROW * number + 28.0, MUTED if row.muted else 0
         parts += [*_lines_behind(scale, middle), _upright(scale.share(0.0), middle - 9, middle + 11, "level")]
         parts += _words(row, middle - 12)
         if row.span is not None:
             low, high = (scale.share(edge) for edge in row.span)
-            parts.append(_across(low, high, middle, "s0 ours"))
-            parts += [_upright(edge, middle - 5, middle + 5, "s0 ours") for edge in (low, high)]
-        parts.append(tag("circle", cx=_percent(scale.share(row.value)), cy=middle, r=4.5, class_="c0"))
+            parts.append(_across(low, high, middle, f"s{colour} ours"))
+            parts += [_upright(edge, middle - 5, middle + 5, f"s{colour} ours") for edge in (low, high)]
+        parts.append(tag("circle", cx=_percent(scale.share(row.value)), cy=middle, r=4.5, class_=f"c{colour}"))
     return _figure(title, description, extent, parts, "plot rows")
 
 
@@ -155,7 +158,11 @@ def _figure(title: str, description: str, extent: int, parts: Sequence[Html], ki
 
 
 def _words(row: Row, y: float) -> list[Html]:
-    return [tag("text", row.label, x="0", y=y), tag("text", row.said, x="100%", y=y, text_anchor="end", class_="said")]
+    """The label at the left edge and what is said at the right one; the style sheet moves both into the margins."""
+    return [
+        tag("text", row.label, x="0", y=y, class_="name"),
+        tag("text", row.said, x="100%", y=y, text_anchor="end", class_="said"),
+    ]
 
 
 def _ticks_up(scale: Scale) -> list[Html]:
@@ -175,6 +182,8 @@ def _lines_behind(scale: Scale, middle: float) -> list[Html]:
 def _labels_across(scale: Scale, extent: int) -> list[Html]:
     parts = []
     for value, label in scale.ticks:
+        if not label:
+            continue
         anchor = {"x": _percent(scale.share(value)), "text_anchor": "middle"}
         parts.append(tag("text", label, y=extent + 18.0, class_="tick", **anchor))
     return parts

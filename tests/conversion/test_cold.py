@@ -1,0 +1,74 @@
+"""Hashed tokens in place of the mean row: built where they pay, named where they do not, never beyond the budget."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from memrec_convert import compress
+from memrec_convert.conversion import cold
+from memrec_convert.kernels.hashing import hash_ids, token_numbers
+from memrec_convert.planning.hashed import size_group
+
+ROWS, DIM, BUDGET = 60_000, 16, 20_000
+
+
+class Tables(nn.Module):
+    """One bag of rows, summed to a logit."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.bag = nn.EmbeddingBag.from_pretrained(rows, mode="sum")
+
+    def forward(self, ids):
+        """Logits of ids."""
+        return self.bag(ids, torch.arange(len(ids))).sum(dim=1)
+
+
+def made_of_tokens(share):
+    """Rows that hashed tokens of this share of the budget hold exactly, and nothing shorter does."""
+    spec = size_group(DIM, int(share * BUDGET), most_rows=ROWS, k=2, k_weights=4)
+    h1, h2 = hash_ids(torch.arange(ROWS), 0)
+    tokens = torch.randn(spec.rows, DIM, generator=torch.Generator().manual_seed(0))
+    return tokens[token_numbers(h1, h2, k=2, rows=spec.rows)].sum(dim=1)
+
+
+def test_tokens_that_pay_are_built():
+    """Rows that only their hashes tell apart go to hashed tokens, which cost no byte per id."""
+    small, report = compress(Tables(made_of_tokens(cold.SHARES["mean"][0])), BUDGET, weights="uniform", threshold="1kB")
+    assert report.plan["chosen"] == cold.NAME
+    assert "hashed" in report.tables[0].form
+    lost = {one.name: one.score for one in report.alternatives}
+    assert lost["rate-distortion plan"] > 1.5 * report.plan["distortion"]
+    rows = small.bag(torch.arange(ROWS), torch.arange(ROWS))
+    assert torch.isfinite(rows).all()
+
+
+def test_tokens_that_do_not_pay_are_named(monkeypatch):
+    """Random rows are worth more as codes: the attempt is listed as not built, without a score."""
+    rows = torch.randn(ROWS, DIM, generator=torch.Generator().manual_seed(1))
+    rows *= torch.logspace(0, -2, ROWS).unsqueeze(1)
+    _, report = compress(Tables(rows), BUDGET, weights="uniform", threshold="1kB")
+    assert report.plan["chosen"] == "rate-distortion plan"
+    (named,) = [one for one in report.alternatives if one.name == cold.NAME]
+    assert named.score is None
+    assert "not built: predicted to lose 1." in named.note
+    monkeypatch.setattr(cold, "LOW_RATE_BITS", 2.0)  # the budget has 2.7 bits per row
+    _, report = compress(Tables(rows), BUDGET, weights="uniform", threshold="1kB")
+    assert cold.NAME not in [one.name for one in report.alternatives]
+
+
+@pytest.mark.parametrize("budget", [8_000, 20_000, 29_000])
+def test_the_bytes_of_the_tokens_are_counted(budget, tmp_path):
+    """With a hashed base the artifact still keeps its budget, loads alone and answers the same."""
+    from memrec_convert import load, save
+
+    model = Tables(made_of_tokens(cold.SHARES["mean"][0]))
+    small, report = compress(model, budget, weights="uniform", threshold="1kB")
+    path = tmp_path / "small.safetensors"
+    save(small, path)
+    assert path.stat().st_size <= budget
+    assert report.plan["predicted_bytes"] <= budget
+    ids = torch.arange(0, ROWS, 7)
+    assert torch.equal(load(path, into=Tables(made_of_tokens(cold.SHARES["mean"][0])))(ids), small(ids))
