@@ -75,7 +75,7 @@ def shrink(
                 round_dense(model, options.dense)
     return Shrunk(
         model, metadata, chosen, tuple(lost), budget_bytes, fitted.source, fitted, fine_tuning,
-        _warn(subject, fitted, chosen, options, budget_bytes),
+        _warn(subject, fitted, chosen, options, budget_bytes, train=train),
     )  # fmt: skip
 
 
@@ -88,7 +88,9 @@ def pad_budget(text: str, budget_bytes: int) -> str:
     return text[:12].ljust(12 + 20 - len(str(budget_bytes)))
 
 
-def _warn(subject: Subject, fitted: Fitted, chosen: Candidate, options: Options, budget_bytes: int) -> tuple[str, ...]:
+def _warn(
+    subject: Subject, fitted: Fitted, chosen: Candidate, options: Options, budget_bytes: int, *, train: bool
+) -> tuple[str, ...]:
     warnings = []
     if fitted.source == "displacement":
         warnings.append(NO_DATA_WARNING)
@@ -98,6 +100,6 @@ def _warn(subject: Subject, fitted: Fitted, chosen: Candidate, options: Options,
         warnings.append("every table fits the budget as plain rows: none is replaced")
     needed = {"training data (--data)": subject.train, "a hold-out (--val)": subject.hold_out}
     missing = [name for name, source in needed.items() if source is None]
-    if options.epochs and missing:
+    if train and options.epochs and missing:
         warnings.append(f"no fine-tuning: it needs {' and '.join(missing)}")
     return tuple(warnings)
