@@ -86,12 +86,13 @@ INT8_ROWS = CodecStorage("int8")
 @dataclass(frozen=True)
 class HeldTable:
     """numbers: by name the storage and what it shall hold (float32 matrices: what training may move); fixed: tensors
-    that stay as they are (codes, indices); decode: rows from the two.
+    that stay as they are (codes, indices); decode: rows from the two; of_ids: numbers with a row for each id alone.
     """
 
     numbers: Numbers
     fixed: Mapping[str, Tensor]
     decode: Decode = field(repr=False)
+    of_ids: tuple[str, ...] = ()
 
 
 class RivalTable(nn.Module):
@@ -102,6 +103,7 @@ class RivalTable(nn.Module):
         self.mode = mode
         self.storages = {name: storage for name, (storage, _) in held.numbers.items()}
         self.fixed_names = tuple(held.fixed)
+        self.of_ids = held.of_ids
         self.decode = held.decode
         stored = {
             f"{name}_{part}": tensor

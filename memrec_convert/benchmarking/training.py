@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from memrec_convert.conversion.teaching import make_targets
 from memrec_convert.evaluation.metrics import auc
 from memrec_convert.evaluation.scoring import mean_divergence, score_batches
 from memrec_convert.finetune.loop import CHECKS_PER_EPOCH, CODEBOOK_RATE, DENSE_RATE
+from memrec_convert.finetune.trainable import ROWS_EPSILON, ROWS_FACTOR, SHARED_EPSILON
 
 
 def train_tables(subject: Subject, model: nn.Module, tables: Sequence[RivalTable], options: Options) -> int:
@@ -38,7 +40,8 @@ def train_tables(subject: Subject, model: nn.Module, tables: Sequence[RivalTable
     for step, (batch, targets) in enumerate(_lessons(subject, train, options), start=1):
         optimizer.zero_grad(set_to_none=True)
         with _standing_in(parts):
-            loss = functional.binary_cross_entropy_with_logits(subject.forward(model, batch).reshape(-1), targets)
+            logits = subject.forward(model, batch).reshape(-1)
+            loss = functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
             torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
@@ -57,10 +60,17 @@ def train_tables(subject: Subject, model: nn.Module, tables: Sequence[RivalTable
 
 
 def _make_optimizer(model: nn.Module, parts: Sequence[_Part], options: Options) -> torch.optim.Optimizer:
-    groups = [{"params": [p for part in parts for p in part.parameters()], "lr": CODEBOOK_RATE}]
+    rows, shared = list[nn.Parameter](), list[nn.Parameter]()
+    for part in parts:
+        for name, matrix in part.matrices.items():
+            (rows if name in part.table[0].of_ids else shared).append(matrix)
+    groups: list[dict[str, Any]] = [
+        {"params": rows, "lr": CODEBOOK_RATE * ROWS_FACTOR, "eps": ROWS_EPSILON},
+        {"params": shared, "lr": CODEBOOK_RATE, "eps": SHARED_EPSILON},
+    ]
     if options.train_dense:  # a rival's tables hold buffers alone: the model's parameters are its dense part
         groups.append({"params": list(model.requires_grad_(True).parameters()), "lr": DENSE_RATE})
-    return torch.optim.Adam(groups, foreach=False)
+    return torch.optim.Adam([group for group in groups if group["params"]], foreach=False)
 
 
 def _copy_state(model: nn.Module) -> dict[str, Tensor]:

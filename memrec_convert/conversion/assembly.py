@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -18,9 +18,10 @@ from memrec_convert.conversion.subject import Subject, TableSite
 from memrec_convert.distill.curves import TableFit
 from memrec_convert.distill.finish import CodedTable, code_table
 from memrec_convert.distill.refine import refine_table
-from memrec_convert.distill.rows import RowReader, is_large, read_chunks
-from memrec_convert.distill.stages import Stage
+from memrec_convert.distill.rows import RowReader, TensorRows, is_large, read_chunks
+from memrec_convert.distill.stages import Stage, split_codebook
 from memrec_convert.distill.streamed import MOST_CANDIDATES, code_rows, measure_levels, rank_ids, refine_on_sample
+from memrec_convert.distill.survey import Survey
 from memrec_convert.encoding import (
     CompressedEmbedding,
     CompressedEmbeddingBag,
@@ -155,13 +156,33 @@ def _build_coded(
     """Tensors and distortion of a table whose codes and codebooks are refined over all its rows."""
     of_rows = [n for n, level in enumerate(spec.levels) if level.kind == "rows"]
     stored = np.flatnonzero(np.isin(levels, of_rows))
-    stages = coded.stages[: len(spec.stages)]
-    refined = refine_table(site.reader, fit.survey, stages, _depths(spec, levels), workers=workers)
+    tensors, loss = _refine(site.reader, fit.survey, spec, coded.stages[: len(spec.stages)], levels, workers=workers)
+    return tensors, loss + float(coded.losses[-1][stored].sum(dtype=np.float64))
+
+
+def _refine(
+    reader: RowReader, survey: Survey, spec: TableSpec, stages: Sequence[Stage], levels: np.ndarray, *, workers: int
+) -> tuple[dict[str, Tensor], float]:
+    refined = refine_table(reader, survey, stages, _depths(spec, levels), workers=workers)
     tensors = build_replaced(
-        spec, centre=fit.survey.centre, scale=fit.survey.scale, codebook=_join(refined.stages), codes=refined.codes,
-        levels=levels, read_rows=partial(gather_rows, site.reader),
+        spec, centre=survey.centre, scale=survey.scale, codebook=_join(refined.stages), codes=refined.codes,
+        levels=levels, read_rows=partial(gather_rows, reader),
     )  # fmt: skip
-    return tensors, refined.loss + float(coded.losses[-1][stored].sum(dtype=np.float64))
+    return tensors, refined.loss
+
+
+def code_anew(
+    site: TableSite, fit: TableFit, spec: TableSpec, frame: CompressedModule, rows: Tensor, levels: np.ndarray, *,
+    oov: str, workers: int,
+) -> CompressedModule:  # fmt: skip
+    """A module of other rows (float32 [rows, dim]) than those that were fitted.
+
+    Centre and codebooks start from those of `frame`; levels int8 [rows] numbers the level of the spec of each id.
+    """
+    stages = split_codebook(frame.get_buffer("codebook"), spec.stages, spec.shifts) if spec.stages else ()
+    survey = replace(fit.survey, centre=frame.get_buffer("frame")[1:].clone())
+    tensors, _ = _refine(TensorRows(rows), survey, spec, stages, levels, workers=workers)
+    return make_module(site, spec, tensors, oov=oov)
 
 
 def _build_large(

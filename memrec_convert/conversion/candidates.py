@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from memrec_convert.encoding.build import keep_rows
 from memrec_convert.errors import BudgetTooSmallError, RecipeError
 from memrec_convert.evaluation.scoring import mean_divergence, score_batches
 from memrec_convert.planning.hashed import KEPT_SHARES, TableShape, plan_hashed, refuse_budget
+from memrec_convert.planning.membership import Membership
 from memrec_convert.planning.search import CountFile, TablePlan, plan_tables
 
 CONFIRM_SAMPLES = 131_072
@@ -63,6 +64,7 @@ class Candidate:
     planned: float = 0.0
     divergence: float | None = None
     note: str = ""
+    members: Membership | None = field(default=None, compare=False, repr=False)
 
     @property
     def specs(self) -> tuple[TableSpec, ...]:
@@ -128,7 +130,9 @@ def _make_candidate(
     if members is None:
         return None
     modules, distortion = build_tables(subject, fitted.fits, members, store, oov=oov)
-    return Candidate(_NAMES[method], tuple(modules), members.nbytes, distortion, plan.price, plan.distortion)
+    return Candidate(
+        _NAMES[method], tuple(modules), members.nbytes, distortion, plan.price, plan.distortion, members=members
+    )  # fmt: skip
 
 
 def _name_base(base: HashedBase) -> Candidate:

@@ -17,7 +17,7 @@ from memrec_convert.conversion.from_checkpoint import run_on_batch
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.stopwatch import Stopwatch
 from memrec_convert.conversion.subject import Progress, Subject
-from memrec_convert.conversion.teaching import _make_mark, make_targets
+from memrec_convert.conversion.teaching import make_mark, make_targets
 from memrec_convert.distill.pooled import warm_start
 from memrec_convert.encoding.spec import TensorShapes
 from memrec_convert.errors import BudgetTooSmallError, LogError, ModelError, RecipeError
@@ -114,7 +114,7 @@ def make_pooled(
             steps = subject.train.count_batches() * pieces
             training = train_pooled(
                 model, partial(_lessons, subject, options), PooledTraining(options.epochs, steps, choices.optimizer),
-                hold_out=_make_mark(subject, options), progress=progress,
+                hold_out=make_mark(subject, options), progress=progress,
             )  # fmt: skip
     return Pooled(model.eval(), metadata, nbytes, steps, training)
 

@@ -198,6 +198,7 @@ def describe_training(training: FineTuning | None) -> dict[str, Any] | None:
         "rate": training.rate,
         **({"dense_rate": training.dense_rate} if training.dense_rate else {}),
         **({"searched": searched} if searched else {}),
+        **({"recoded": training.recoded} if training.recoded is not None else {}),
         "history": [{"step": step, "score": score} for step, score in training.history],
     }
 

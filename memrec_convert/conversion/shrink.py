@@ -11,10 +11,10 @@ from memrec_convert.conversion.assembly import round_dense
 from memrec_convert.conversion.candidates import Candidate, confirm, find_candidates
 from memrec_convert.conversion.fitting import Fitted, fit_subject
 from memrec_convert.conversion.options import Options
+from memrec_convert.conversion.recoding import teach_rows
 from memrec_convert.conversion.sizing import complete_metadata, make_counter
 from memrec_convert.conversion.stopwatch import Stopwatch
 from memrec_convert.conversion.subject import Progress, Subject
-from memrec_convert.conversion.teaching import teach
 from memrec_convert.conversion.weighting import NO_DATA_WARNING
 from memrec_convert.errors import RecipeError
 from memrec_convert.finetune.loop import FineTuning
@@ -71,7 +71,7 @@ def shrink(
         fine_tuning = None
         if train and options.epochs and subject.hold_out is not None and subject.train is not None:
             with watch.stage("fine-tune"):
-                fine_tuning = teach(subject, model, options, progress=progress)
+                model, fine_tuning = teach_rows(subject, fitted, chosen, model, options, progress=progress)
                 round_dense(model, options.dense)
     return Shrunk(
         model, metadata, chosen, tuple(lost), budget_bytes, fitted.source, fitted, fine_tuning,

@@ -39,7 +39,7 @@ def teach(subject: Subject, model: nn.Module, options: Options, *, progress: Pro
     try:
         return fine_tune(
             model, _make_lessons(subject, options, options.targets), plan,
-            hold_out=_make_mark(subject, options), progress=progress,
+            hold_out=make_mark(subject, options), progress=progress,
         )  # fmt: skip
     finally:
         model.requires_grad_(False)
@@ -63,7 +63,7 @@ def teach_control(subject: Subject, options: Options, *, progress: Progress) -> 
     if options.train_dense:
         model.requires_grad_(True)
     told = fine_tune(
-        model, _make_lessons(subject, options, targets), plan, hold_out=_make_mark(subject, options),
+        model, _make_lessons(subject, options, targets), plan, hold_out=make_mark(subject, options),
         progress=lambda stage, done, total: progress(f"control: {stage}", done, total), open_model=open_rows,
     )  # fmt: skip
     return model.requires_grad_(False), told
@@ -107,7 +107,7 @@ def make_targets(subject: Subject, train: BatchSource, batch: Any, targets: str)
     return (1 - LABEL_SHARE) * soft + LABEL_SHARE * train.labels_of(batch).to(torch.float32)
 
 
-def _make_mark(subject: Subject, options: Options) -> HoldOut:
+def make_mark(subject: Subject, options: Options) -> HoldOut:
     """Scores a state on the hold-out: by AUC where it has labels of both classes, else by closeness to the original."""
     hold_out = subject.hold_out
     assert hold_out is not None

@@ -104,6 +104,15 @@ def round_stage(entries: Tensor, *, widest: float, scale: float, before: Stage |
     return Stage(codebook, shift, (carried << (shift - least)) + LARGEST_ENTRY)
 
 
+def split_codebook(codebook: Tensor, sizes: Sequence[int], shifts: Sequence[int]) -> tuple[Stage, ...]:
+    """The stages that codebooks int8 [entries, dim], one after the other, were joined from."""
+    found = list[Stage]()
+    for entries, shift in zip(torch.split(codebook, list(sizes)), shifts, strict=True):
+        carried = found[-1].reach << (shift - found[-1].shift) if found else 0
+        found.append(Stage(entries.clone(), shift, carried + LARGEST_ENTRY))
+    return tuple(found)
+
+
 def encode_rows(residual: Tensor, metric: Tensor, stages: Sequence[Stage], *, scale: float) -> tuple[Tensor, Tensor]:
     """Codes uint8 [n, depth] and squared distances float32 [depth + 1, n] of rows less centre (float32 [n, dim])."""
     codes = torch.empty(len(residual), len(stages), dtype=torch.uint8)

@@ -47,6 +47,7 @@ class FineTuning:
     searched           (rate, dense rate, hold-out score) of each pair that a search tried
     planned_steps      more than `steps` where training ended early
     start              the state that came in
+    recoded            the score once rows that had moved by themselves were coded anew; None where none had
     """
 
     metric: str
@@ -58,11 +59,13 @@ class FineTuning:
     searched: tuple[tuple[float, float, float], ...] = field(default=(), compare=False)
     planned_steps: int = field(default=0, compare=False)
     start: State = field(default_factory=dict, compare=False, repr=False)
+    recoded: float | None = None
 
     @property
     def gain(self) -> float:
-        """Score of the kept step less that of step 0."""
-        return max(score for _, score in self.history) - self.history[0][1]
+        """Score of what was kept less that of step 0."""
+        best = max(score for _, score in self.history) if self.recoded is None else self.recoded
+        return best - self.history[0][1]
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,7 @@ def _step(
 ) -> None:  # fmt: skip
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
-    loss = functional.binary_cross_entropy_with_logits(lesson.forward(model), lesson.targets)
+    loss = functional.binary_cross_entropy_with_logits(lesson.forward(model), lesson.targets, reduction="sum")
     torch.autograd.backward(loss)
     for optimizer, schedule in zip(optimizers, schedules, strict=True):
         optimizer.step()

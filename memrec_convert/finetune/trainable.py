@@ -14,8 +14,14 @@ from memrec_convert.encoding.codecs import CODECS
 from memrec_convert.finetune.stored_rows import MOST_TRAINED, TrainableKept, TrainableRows
 from memrec_convert.kernels.hashing import hash_ids, token_numbers, weight_positions
 
-CODES_SHARE = 0.5
-"""Of the rate, for codebooks and centres: every id of a table moves with them."""
+ROWS_FACTOR = 4.0
+"""Of the rate, for rows: few examples of a batch move one."""
+
+ROWS_EPSILON, SHARED_EPSILON = 4e-3, 0.1
+"""Of Adam, in units of one example's gradient, for rows and for what all ids share, codebooks and centres.
+
+With next to none, a row that is seen once moves about as far as one that is seen in every step.
+"""
 
 
 class TrainableGroup(nn.Module):
@@ -155,21 +161,21 @@ class CodesTrainee:
     def make_optimizers(
         self, model: nn.Module, *, rate: float, dense_rate: float, train_dense: bool
     ) -> list[torch.optim.Optimizer]:
-        """One Adam; codebooks and centres at a share of the rate, the dense part, of what requires gradients, at its
-        own.
-        """
+        """One Adam; rows at a multiple of the rate, the dense part, of what requires gradients, at its own."""
         rows = [module.rows for part in self.parts for module in part.modules() if isinstance(module, TrainableRows)]
         of_rows = {id(parameter) for parameter in rows}
         shared = [
             parameter for part in self.parts if isinstance(part, TrainableTable)
             for parameter in part.parameters() if parameter.numel() and id(parameter) not in of_rows
         ]  # fmt: skip
-        groups_of_tables = [part for part in self.parts if isinstance(part, TrainableGroup)]
-        hashed = [parameter for part in groups_of_tables for parameter in part.parameters()]
+        hashed = [
+            parameter for part in self.parts if isinstance(part, TrainableGroup) for parameter in part.parameters()
+        ]
         dense = [parameter for parameter in model.parameters() if parameter.requires_grad] if train_dense else []
         groups = [
-            {"params": [*rows, *hashed], "lr": rate}, {"params": shared, "lr": rate * CODES_SHARE},
-            {"params": dense, "lr": dense_rate},
+            {"params": rows, "lr": rate * ROWS_FACTOR, "eps": ROWS_EPSILON},
+            {"params": shared, "lr": rate, "eps": SHARED_EPSILON},
+            {"params": hashed, "lr": rate}, {"params": dense, "lr": dense_rate},
         ]  # fmt: skip
         groups = [group for group in groups if group["params"]]
         return [torch.optim.Adam(groups, foreach=False)] if groups else []

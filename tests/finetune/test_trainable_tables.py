@@ -178,18 +178,34 @@ def test_decoders_are_there_inside_and_gone_outside(monkeypatch):
     assert student.first.decoder is None
 
 
-def test_codebooks_move_at_a_share_of_the_rate(monkeypatch):
-    """Rows and hashed tokens take the whole rate; more rows than may be trained stay as they are."""
+def test_rows_move_at_a_multiple_of_the_rate(monkeypatch):
+    """What many ids share takes the rate itself; more rows than may be trained stay as they are."""
     model = nn.ModuleList([make_table("rows"), make_table("hashed"), make_table("kept")])
     with trainable.open_codes(model) as trainee:
         (adam,) = trainee.make_optimizers(model, rate=0.1, dense_rate=1.0, train_dense=False)
-        rates = {group["lr"]: sum(one.numel() for one in group["params"]) for group in adam.param_groups}
-    stored, kept, group = 20 * DIM, ROWS * DIM, 40 * DIM + 3 * 16
-    assert rates == {0.1: stored + kept + group, 0.1 * trainable.CODES_SHARE: (4 + 16 + 8) * DIM + 2 * DIM}
+        groups = [(group["lr"], sum(one.numel() for one in group["params"])) for group in adam.param_groups]
+    stored, kept, group, shared = 20 * DIM, ROWS * DIM, 40 * DIM + 3 * 16, (4 + 16 + 8) * DIM + 2 * DIM
+    assert groups == [(0.1 * trainable.ROWS_FACTOR, stored + kept), (0.1, shared), (0.1, group)]
     monkeypatch.setattr(trainable, "MOST_TRAINED", 20 * DIM - 1)
     with trainable_tables(model) as parts:
         assert [type(part) for part in parts] == [TrainableTable, TrainableTable, TrainableGroup]
         assert not parts[0].stored
+
+
+def test_a_row_that_is_seen_once_hardly_moves():
+    """One example in many steps says little: it must not weigh as much as it would to Adam alone."""
+    model = nn.ModuleList([make_table("kept")])
+    with trainable.open_codes(model) as trainee:
+        (adam,) = trainee.make_optimizers(model, rate=0.01, dense_rate=1.0, train_dense=False)
+        rows = trainee.parts[0].rows
+        before = rows.detach().clone()
+        for step in range(50):
+            rows.grad = torch.zeros_like(rows)
+            rows.grad[0] = 2e-3
+            rows.grad[1] = 2e-3 * (step == 24)
+            adam.step()
+    always, once, never = (rows.detach() - before).abs().mean(dim=1)[:3].tolist()
+    assert never == 0 < once < always / 10
 
 
 def test_parameters_have_a_common_size():

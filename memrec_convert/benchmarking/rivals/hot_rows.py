@@ -61,7 +61,7 @@ class HotRows:
         numbers: dict[str, tuple[Storage, Tensor]] = {"hot": (INT8_ROWS, view.rows[torch.from_numpy(hot.ids)])}
         if self.centred:
             numbers["centre"] = (FP32, view.survey.centre.unsqueeze(0))
-        return HeldTable(numbers, hot.tensors(), _DecodeHotRows(hot.spec))
+        return HeldTable(numbers, hot.tensors(), _DecodeHotRows(hot.spec), ("hot",))
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class HotRowsAndCodebook:
             hot = make_hot_set(view.count, ids)
             numbers["hot"] = (INT8_ROWS, view.rows[torch.from_numpy(hot.ids)])
             fixed, spec = fixed | hot.tensors(), hot.spec
-        return HeldTable(numbers, fixed, _DecodeHotRows(spec))
+        return HeldTable(numbers, fixed, _DecodeHotRows(spec), ("hot",))
 
 
 @dataclass(frozen=True)

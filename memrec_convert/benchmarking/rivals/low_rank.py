@@ -62,7 +62,7 @@ def _make(view: TableView, rank: int) -> HeldTable:
         "directions": (FP32, (back * reach.unsqueeze(1)).to(torch.float32)),
         "factors": (BlockInt8(), (factors / reach).to(torch.float32)),
     }
-    return HeldTable(numbers, {}, _decode)
+    return HeldTable(numbers, {}, _decode, ("factors",))
 
 
 def _decode(numbers: Mapping[str, Tensor], _fixed: Mapping[str, Tensor], ids: Tensor) -> Tensor:

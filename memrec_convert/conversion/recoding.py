@@ -1,0 +1,122 @@
+"""Fine-tuning in which coded rows move by themselves, and are coded anew at the end.
+
+Codes that stay can only move together, with their codebooks. So in training a row is a row wherever its code is long
+enough to follow it, and what it has become is coded as it was before, at the same depth, in the same bytes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from memrec_convert.conversion.assembly import code_anew, make_module
+from memrec_convert.conversion.candidates import Candidate
+from memrec_convert.conversion.fitting import Fitted
+from memrec_convert.conversion.options import Options
+from memrec_convert.conversion.subject import Progress, Subject, TableSite
+from memrec_convert.conversion.teaching import make_mark, teach
+from memrec_convert.distill.rows import is_large
+from memrec_convert.encoding import CompressedModule, LevelSpec, TableSpec
+from memrec_convert.encoding.index import order_ids
+from memrec_convert.finetune.loop import FineTuning
+from memrec_convert.finetune.stored_rows import MOST_TRAINED
+
+FINE_BITS_PER_DIM = 0.1
+"""Coarser codes lose more of what rows have learnt than their codebooks learn: measured in docs/method.md."""
+
+ROWS_AT_ONCE = 1 << 16
+
+
+def teach_rows(
+    subject: Subject, fitted: Fitted, chosen: Candidate, model: nn.Module, options: Options, *, progress: Progress
+) -> tuple[nn.Module, FineTuning]:
+    """Fine-tunes a candidate's model; gives it back trained, or another one of the same specs, and how it went.
+
+    Where all codes are coarse, or tables too large to be held as rows, codebooks train alone. Where coding the trained
+    rows leaves nothing of the gain on the hold-out, the model is given back as it came.
+    """
+    members = chosen.members
+    if members is None or any(is_large(site.reader.shape) for site in subject.sites):
+        return model, teach(subject, model, options, progress=progress)
+    loose: dict[int, CompressedModule] = {}
+    for number, (site, levels) in enumerate(zip(subject.sites, members.levels, strict=True)):
+        module = _module_at(model, site)
+        if _is_fine(module.spec):
+            loose[number] = _loosen(site, module, levels, options.oov)
+    if not loose or any(spec.hashing is not None for spec in members.specs):
+        return model, teach(subject, model, options, progress=progress)
+    start = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    student = _swap(subject, model, loose)
+    told = replace(teach(subject, student, options, progress=progress), start=start)
+    if told.best_step == 0:
+        return model, told
+    modules: dict[int, CompressedModule] = {}
+    for number in loose:
+        site = subject.sites[number]
+        before, trained = _module_at(model, site), _module_at(student, site)
+        modules[number] = code_anew(
+            site, fitted.fits[number], before.spec, trained if trained.spec.form == before.spec.form else before,
+            _decode(trained, torch.arange(site.rows)), members.levels[number], oov=options.oov, workers=options.workers,
+        )  # fmt: skip
+    coded = _swap(subject, student, modules)
+    score = make_mark(subject, options)(coded).score
+    if score <= told.history[0][1]:
+        return model, replace(told, best_step=0, recoded=told.history[0][1])
+    return coded, replace(told, recoded=score)
+
+
+def _module_at(model: nn.Module, site: TableSite) -> CompressedModule:
+    module: CompressedModule = model.get_submodule(site.paths[0])  # type: ignore[assignment]
+    return module
+
+
+def _swap(subject: Subject, model: nn.Module, modules: Mapping[int, CompressedModule]) -> nn.Module:
+    """A copy of a converted model with other tables in the place of some, by number."""
+    memo: dict[int, nn.Module] = {}
+    for number, module in modules.items():
+        for path in subject.sites[number].paths:
+            memo[id(model.get_submodule(path))] = module
+    copied: nn.Module = copy.deepcopy(model, memo)
+    return copied.eval().requires_grad_(False)
+
+
+def _bits(spec: TableSpec, level: LevelSpec | None) -> int:
+    return spec.base_bits() + (spec.level_bits(level) if level is not None else 0)
+
+
+def _is_fine(spec: TableSpec) -> bool:
+    """Whether some of the codes are fine, and few enough to be trained as rows."""
+    if spec.form == "kept" or spec.rows * spec.dim > MOST_TRAINED:
+        return False
+    codes = [None, *(level for level in spec.levels if level.kind == "codes")]
+    return any(_bits(spec, level) >= FINE_BITS_PER_DIM * spec.dim for level in codes)
+
+
+def _loosen(site: TableSite, module: CompressedModule, levels: np.ndarray, oov: str) -> CompressedModule:
+    """The same table with fine codes as fp32 rows: levels where those are fine, or the whole where its base is."""
+    spec = module.spec
+    least = FINE_BITS_PER_DIM * spec.dim
+    if _bits(spec, None) >= least:
+        rows = {"rows": _decode(module, torch.arange(spec.rows))}
+        return make_module(site, TableSpec(spec.rows, spec.dim, "kept", codec="fp32"), rows, oov=oov)
+    tensors = dict(module.named_buffers(recurse=False))
+    changed = []
+    for number, level in enumerate(spec.levels):
+        if level.kind == "codes" and _bits(spec, level) >= least:
+            ids = order_ids(level.index, np.flatnonzero(levels == number).astype(np.int64))
+            del tensors[f"level{number}_codes"]
+            tensors[f"level{number}_rows"] = _decode(module, torch.from_numpy(ids))
+            changed.append(LevelSpec("rows", level.index, codec="fp32"))
+        else:
+            changed.append(level)
+    return make_module(site, replace(spec, levels=tuple(changed)), tensors, oov=oov)
+
+
+@torch.no_grad()
+def _decode(module: CompressedModule, ids: Tensor) -> Tensor:
+    return torch.cat([module.lookup(part) for part in torch.split(ids, ROWS_AT_ONCE)])
