@@ -171,9 +171,10 @@ def control_rows(control: Mapping[str, Any]) -> list[list[str]]:
 def describe_control(control: Mapping[str, Any]) -> str:
     """How the control was trained, and what its hold-out said."""
     kept = f"step {control['best_step']:,}" if control["best_step"] else "step 0, that is the original itself"
+    metric = "AUC" if control["metric"] == "auc" else control["metric"]
     return (
         f"Control: the original, uncompressed, after {control['steps']:,} steps of training on the same batches; the "
-        f"hold-out kept {kept} ({control['metric']} {format_change(control['gain'], 5)})"
+        f"hold-out kept {kept} ({metric} {format_change(control['gain'], 5)})"
     )
 
 
@@ -201,7 +202,8 @@ def _describe(value: object) -> str:
     if isinstance(value, (list, tuple)):
         if len(value) > MOST_ITEMS or any(isinstance(item, Mapping) for item in value):
             return f"{len(value)} entries (in the JSON)"
-        return ", ".join(_describe(item) for item in value) or "none"
+        items = [f"({_describe(item)})" if isinstance(item, (list, tuple)) else _describe(item) for item in value]
+        return ", ".join(items) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

@@ -71,7 +71,7 @@ def test_a_full_report_shows_every_part(full):
         "Groups by column user: 6,040, of which 5,900 hold both classes and have an AUC, with 99 % of the rows",
         "GAUC 0.7200 -> 0.7190 (-0.0010, 95 % interval -0.0015 to -0.0005: worse)",
         "95 % interval from 2,000 resamples of whole groups: -0.0010 to -0.0002: worse",
-        "the hold-out kept step 0, that is the original itself (auc 0.00000)",
+        "the hold-out kept step 0, that is the original itself (AUC 0.00000)",
         "conversion alone costs 0.8027 0.8018 -0.00090 -0.00120 to -0.00060",
         "user0 0.8022 -0.00050 -0.00070 to -0.00030", "2 0.6000 0.5900 0.6100 0.5876",
     ):  # fmt: skip

@@ -42,7 +42,8 @@ PLAN_NAMES = {
 }  # fmt: skip
 TRAINING_NAMES = {
     "metric": "judged on the hold-out by", "steps": "steps taken", "planned_steps": "steps planned",
-    "best_step": "step whose state was kept", "gain": "gain on the hold-out", "rate": "learning rate",
+    "best_step": "step whose state was kept", "recoded": "score once rows were coded anew",
+    "gain": "gain on the hold-out", "rate": "learning rate",
 }  # fmt: skip
 MOST_STEPS = 500
 
