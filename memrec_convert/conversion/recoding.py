@@ -1,7 +1,7 @@
 """Fine-tuning in which coded rows move by themselves, and are coded anew at the end.
 
-Codes that stay can only move together, with their codebooks. So in training a row is a row wherever its code is long
-enough to follow it, and what it has become is coded as it was before, at the same depth, in the same bytes.
+Codes that stay can only move together, with their codebooks. So in training a coded row is a row, and what it has
+become is coded as it was before, at the same depth, in the same bytes.
 """
 
 from __future__ import annotations
@@ -26,9 +26,6 @@ from memrec_convert.encoding.index import order_ids
 from memrec_convert.finetune.loop import FineTuning
 from memrec_convert.finetune.stored_rows import MOST_TRAINED
 
-FINE_BITS_PER_DIM = 0.1
-"""Coarser codes lose more of what rows have learnt than their codebooks learn: measured in docs/method.md."""
-
 ROWS_AT_ONCE = 1 << 16
 
 
@@ -37,8 +34,8 @@ def teach_rows(
 ) -> tuple[nn.Module, FineTuning]:
     """Fine-tunes a candidate's model; gives it back trained, or another one of the same specs, and how it went.
 
-    Where all codes are coarse, or tables too large to be held as rows, codebooks train alone. Where coding the trained
-    rows leaves nothing of the gain on the hold-out, the model is given back as it came.
+    Where tables are too large to be held as rows, their codebooks train alone. Where coding the trained rows leaves
+    nothing of the gain on the hold-out, the model is given back as it came.
     """
     members = chosen.members
     if members is None or any(is_large(site.reader.shape) for site in subject.sites):
@@ -46,7 +43,7 @@ def teach_rows(
     loose: dict[int, CompressedModule] = {}
     for number, (site, levels) in enumerate(zip(subject.sites, members.levels, strict=True)):
         module = _module_at(model, site)
-        if _is_fine(module.spec):
+        if _can_move(module.spec):
             loose[number] = _loosen(site, module, levels, options.oov)
     if not loose or any(spec.hashing is not None for spec in members.specs):
         return model, teach(subject, model, options, progress=progress)
@@ -85,35 +82,26 @@ def _swap(subject: Subject, model: nn.Module, modules: Mapping[int, CompressedMo
     return copied.eval().requires_grad_(False)
 
 
-def _bits(spec: TableSpec, level: LevelSpec | None) -> int:
-    return spec.base_bits() + (spec.level_bits(level) if level is not None else 0)
-
-
-def _is_fine(spec: TableSpec) -> bool:
-    """Whether some of the codes are fine, and few enough to be trained as rows."""
-    if spec.form == "kept" or spec.rows * spec.dim > MOST_TRAINED:
-        return False
-    codes = [None, *(level for level in spec.levels if level.kind == "codes")]
-    return any(_bits(spec, level) >= FINE_BITS_PER_DIM * spec.dim for level in codes)
+def _can_move(spec: TableSpec) -> bool:
+    """Whether there are codes, of few enough rows to be trained."""
+    coded = spec.base_depth > 0 or any(level.kind == "codes" for level in spec.levels)
+    return spec.form != "kept" and coded and spec.rows * spec.dim <= MOST_TRAINED
 
 
 def _loosen(site: TableSite, module: CompressedModule, levels: np.ndarray, oov: str) -> CompressedModule:
-    """The same table with fine codes as fp32 rows: levels where those are fine, or the whole where its base is."""
+    """The same table with fp32 rows in place of codes: of all ids where the base is coded, else of those in levels."""
     spec = module.spec
-    least = FINE_BITS_PER_DIM * spec.dim
-    if _bits(spec, None) >= least:
+    if spec.base_depth:
         rows = {"rows": _decode(module, torch.arange(spec.rows))}
         return make_module(site, TableSpec(spec.rows, spec.dim, "kept", codec="fp32"), rows, oov=oov)
     tensors = dict(module.named_buffers(recurse=False))
-    changed = []
+    changed = list[LevelSpec]()
     for number, level in enumerate(spec.levels):
-        if level.kind == "codes" and _bits(spec, level) >= least:
+        if level.kind == "codes":
             ids = order_ids(level.index, np.flatnonzero(levels == number).astype(np.int64))
             del tensors[f"level{number}_codes"]
             tensors[f"level{number}_rows"] = _decode(module, torch.from_numpy(ids))
-            changed.append(LevelSpec("rows", level.index, codec="fp32"))
-        else:
-            changed.append(level)
+        changed.append(LevelSpec("rows", level.index, codec="fp32") if level.kind == "codes" else level)
     return make_module(site, replace(spec, levels=tuple(changed)), tensors, oov=oov)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from memrec_convert.encoding import CompressedTable
 from memrec_convert.encoding.codecs import CODECS
@@ -29,7 +30,7 @@ class TrainableRows(nn.Module):
 
     def look_up(self, numbers: Tensor) -> Tensor:
         """Rows of these numbers (int64 [n]) as the codec would hold them, float32 [n, dim]; gradients pass straight."""
-        rows = self.rows[numbers] * self.spread
+        rows = functional.embedding(numbers, self.rows) * self.spread  # gradients add up in one order on any threads
         with torch.no_grad():
             change = self.codec.decode(self.codec.encode(rows), torch.arange(len(rows))) - rows
         return rows + change

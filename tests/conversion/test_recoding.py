@@ -61,7 +61,7 @@ def test_coded_rows_learn_more_than_codebooks(problem, monkeypatch):
     told = report.fine_tune
     assert told["recoded"] > told["history"][0]["score"]
     assert told["gain"] == pytest.approx(told["recoded"] - told["history"][0]["score"])
-    monkeypatch.setattr(recoding, "FINE_BITS_PER_DIM", 100.0)
+    monkeypatch.setattr(recoding, "MOST_TRAINED", 0)
     stiff, other = shrink(problem, 10_000)
     assert "recoded" not in other.fine_tune
     assert told["gain"] > 1.3 * other.fine_tune["gain"] > 0
