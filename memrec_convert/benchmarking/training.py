@@ -19,7 +19,7 @@ from memrec_convert.conversion.teaching import make_targets
 from memrec_convert.evaluation.metrics import auc
 from memrec_convert.evaluation.scoring import mean_divergence, score_batches
 from memrec_convert.finetune.loop import CHECKS_PER_EPOCH, CODEBOOK_RATE, DENSE_RATE
-from memrec_convert.finetune.trainable import ROWS_EPSILON, ROWS_FACTOR, SHARED_EPSILON
+from memrec_convert.finetune.trainable import ROWS_EPSILON, ROWS_FACTOR
 
 
 def train_tables(subject: Subject, model: nn.Module, tables: Sequence[RivalTable], options: Options) -> int:
@@ -66,7 +66,7 @@ def _make_optimizer(model: nn.Module, parts: Sequence[_Part], options: Options) 
             (rows if name in part.table[0].of_ids else shared).append(matrix)
     groups: list[dict[str, Any]] = [
         {"params": rows, "lr": CODEBOOK_RATE * ROWS_FACTOR, "eps": ROWS_EPSILON},
-        {"params": shared, "lr": CODEBOOK_RATE, "eps": SHARED_EPSILON},
+        {"params": shared, "lr": CODEBOOK_RATE},  # with our own epsilon quantised rivals end lower
     ]
     if options.train_dense:  # a rival's tables hold buffers alone: the model's parameters are its dense part
         groups.append({"params": list(model.requires_grad_(True).parameters()), "lr": DENSE_RATE})
