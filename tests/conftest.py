@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,13 @@ ROWS = (2000, 300, 40)
 DIM = 8
 DENSE = 2
 SPEC = SyntheticSpec(tables=ROWS, dense=DENSE, train_rows=12_000, val_rows=4_000, test_rows=4_000)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts_arrive() -> None:
+    """A shell starts background jobs deaf to Ctrl-C, and they hand that down to what the tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
