@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from memrec_convert.artifact.layout import LARGEST_HEADER, METADATA_KEY
 from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE, Metadata, digest_tensor, parse_metadata, quote_error
-from memrec_convert.encoding import CompressedModule, CompressedTable, HashGroup, build_module
+from memrec_convert.encoding import (
+    CompressedEmbeddingBag,
+    CompressedModule,
+    CompressedTable,
+    HashGroup,
+    build_module,
+)
 from memrec_convert.encoding.index import check_index
 from memrec_convert.encoding.memory import settle
 from memrec_convert.encoding.spec import TableSpec, table_spec_from_json
@@ -95,24 +101,27 @@ def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
     tables = [modules[f"tables.{number}"] for number in range(len(modules)) if f"tables.{number}" in modules]
     if len(tables) != len(modules):
         raise ArtifactError(f"{path}: its tables are not numbered from 0; convert the source again.")
-    model = _build_known(artifact, artifact.metadata.architecture, tables)
+    check_architecture(artifact, artifact.metadata.architecture, modules)
+    model = build_model(artifact.metadata.architecture, tables)
     _fill(artifact, model)
     return model.eval().requires_grad_(False)
 
 
-def _build_known(
-    artifact: Artifact, architecture: Mapping[str, object], tables: Sequence[CompressedModule]
-) -> nn.Module:
-    """The network around its tables, once its description is known to fit the file."""
-    check_architecture(artifact, architecture, len(tables))
-    return build_model(architecture, tables)
-
-
-def check_architecture(artifact: Artifact, architecture: Mapping[str, object], tables: int) -> None:
+def check_architecture(
+    artifact: Artifact, architecture: Mapping[str, object], modules: Mapping[str, CompressedModule]
+) -> None:
     """The network can be built from what is in the file; tried without memory, its sizes being the file's own word."""
+    alone = architecture.get("name") == "tables"
+    for name, table in modules.items():
+        pools = isinstance(table, CompressedEmbeddingBag)
+        if pools == alone or (isinstance(table, CompressedEmbeddingBag) and table.include_last_offset):
+            raise ArtifactError(
+                f"{artifact.path} > {name}: it takes ids in another way than the network gives them; the file "
+                "is damaged, convert the source again."
+            )
     try:
         with torch.device("meta"):
-            hollow = build_model(architecture, [nn.Identity() for _ in range(tables)])
+            hollow = build_model(architecture, [nn.Identity() for _ in modules])
         for name, tensor in hollow.state_dict().items():
             source = artifact.metadata.aliases.get(name, name)
             if source not in artifact.tensors or artifact.tensors[source].shape != tensor.shape:

@@ -32,7 +32,7 @@ def verify(path: str | Path, *, against: str | Path | None = None) -> dict[str, 
         check_table(module, f"{path} > {name}")
         check_disjoint(module, f"{path} > {name}")
     if artifact.metadata.architecture is not None:
-        check_architecture(artifact, artifact.metadata.architecture, len(modules))
+        check_architecture(artifact, artifact.metadata.architecture, modules)
     result: dict[str, Any] = {
         "path": str(path), "bytes": artifact.nbytes, "tensors": len(artifact.tensors), "tables": len(modules),
         "against": None,

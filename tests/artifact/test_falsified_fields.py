@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,19 @@ def test_a_forger_who_mends_the_digest_gets_no_further(tmp_path: Path, saved: by
     informative = field in ("measured", "plan", "profile", "seed")
     assert tried >= 5
     assert refused > tried * (0.1 if informative else 0.7)
+
+
+@pytest.mark.parametrize(
+    "forge", [lambda table: table.pop("mode"), lambda table: table.update(include_last_offset=True)]
+)  # fmt: skip
+def test_a_table_that_takes_ids_in_another_way_is_refused(
+    tmp_path: Path, saved: bytes, forge: Callable[[dict[str, Any]], object]
+) -> None:
+    """A known network gives its tables ids and the starts of bags; a forged file cannot make it fail over that."""
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(saved)
+    falsify_text(path, lambda own: forge(own["modules"]["tables.0"]))
+    assert all("takes ids in another way" in said for said in refuse(path))
 
 
 def test_each_field_of_the_header_is_guarded(tmp_path: Path, saved: bytes) -> None:
