@@ -20,6 +20,7 @@ from memrec_convert.distill.hashed import HashedFit, HashedTable, fit_hashed
 from memrec_convert.distill.rows import TensorRows, is_large
 from memrec_convert.encoding import CompressedModule, HashGroup, HashSpec, TableSpec
 from memrec_convert.errors import BudgetTooSmallError
+from memrec_convert.kernels.hashing import FIRST_HASH_SEED
 from memrec_convert.planning.hashed import size_group
 from memrec_convert.planning.membership import Membership
 from memrec_convert.planning.search import CountFile, TablePlan, plan_tables
@@ -108,7 +109,7 @@ def _attempt(
 
     def hash_bases(specs: Sequence[TableSpec]) -> tuple[TableSpec, ...]:
         return tuple(
-            replace(spec, hashing=groups[spec.dim], hash_seed=number)
+            replace(spec, hashing=groups[spec.dim], hash_seed=FIRST_HASH_SEED + number)
             if number in numbers and _takes_mean_row(spec)
             else spec
             for number, spec in enumerate(specs)

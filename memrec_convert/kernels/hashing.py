@@ -12,6 +12,10 @@ from torch import Tensor
 WEIGHT_LANES = 16
 """Scalars in one block of the weight table: 64 bytes as fp32, one cache line."""
 
+FIRST_HASH_SEED = 16
+"""Table n hashes with this seed + n. Never with 8: MurmurHash3's halves both start from the seed xor the key's length,
+which then leaves nothing to tell them apart, and all tokens of an id would follow from its first."""
+
 _LOW_32 = 0xFFFFFFFF
 _C1 = 0x87C37B91114253D5 - 2**64
 _C2 = 0x4CF5AD432745937F

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from memrec_convert.encoding.spec import HashSpec, TableSpec
 from memrec_convert.errors import BudgetTooSmallError
-from memrec_convert.kernels.hashing import WEIGHT_LANES
+from memrec_convert.kernels.hashing import FIRST_HASH_SEED, WEIGHT_LANES
 from memrec_convert.units import format_bytes
 
 WEIGHT_SHARE = 0.2
@@ -53,8 +53,8 @@ def plan_hashed(
         return tuple(
             TableSpec(shape.rows, shape.dim, "kept", codec="int8")
             if number in kept
-            else TableSpec(shape.rows, shape.dim, "replaced", hashing=groups[shape.dim], hash_seed=number)
-            for number, shape in enumerate(shapes)
+            else TableSpec(shape.rows, shape.dim, "replaced", hashing=groups[shape.dim], hash_seed=seed)
+            for seed, (number, shape) in enumerate(enumerate(shapes), start=FIRST_HASH_SEED)
         )
 
     least = max(weights) * 2 * k + 4 * WEIGHT_LANES * len(weights)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from memrec_convert.kernels.hashing import WEIGHT_LANES, hash_ids, token_numbers, weight_positions
+from memrec_convert.kernels.hashing import FIRST_HASH_SEED, WEIGHT_LANES, hash_ids, token_numbers, weight_positions
 
 IDS = st.integers(-(2**63), 2**63 - 1)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -52,6 +52,21 @@ def test_published_table(
     assert token_numbers(h1, h2, k=2, rows=75_000).tolist() == [tokens]
     expected = [[block * WEIGHT_LANES + lane for lane in lanes]]
     assert weight_positions(h1, h2, k=4, blocks=4688).tolist() == expected
+
+
+@pytest.mark.parametrize("table", range(40))
+def test_two_ids_hardly_ever_share_both_tokens(table: int) -> None:
+    """As rarely as chance has it, 2 n / d**2 of them, whatever the table's number."""
+    count, size = 100_000, 100_000
+    tokens = token_numbers(*hash_ids(torch.arange(count), FIRST_HASH_SEED + table), k=2, rows=size)
+    _, shared = torch.unique(tokens.sort(dim=1).values, dim=0, return_counts=True)
+    assert int(shared[shared > 1].sum()) <= 20 * 2 * count**2 / size**2
+
+
+def test_the_seed_that_makes_both_halves_one() -> None:
+    """With 8 they start alike and stay so: no table may have it."""
+    h1, h2 = hash_ids(torch.arange(100), 8)
+    assert torch.equal(2 * h2, 3 * h1)
 
 
 @settings(deadline=None, max_examples=30)

@@ -29,7 +29,7 @@ from memrec_convert.conversion.subject import Subject
 from memrec_convert.encoding import CompressedModule
 from memrec_convert.encoding.spec import HashSpec, TableSpec
 from memrec_convert.errors import LogError
-from memrec_convert.kernels.hashing import WEIGHT_LANES
+from memrec_convert.kernels.hashing import FIRST_HASH_SEED, WEIGHT_LANES
 
 HASH_SEEDS_APART = 100_000
 """Seeds of one experiment's repetitions share no table's hash seed."""
@@ -113,7 +113,7 @@ class Lab:
         fitted, options = self.fit("memrec", 0), replace(self.job.options, method="memrec", seed=seed)
         specs = [
             TableSpec(
-                site.rows, site.dim, "replaced", hash_seed=seed * HASH_SEEDS_APART + number,
+                site.rows, site.dim, "replaced", hash_seed=seed * HASH_SEEDS_APART + FIRST_HASH_SEED + number,
                 hashing=HashSpec(
                     f"dim{site.dim}", site.dim, d, k, blocks=blocks if k_weights else 0, k_weights=k_weights
                 ),
