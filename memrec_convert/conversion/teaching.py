@@ -22,10 +22,6 @@ from memrec_convert.finetune.rows import open_rows
 LABEL_SHARE = 0.2
 """Of mixed targets, how much of each is the label; the rest is the original's own prediction."""
 
-CONTROL_RATE = 1e-2
-CONTROL_FACTORS = (1.0, 3.0, 0.3, 0.1, 0.03)
-"""Trained rows bear smaller steps than codebooks, and how small is for the search to say."""
-
 
 def teach(subject: Subject, model: nn.Module, options: Options, *, progress: Progress) -> FineTuning:
     """Trains `model` on the subject's training data and keeps its best state on the hold-out."""
@@ -49,7 +45,7 @@ def teach_control(subject: Subject, options: Options, *, progress: Progress) -> 
     """The original, uncompressed, after the training that a converted model gets: same batches, steps and hold-out.
 
     The targets are the same too, unless they are soft: its own predictions could teach it nothing, so it then learns
-    from the labels. Its rates are searched, for rows are not codebooks. The given model is left as it was.
+    from the labels. The given model is left as it was.
     """
     train = _require_train(subject)
     if not train.has_labels:
@@ -59,7 +55,7 @@ def teach_control(subject: Subject, options: Options, *, progress: Progress) -> 
         )
     targets = "labels" if options.targets == "soft" else options.targets
     model = copy.deepcopy(subject.model).requires_grad_(False)
-    plan = _make_plan(options, train, search=True, codebook_rate=CONTROL_RATE, factors=CONTROL_FACTORS)
+    plan = _make_plan(options, train, search=options.lr_search)
     if options.train_dense:
         model.requires_grad_(True)
     told = fine_tune(

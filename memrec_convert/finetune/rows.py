@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from memrec_convert.finetune.trainable import ROWS_EPSILON, ROWS_FACTOR
+
 
 class RowsTrainee:
     """The rows of a model's nn.EmbeddingBag and nn.Embedding modules."""
@@ -18,9 +20,13 @@ class RowsTrainee:
     def make_optimizers(
         self, model: nn.Module, *, rate: float, dense_rate: float, train_dense: bool
     ) -> list[torch.optim.Optimizer]:
-        """Adam on the rows of each batch, at a rate in units of the table's spread; the dense part at its own."""
+        """Adam on the rows of each batch, in units of the table's spread; the dense part at its own rate."""
         rows = {id(table.weight) for table in self.tables}
-        groups = [{"params": [table.weight], "lr": rate * _spread(table.weight)} for table in self.tables]
+        groups = [
+            {"params": [table.weight], "lr": rate * ROWS_FACTOR * spread, "eps": ROWS_EPSILON / spread}
+            for table in self.tables
+            for spread in [_spread(table.weight)]
+        ]
         optimizers: list[torch.optim.Optimizer] = [torch.optim.SparseAdam(groups)] if groups else []
         dense = [p for p in model.parameters() if p.requires_grad and id(p) not in rows] if train_dense else []
         if dense:
