@@ -38,12 +38,12 @@ def teach_rows(
     nothing of the gain on the hold-out, the model is given back as it came.
     """
     members = chosen.members
-    if members is None or any(is_large(site.reader.shape) for site in subject.sites):
+    if members is None:
         return model, teach(subject, model, options, progress=progress)
     loose: dict[int, CompressedModule] = {}
     for number, (site, levels) in enumerate(zip(subject.sites, members.levels, strict=True)):
         module = _module_at(model, site)
-        if _can_move(module.spec):
+        if _can_move(module.spec) and not is_large(site.reader.shape):
             loose[number] = _loosen(site, module, levels, options.oov)
     if not loose or any(spec.hashing is not None for spec in members.specs):
         return model, teach(subject, model, options, progress=progress)

@@ -8,6 +8,7 @@ from torch import nn
 
 from memrec_convert import compress, load, save
 from memrec_convert.conversion import recoding
+from memrec_convert.distill import rows as rows_module
 
 ROWS, DIM = 400, 8
 
@@ -100,6 +101,20 @@ def test_codes_that_undo_the_training_are_not_taken(problem, monkeypatch):
     assert report.fine_tune["best_step"] == 0
     for name, tensor in small.state_dict().items():
         assert torch.equal(tensor, plain.state_dict()[name]), name
+
+
+def test_a_large_table_keeps_its_codes_while_others_move(problem, monkeypatch):
+    """What cannot be held as rows trains its codebooks alone; the small table beside it is still coded anew."""
+    monkeypatch.setattr(rows_module, "LARGE_ELEMENTS", 2 * ROWS * DIM)
+    plain, _ = shrink(problem, 10_000, epochs=0)
+    small, report = shrink(problem, 10_000)
+    assert report.fine_tune["recoded"] > report.fine_tune["history"][0]["score"]
+    before, after = plain.state_dict(), small.state_dict()
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    codes = {name for name in after if name.endswith(("base", "codes"))}
+    assert any(name.startswith("user") for name in changed & codes)
+    assert not any(name.startswith("item") for name in changed & codes)
+    assert any(name.startswith("item") for name in changed)
 
 
 def test_the_same_inputs_give_the_same_codes(problem):
