@@ -28,12 +28,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 from demo import prepare
 
 LEAST_ROWS = 2
-MODES: dict[str, dict[str, Any]] = {
-    "our plan": {"method": "auto"},
-    "codes alone": {"method": "codes"},
-    "int8 rows of hot ids": {"method": "int8"},
-    "MEM-REC, all hashed": {"method": "memrec"},
-}
+METHODS = {
+    "auto": "our plan", "codes": "codes alone", "int8": "int8 rows of hot ids", "memrec": "MEM-REC, all hashed",
+}  # fmt: skip
+"""A method's name -> what it is in tables."""
 
 
 def make_spec(share: int, samples: int) -> SyntheticSpec:
@@ -42,7 +40,7 @@ def make_spec(share: int, samples: int) -> SyntheticSpec:
     return SyntheticSpec(tables=tables, dense=13, train_rows=samples, val_rows=200_000, test_rows=400_000)
 
 
-def run(folder: Path, mode: str, trained: bool, bits: float, seed: int) -> dict[str, Any]:
+def run(folder: Path, method: str, trained: bool, bits: float, seed: int) -> dict[str, Any]:
     """One conversion and its figures."""
     found: dict[str, Any] = inspect(folder / "dlrm.pt")
     rows = sum(table["rows"] for table in found["tables"])
@@ -51,11 +49,11 @@ def run(folder: Path, mode: str, trained: bool, bits: float, seed: int) -> dict[
     report = convert(
         folder / "dlrm.pt", budget, data=folder / "train.parquet", val=folder / "val.parquet",
         eval=folder / "test.parquet", out=folder / "artifact.safetensors", force=True, seed=seed, work=folder / "fits",
-        epochs=int(trained), **MODES[mode],
+        epochs=int(trained), method=method,
     ).to_json()  # fmt: skip
     forms = {table["form"] for table in report["tables"]}
     return {
-        "method": mode, "trained": trained, "bits": bits, "seed": seed, "rows": rows, "budget_bytes": budget,
+        "method": method, "trained": trained, "bits": bits, "seed": seed, "rows": rows, "budget_bytes": budget,
         "bytes": report["artifact"]["bytes"], "auc": report["auc"]["before"], "delta": report["auc"]["delta"],
         "ci95": report["auc"]["ci95"], "log_loss_delta": report["log_loss"]["delta"], "forms": sorted(forms),
         "plan": report["plan"], "seconds": round(time.perf_counter() - start, 1),
@@ -70,7 +68,7 @@ def main() -> None:
     parser.add_argument("--share", type=int, default=20)
     parser.add_argument("--samples", type=int, default=4_000_000)
     parser.add_argument("--bits", default="2")
-    parser.add_argument("--methods", default=",".join(MODES))
+    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -79,13 +77,14 @@ def main() -> None:
     done: list[dict[str, Any]] = json.loads(options.json.read_text()) if options.json.exists() else []
     known = {(row["method"], row["trained"], row["bits"], row["seed"]) for row in done}
     for bits in map(float, options.bits.split(",")):
-        for mode in options.methods.split(","):
+        for method in options.methods.split(","):
             for trained in (False, True):
-                if (mode, trained, bits, options.seed) not in known:
-                    done.append(run(options.work, mode, trained, bits, options.seed))
+                if (method, trained, bits, options.seed) not in known:
+                    done.append(run(options.work, method, trained, bits, options.seed))
                     options.json.write_text(json.dumps(done, indent=1))
     shown = ("method", "trained", "bits", "bytes", "auc", "delta", "ci95", "seconds")
-    print(tabulate([{name: row[name] for name in shown} for row in done], headers="keys"))
+    rows = [{name: row[name] for name in shown} | {"method": METHODS[row["method"]]} for row in done]
+    print(tabulate(rows, headers="keys"))
 
 
 if __name__ == "__main__":
