@@ -14,6 +14,7 @@ BYTES_PER_CHUNK = 4 << 20
 HASHES_AT_ONCE = 1 << 25
 """Hashes that are held to be compared; a longer table is read once for each share of them."""
 
+_MINUS_ZERO = np.uint32(1 << 31)
 _SEED = 0x9E3779B97F4A7C15
 
 
@@ -93,7 +94,8 @@ def scan_rows(weight: StoredTensor, heard: Callable[[int], None] = lambda _: Non
 
 def hash_rows(rows: Array) -> Array:
     """A 64-bit hash of each row (float32 [n, dim]), uint64 [n]; zeros of both signs are equal."""
-    bits = (rows + np.float32(0)).view(np.uint32)
+    bits = np.ascontiguousarray(rows).view(np.uint32)
+    bits = np.where(bits == _MINUS_ZERO, np.uint32(0), bits)  # as integers: arithmetic would alter and report some NaN
     draw = np.random.default_rng(_SEED)
     offsets, factors = draw.integers(0, 1 << 63, (2, rows.shape[1]), dtype=np.uint64)
     mixed = (bits + offsets) * (factors | np.uint64(1))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from memrec_convert.checkpoint import scan as scan_module
@@ -67,7 +67,8 @@ def test_progress_counts_the_bytes(tmp_path):
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.integers(0, 2**32 - 1), st.integers(0, 7), st.integers(0, 31))
+@given(seed=st.integers(0, 2**32 - 1), column=st.integers(0, 7), bit=st.integers(0, 31))
+@example(seed=46, column=1, bit=30)  # a NaN that arithmetic would alter
 def test_rows_that_differ_in_one_bit_have_other_hashes(seed, column, bit):
     """Also where it is one of the upper bits alone, as between rows that were once fp16."""
     row = np.random.default_rng(seed).standard_normal((1, 8)).astype(np.float16).astype(np.float32)
