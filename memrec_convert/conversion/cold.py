@@ -130,7 +130,7 @@ def _attempt(
     hashed = [number for number in numbers if specs[number].hashing is not None]
     if not hashed:
         return None
-    tables = {number: _cold_rows(subject, fitted, number, members.levels[number]) for number in hashed}
+    tables = {n: _cold_rows(subject, fitted, n, members.levels[n], specs[n].hash_seed) for n in hashed}
     fits, saved = {}, 0.0
     for dim in {specs[number].dim for number in hashed}:
         own = [number for number in hashed if specs[number].dim == dim]
@@ -159,14 +159,14 @@ def _size_groups(
     }
 
 
-def _cold_rows(subject: Subject, fitted: Fitted, number: int, levels: np.ndarray) -> HashedTable:
+def _cold_rows(subject: Subject, fitted: Fitted, number: int, levels: np.ndarray, hash_seed: int) -> HashedTable:
     """The rows of a table that are in no level, weighted by count and mean sensitivity."""
     site, fit, weight = subject.sites[number], fitted.fits[number], fitted.weights[number]
     ids = np.flatnonzero(levels < 0)
     sensitivity = np.float32(float(weight.metric.square().sum()) / site.dim)
     weights = (fit.survey.weights[:][ids] * sensitivity).astype(np.float32)
     rows = TensorRows(gather_rows(site.reader, ids))
-    return HashedTable(rows, number, fit.survey.centre, weights, ids=ids, metric=fit.survey.metric)
+    return HashedTable(rows, hash_seed, fit.survey.centre, weights, ids=ids, metric=fit.survey.metric)
 
 
 def _fill_group(specs: Sequence[TableSpec], name: str, fit: HashedFit) -> HashGroup:

@@ -8,7 +8,7 @@ from torch import nn
 
 from memrec_convert import compress
 from memrec_convert.conversion import cold
-from memrec_convert.kernels.hashing import hash_ids, token_numbers
+from memrec_convert.kernels.hashing import FIRST_HASH_SEED, hash_ids, token_numbers
 from memrec_convert.planning.hashed import size_group
 
 ROWS, DIM, BUDGET = 60_000, 16, 20_000
@@ -29,20 +29,23 @@ class Tables(nn.Module):
 def made_of_tokens(share):
     """Rows that hashed tokens of this share of the budget hold exactly, and nothing shorter does."""
     spec = size_group(DIM, int(share * BUDGET), most_rows=ROWS, k=2, k_weights=4)
-    h1, h2 = hash_ids(torch.arange(ROWS), 0)
+    h1, h2 = hash_ids(torch.arange(ROWS), FIRST_HASH_SEED)
     tokens = torch.randn(spec.rows, DIM, generator=torch.Generator().manual_seed(0))
     return tokens[token_numbers(h1, h2, k=2, rows=spec.rows)].sum(dim=1)
 
 
 def test_tokens_that_pay_are_built():
     """Rows that only their hashes tell apart go to hashed tokens, which cost no byte per id."""
-    small, report = compress(Tables(made_of_tokens(cold.SHARES["mean"][0])), BUDGET, weights="uniform", threshold="1kB")
+    wanted = made_of_tokens(cold.SHARES["mean"][0])
+    small, report = compress(Tables(wanted), BUDGET, weights="uniform", threshold="1kB")
     assert report.plan["chosen"] == cold.NAME
     assert "hashed" in report.tables[0].form
     lost = {one.name: one.score for one in report.alternatives}
     assert lost["rate-distortion plan"] > 1.5 * report.plan["distortion"]
     rows = small.bag(torch.arange(ROWS), torch.arange(ROWS))
     assert torch.isfinite(rows).all()
+    lost_energy = (rows - wanted).square().sum() / (wanted - wanted.mean(dim=0)).square().sum()
+    assert lost_energy < 0.01
 
 
 def test_tokens_that_do_not_pay_are_named(monkeypatch):
