@@ -48,6 +48,7 @@ class KernelTables:
             descriptions.append(_describe(table, number, self.columns[-1], self.held))
             self.columns.append(self.columns[-1] + table.spec.dim)
         self.width = self.columns[-1]
+        self.dims = {table.spec.dim for table in tables}
         self.aligned = not any(4 * column % LINE_BYTES for column in self.columns)
         self.handle = self.native.make_tables(descriptions) if self.native is not None else None
         self.look_up: Any = getattr(self.native, "look_up_grid", None)
@@ -73,7 +74,7 @@ class KernelTables:
         self._run_grid(ids, samples, out, stride, clock)
         return out
 
-    def look_up_tables(self, ids: Tensor, *, clock: Tensor | None = None) -> list[Tensor]:
+    def look_up_tables(self, ids: Tensor, *, clock: Tensor | None = None) -> tuple[Tensor, ...]:
         """As `look_up_grid`, with each table's vectors in one piece: float32 [samples, dim] per table.
 
         A large batch is written faster so: in order, instead of a few lines on every page.
@@ -81,10 +82,14 @@ class KernelTables:
         samples = ids.shape[0]
         out = OUTPUTS.take(1, samples * self.width + len(self.tables) * GAP_FLOATS).view(-1)
         self._run_grid(ids, samples, out, 0, clock)
-        return [
-            out.narrow(0, samples * start + number * GAP_FLOATS, samples * (stop - start)).view(samples, stop - start)
+        if len(self.dims) == 1:  # one view of all, for a view costs a microsecond
+            (dim,) = self.dims
+            return out.as_strided((len(self.tables), samples, dim), (samples * dim + GAP_FLOATS, dim, 1)).unbind(0)
+        first = out.storage_offset()
+        return tuple(
+            out.as_strided((samples, stop - start), (stop - start, 1), first + samples * start + number * GAP_FLOATS)
             for number, (start, stop) in enumerate(pairwise(self.columns))
-        ]
+        )
 
     def _check_out(self, out: Tensor, samples: int) -> int:
         """Floats from one row of `out` to the next; ValueError where it cannot take the vectors."""

@@ -166,6 +166,16 @@ def test_tables_of_mixed_widths_side_by_side(samples: int) -> None:
     assert bool((clock > 0).any()) == (samples > 0)
 
 
+def test_tables_of_one_width_side_by_side() -> None:
+    """Tables of equal width come as views of one memory, each in its own piece."""
+    tables = KernelTables([make_bag(n, base=BASES[n % 5], kinds=KINDS[n], dim=16) for n in range(5)], range(5))
+    for samples in (0, 1, 129, 5000):
+        ids = draw_ids(20, samples * 5, samples).view(samples, 5)
+        for piece, part in zip(tables.look_up_tables(ids), look_up_separately(tables, ids).split(16, dim=1), strict=True):
+            assert piece.is_contiguous()
+            assert same_bits(piece, part)
+
+
 def test_out_is_filled_and_nothing_beside_it() -> None:
     """A given `out` may lie anywhere with any row pitch: what is around it keeps its numbers."""
     tables = make_mixed()

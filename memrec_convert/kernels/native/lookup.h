@@ -15,12 +15,20 @@
 #include "simd_scalar.h"
 #include "tables.h"
 
+// Assembler where there is some: GCC takes a function that only calls __builtin_prefetch for one without effect and drops
+// calls of it.
 #if defined(_MSC_VER) && !defined(__clang__)
 #include <intrin.h>
 #define MEMREC_PREFETCH(p) _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0)
 #define MEMREC_INLINE
 #else
+#if defined(__x86_64__)
+#define MEMREC_PREFETCH(p) __asm__ volatile("prefetcht0 (%0)" : : "r"(p))
+#elif defined(__aarch64__)
+#define MEMREC_PREFETCH(p) __asm__ volatile("prfm pldl1keep, [%0]" : : "r"(p))
+#else
 #define MEMREC_PREFETCH(p) __builtin_prefetch(p)
+#endif
 #define MEMREC_INLINE __attribute__((always_inline))  // a closure that is called keeps its captures in memory
 #endif
 
@@ -29,7 +37,7 @@ namespace {
 
 constexpr int kAhead = 12;  // rows that are asked for before the one that is written
 constexpr int kRing = 8, kToAsk = 2, kToSum = 6;  // a lookup's tokens are asked for after 2 others, summed after 6
-constexpr int kFew = 65;    // fewer samples than this: the tokens of all are asked for before the first is summed
+constexpr int kFew = 20;    // fewer samples than this: the tokens of all are asked for before the first is summed
 constexpr uint64_t kInCache = 64 << 10;  // bytes (of rows: numbers) that stay near the core by themselves
 constexpr int kShort = 16;  // fewer lookups of a table in a piece than this: its rows are asked for at once
 
