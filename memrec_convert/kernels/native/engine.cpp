@@ -103,14 +103,22 @@ Finding check(const Request& request) {
 struct AllKeyPlaces {
     KeyPlaces of_bits[17];
     AllKeyPlaces() {
-        for (uint32_t bits = 1; bits <= 16; ++bits)
+        for (uint32_t bits = 1; bits <= 16; ++bits) {
+            KeyPlaces& places = of_bits[bits];
+            const uint32_t in_eight_bytes = bits <= 14 ? 4 : 2;
+            places.at_once = 8 * in_eight_bytes;
+            places.lanes = in_eight_bytes == 4 ? 0xFFFFFFFF : 0x33333333;
             for (uint32_t offset = 0; offset < 8; ++offset)
-                for (uint32_t lane = 0; lane < 16; ++lane) place(of_bits[bits], offset, lane, offset + lane * bits);
+                for (uint32_t eighth = 0; eighth < 8; ++eighth)
+                    place(places, offset, eighth, offset + eighth * in_eight_bytes * bits, bits);
+        }
     }
-    static void place(KeyPlaces& places, uint32_t offset, uint32_t lane, uint32_t bit) {
-        places.bit_of[offset][lane] = bit & 7;
-        for (uint32_t byte = 0; byte < 4; ++byte)
-            places.bytes_of[offset][4 * lane + byte] = static_cast<uint8_t>((bit >> 3) + byte);
+    static void place(KeyPlaces& places, uint32_t offset, uint32_t eighth, uint32_t first_bit, uint32_t bits) {
+        for (uint32_t byte = 0; byte < 8; ++byte) {
+            const uint32_t bit = (first_bit & 7) + byte / 2 * bits + byte % 2 * 8;
+            places.bytes_of[offset][8 * eighth + byte] = static_cast<uint8_t>((first_bit >> 3) + byte);
+            places.bits_of[offset][8 * eighth + byte] = static_cast<uint8_t>(bit & 63);
+        }
     }
 };
 

@@ -1,4 +1,4 @@
-// The kernel in AVX-512 as Ice Lake and Zen 4 have it: byte permutations find a key among sixteen at once.
+// The kernel in AVX-512 as Ice Lake and Zen 4 have it: byte permutations find a key among 32 at once.
 #include "tables.h"
 
 #if defined(__AVX512VBMI__) && defined(__AVX512VPOPCNTDQ__)
@@ -37,27 +37,29 @@ struct Avx512Kernel {
     static void fence() { _mm_sfence(); }
 
     static int find_key(const Index& index, uint64_t first, int count, uint32_t key) {
-        const uint32_t found = match_sixteen(index, first, count, key);
-        if (count <= 16) return static_cast<int>(_tzcnt_u32(found | 1u << 31)) | (found ? 0 : -1);
-        if (found) return static_cast<int>(_tzcnt_u32(found));
-        for (int done = 16; done < count; done += 16)
-            if (const uint32_t late = match_sixteen(index, first + static_cast<uint64_t>(done), count - done, key))
+        const auto at_once = static_cast<int>(index.places->at_once);
+        const uint32_t found = match(index, first, count, key);
+        if (count <= at_once || found) return static_cast<int>(_tzcnt_u32(found)) | -static_cast<int>(found == 0);
+        for (int done = at_once; done < count; done += at_once)
+            if (const uint32_t late = match(index, first + static_cast<uint64_t>(done), count - done, key))
                 return done + static_cast<int>(_tzcnt_u32(late));
         return -1;
     }
 
-    // Which of the `count`, at most sixteen, keys from `first` on equal `key`: a bit each. Sixteen keys of at most 16 bits
-    // and 7 bits of offset lie within 33 bytes; what is past the index is not read.
-    static uint32_t match_sixteen(const Index& index, uint64_t first, int count, uint32_t key) {
+    // Which of the `count` keys from `first` on, as many as are found at once, equal `key`: a bit each. They lie within 57
+    // bytes, with up to 7 bits before them; what is past the index is not read.
+    static uint32_t match(const Index& index, uint64_t first, int count, uint32_t key) {
+        const KeyPlaces& places = *index.places;
         const uint64_t start = first * index.key_bits, byte = start >> 3, held = static_cast<uint64_t>(index.bytes - index.keys_at);
         const uint8_t* keys = index.data + index.keys_at + byte;
         const __m512i data = byte + 64 <= held ? _mm512_loadu_si512(keys)
                                                : _mm512_maskz_loadu_epi8(_bzhi_u64(~0ull, static_cast<uint32_t>(held - byte)), keys);
-        const __m512i words = _mm512_permutexvar_epi8(_mm512_loadu_si512(index.places->bytes_of[start & 7]), data);
-        const __m512i shifted = _mm512_srlv_epi32(words, _mm512_loadu_si512(index.places->bit_of[start & 7]));
-        const __m512i mask = _mm512_set1_epi32((1 << index.key_bits) - 1);
-        const uint32_t hits = _mm512_cmpeq_epi32_mask(_mm512_and_si512(shifted, mask), _mm512_set1_epi32(static_cast<int>(key)));
-        return _bzhi_u32(hits, static_cast<uint32_t>(count < 16 ? count : 16));
+        const __m512i words = _mm512_permutexvar_epi8(_mm512_loadu_si512(places.bytes_of[start & 7]), data);
+        const __m512i shifted = _mm512_multishift_epi64_epi8(_mm512_loadu_si512(places.bits_of[start & 7]), words);
+        const __m512i kept = _mm512_and_si512(shifted, _mm512_set1_epi16(static_cast<int16_t>((1u << index.key_bits) - 1)));
+        const __mmask32 equal = _mm512_cmpeq_epi16_mask(kept, _mm512_set1_epi16(static_cast<int16_t>(key)));
+        const auto most = static_cast<int>(places.at_once);
+        return _bzhi_u32(_pext_u32(equal, places.lanes), static_cast<uint32_t>(count < most ? count : most));
     }
 
     static uint64_t count_before(const uint8_t* line, uint32_t bit) {

@@ -39,10 +39,13 @@ struct Index {
     const struct KeyPlaces* places;
 };
 
-// For keys that start at each bit of a byte: which bytes hold each of sixteen keys, and how far up its lowest bit is.
+// For keys that begin at each bit of a byte: of eight bytes each, which bytes hold the next few keys, and the bit where each
+// sixteen bits of those begin. Four keys of at most 14 bits are found in eight bytes, two longer ones.
 struct KeyPlaces {
+    uint32_t at_once;  // keys: 32 or 16
+    uint32_t lanes;    // which sixteen bits of 64 bytes are keys
     uint8_t bytes_of[8][64];
-    uint32_t bit_of[8][16];
+    uint8_t bits_of[8][64];
 };
 
 // Some stages of a code that lie within one 64-bit word wherever their first bit falls: read at once.
