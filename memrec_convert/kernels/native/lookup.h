@@ -21,6 +21,7 @@
 #include <intrin.h>
 #define MEMREC_PREFETCH(p) _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0)
 #define MEMREC_INLINE
+#define MEMREC_APART
 #else
 #if defined(__x86_64__)
 #define MEMREC_PREFETCH(p) __asm__ volatile("prefetcht0 (%0)" : : "r"(p))
@@ -30,6 +31,7 @@
 #define MEMREC_PREFETCH(p) __builtin_prefetch(p)
 #endif
 #define MEMREC_INLINE __attribute__((always_inline))  // a closure that is called keeps its captures in memory
+#define MEMREC_APART __attribute__((noinline))     // what is rarely needed leaves the registers to the rest
 #endif
 
 namespace memrec {
@@ -386,7 +388,8 @@ class Lookup {
     }
 
     // Moves the lookups whose place is found from the base's list to the level's. Both lists are written every time and
-    // only their lengths differ: which way a lookup goes cannot be foretold.
+    // only their lengths differ: which way a lookup goes cannot be foretold. For the same reason `find` says -1 by
+    // arithmetic, not by a choice that a compiler may make a branch.
     template <class F>
     MEMREC_INLINE static void take_members(int l, Span& span, Slots& slots, F find) {
         uint16_t* rest = slots.list[kBase] + span.first;
@@ -407,8 +410,8 @@ class Lookup {
 
     MEMREC_INLINE static int64_t find_key(const Index& index, int l, int slot, const Slots& slots) {
         const uint64_t first = slots.keys[l][slot];
-        const int at = Isa::find_key(index, first, slots.in_bucket[l][slot], slots.key[l][slot]);
-        return at < 0 ? -1 : static_cast<int64_t>(first) + at;
+        const int64_t at = Isa::find_key(index, first, slots.in_bucket[l][slot], slots.key[l][slot]);
+        return (static_cast<int64_t>(first) + at) | -static_cast<int64_t>(at < 0);
     }
 
     MEMREC_INLINE static int64_t find_bit(const Index& index, int slot, const Slots& slots) {
@@ -417,7 +420,7 @@ class Lookup {
         const uint8_t* line = index.data + line_number * kLineBytes;
         const uint64_t member = (line[bit >> 3] >> (bit & 7)) & 1;
         const uint64_t place = load_32(line) + Isa::count_before(line, static_cast<uint32_t>(bit));
-        return member & static_cast<uint64_t>(place < index.count) ? static_cast<int64_t>(place) : -1;
+        return static_cast<int64_t>(place | ((member & static_cast<uint64_t>(place < index.count)) - 1));
     }
 
     static void ask_for_tokens(const Table& table, int slot, Slots& slots) {

@@ -37,9 +37,13 @@ struct Avx512Kernel {
     static void fence() { _mm_sfence(); }
 
     static int find_key(const Index& index, uint64_t first, int count, uint32_t key) {
-        const auto at_once = static_cast<int>(index.places->at_once);
         const uint32_t found = match(index, first, count, key);
-        if (count <= at_once || found) return static_cast<int>(_tzcnt_u32(found)) | -static_cast<int>(found == 0);
+        if (count > static_cast<int>(index.places->at_once) && !found) return find_late(index, first, count, key);
+        return static_cast<int>(_tzcnt_u32(found)) | -static_cast<int>(found == 0);
+    }
+
+    MEMREC_APART static int find_late(const Index& index, uint64_t first, int count, uint32_t key) {
+        const auto at_once = static_cast<int>(index.places->at_once);
         for (int done = at_once; done < count; done += at_once)
             if (const uint32_t late = match(index, first + static_cast<uint64_t>(done), count - done, key))
                 return done + static_cast<int>(_tzcnt_u32(late));
