@@ -83,6 +83,7 @@ def run_shared(shared: Path, batches: list[int], seconds: float, folder: Path) -
     rows, memory = [], {}
     for name in MODELS:
         checkpoint, logs, target = shared / f"checkpoints/{name}/dlrm.pt", shared / "data" / name, folder / f"{name}.st"
+        folder.mkdir(parents=True, exist_ok=True)
         if not target.exists():
             convert(checkpoint, "100x", data=logs / "train.parquet", epochs=0, out=target, threads=1)
         found = bench(target, against=checkpoint, data=logs / "test.parquet", batch=batches, seconds=seconds)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 NOISY_SPREAD = 1.5
 """A ninth decile this many times the median: the machine is busy with something else."""
 
-LOOKUPS_IN_A_ROW, MOST_CALLS_IN_A_ROW = 16384, 200
+LOOKUPS_IN_A_ROW, MOST_CALLS_IN_A_ROW = 131072, 200
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from memrec_convert.encoding.modules import CompressedEmbeddingBag
 from memrec_convert.encoding.operator import must_trace
 from memrec_convert.encoding.tracking import Changes
 
-LEAST_SAMPLES_BY_TABLE = 128
+LEAST_SAMPLES_BY_TABLE = 1024
 """From this batch on each table's vectors are written in one piece."""
 
 

@@ -54,7 +54,7 @@ struct Const {
 struct Slots {
     uint64_t id[kSlots];
     uint64_t place[kSlots];
-    uint64_t keys[kMostLevels][kSlots];  // first key of the bucket
+    uint64_t keys[kMostLevels][kSlots];  // the id as the index mixes it, then the first key of its bucket
     uint16_t in_bucket[kMostLevels][kSlots];
     uint16_t key[kMostLevels][kSlots];
     Hash hash[kSlots];
@@ -283,7 +283,7 @@ class Lookup {
         }
         span.counts[kBase] = n;
         if (outside || table.padding >= 0) set_apart(span, bags, first, slots);
-        ask_for_lines(table, ids, n);
+        ask_for_lines(span, slots);
     }
 
     // Brings ids inside the table and takes those that read as zero out of the base's list.
@@ -308,7 +308,11 @@ class Lookup {
         span.counts[kZero] = zero;
     }
 
-    static void ask_for_lines(const Table& table, const uint64_t* ids, int n) {
+    // Of an index of keys the mixed ids are kept, where the first keys of the buckets will be.
+    static void ask_for_lines(const Span& span, Slots& slots) {
+        const Table& table = *span.table;
+        const uint64_t* ids = slots.id + span.first;
+        const int n = span.last - span.first;
         if (table.kept) {
             if (n < kShort)
                 for (int i = 0; i < n; ++i) prefetch_row(table.kept_rows, ids[i], table.dim);
@@ -324,8 +328,10 @@ class Lookup {
             if (index.kind == IndexKind::bitmap) {
                 for (int i = 0; i < n; ++i) MEMREC_PREFETCH(index.data + ids[i] / kBitsPerLine * kLineBytes);
             } else {
+                uint64_t* mixed = slots.keys[l] + span.first;
                 for (int i = 0; i < n; ++i) {
-                    const uint64_t bucket = mix_id(ids[i], index.mixed_bits) >> index.key_bits;
+                    mixed[i] = mix_id(ids[i], index.mixed_bits);
+                    const uint64_t bucket = mixed[i] >> index.key_bits;
                     MEMREC_PREFETCH(index.data + (bucket >> 6) * 4);
                     MEMREC_PREFETCH(index.data + index.starts_at + bucket * 2);
                 }
@@ -355,7 +361,7 @@ class Lookup {
             const uint8_t* keys = index.data + index.keys_at;
             const uint64_t mask = (1ull << index.key_bits) - 1;
             for (int i = span.first; i < span.last; ++i) {
-                const uint64_t mixed = mix_id(slots.id[i], index.mixed_bits), bucket = mixed >> index.key_bits;
+                const uint64_t mixed = slots.keys[l][i], bucket = mixed >> index.key_bits;
                 const uint64_t start = bucket_start(index, bucket), stop = bucket_start(index, bucket + 1);
                 const uint64_t held = stop > start ? stop - start : 0;
                 slots.keys[l][i] = start;
@@ -599,49 +605,54 @@ class Lookup {
     template <bool stream>
     static void write_rows(const Rows& rows, uint64_t held, const Span& span, const uint64_t* numbers,
                            const uint16_t* list, int n) {
-        const auto dim = span.table->dim;
-        const bool prefetch = span.last - span.first >= kShort && held * static_cast<uint64_t>(dim) > kInCache;
-        for (int i = 0; i < (prefetch ? (n < kAhead ? n : kAhead) : 0); ++i) prefetch_row(rows, numbers[list[i]], dim);
-        for (int i = 0; i < n; ++i) {
-            if (prefetch && i + kAhead < n) prefetch_row(rows, numbers[list[i + kAhead]], dim);
-            write_row<stream>(rows, static_cast<int64_t>(numbers[list[i]]), dim, row_of(span, list[i]));
-        }
-    }
-
-    template <bool stream>
-    static void write_row(const Rows& rows, int64_t number, int dim, float* out) {
-        const int64_t start = number * dim;
-        const auto copy = [&](auto load) MEMREC_INLINE {
-            for_columns<Isa>(dim, [&](auto lanes, auto blocks, int column) MEMREC_INLINE {
-                using Lanes = decltype(lanes);
-                for (int b = 0; b < decltype(blocks)::value; ++b) {
-                    const int at = column + b * Lanes::lanes;
-                    Lanes::template store<stream>(out + at, load(lanes, start + at));
-                }
-            });
+        // What gives a row's loader is called once per row, the loader for each of its vectors.
+        const auto write_all = [&](auto loader_of) MEMREC_INLINE {
+            const auto dim = span.table->dim;
+            const bool prefetch = span.last - span.first >= kShort && held * static_cast<uint64_t>(dim) > kInCache;
+            for (int i = 0; i < (prefetch ? (n < kAhead ? n : kAhead) : 0); ++i) prefetch_row(rows, numbers[list[i]], dim);
+            for (int i = 0; i < n; ++i) {
+                if (prefetch && i + kAhead < n) prefetch_row(rows, numbers[list[i + kAhead]], dim);
+                const auto number = static_cast<int64_t>(numbers[list[i]]);
+                const auto load = loader_of(number);
+                float* out = row_of(span, list[i]);
+                for_columns<Isa>(dim, [&](auto lanes, auto blocks, int column) MEMREC_INLINE {
+                    using Lanes = decltype(lanes);
+                    for (int b = 0; b < decltype(blocks)::value; ++b) {
+                        const int at = column + b * Lanes::lanes;
+                        Lanes::template store<stream>(out + at, load(lanes, number * dim + at));
+                    }
+                });
+            }
         };
         switch (rows.codec) {
             case Codec::fp32:
-                copy([&](auto lanes, int64_t at) MEMREC_INLINE { return decltype(lanes)::load(static_cast<const float*>(rows.rows) + at); });
+                write_all([&](int64_t) MEMREC_INLINE {
+                    return [&](auto lanes, int64_t at) MEMREC_INLINE { return decltype(lanes)::load(static_cast<const float*>(rows.rows) + at); };
+                });
                 break;
             case Codec::bf16:
-                copy([&](auto lanes, int64_t at) MEMREC_INLINE {
-                    return decltype(lanes)::load_bf16(static_cast<const uint16_t*>(rows.rows) + at);
+                write_all([&](int64_t) MEMREC_INLINE {
+                    return [&](auto lanes, int64_t at) MEMREC_INLINE {
+                        return decltype(lanes)::load_bf16(static_cast<const uint16_t*>(rows.rows) + at);
+                    };
                 });
                 break;
             case Codec::fp16:
-                copy([&](auto lanes, int64_t at) MEMREC_INLINE {
-                    return decltype(lanes)::load_fp16(static_cast<const uint16_t*>(rows.rows) + at);
+                write_all([&](int64_t) MEMREC_INLINE {
+                    return [&](auto lanes, int64_t at) MEMREC_INLINE {
+                        return decltype(lanes)::load_fp16(static_cast<const uint16_t*>(rows.rows) + at);
+                    };
                 });
                 break;
-            case Codec::int8: {
-                const float scale = Isa::to_float(load_at<uint16_t>(rows.scale, number));
-                copy([&](auto lanes, int64_t at) MEMREC_INLINE {
-                    using Lanes = decltype(lanes);
-                    return Lanes::multiply(Lanes::load_int8(static_cast<const int8_t*>(rows.rows) + at), scale);
+            case Codec::int8:
+                write_all([&](int64_t number) MEMREC_INLINE {
+                    const float scale = Isa::to_float(load_at<uint16_t>(rows.scale, number));
+                    return [&rows, scale](auto lanes, int64_t at) MEMREC_INLINE {
+                        using Lanes = decltype(lanes);
+                        return Lanes::multiply(Lanes::load_int8(static_cast<const int8_t*>(rows.rows) + at), scale);
+                    };
                 });
                 break;
-            }
         }
     }
 
