@@ -114,7 +114,7 @@ def check_architecture(
     alone = architecture.get("name") == "tables"
     for name, table in modules.items():
         pools = isinstance(table, CompressedEmbeddingBag)
-        if pools == alone or (isinstance(table, CompressedEmbeddingBag) and table.include_last_offset):
+        if pools == alone or getattr(table, "include_last_offset", False):
             raise ArtifactError(
                 f"{artifact.path} > {name}: it takes ids in another way than the network gives them; the file "
                 "is damaged, convert the source again."

@@ -19,6 +19,7 @@ from memrec_convert.conversion.teaching import make_targets
 from memrec_convert.evaluation.metrics import auc
 from memrec_convert.evaluation.scoring import mean_divergence, score_batches
 from memrec_convert.finetune.loop import CHECKS_PER_EPOCH, CODEBOOK_RATE, DENSE_RATE
+from memrec_convert.finetune.stored_rows import spread_of
 from memrec_convert.finetune.trainable import ROWS_EPSILON, ROWS_FACTOR
 
 
@@ -83,7 +84,7 @@ class _Part(nn.Module):
     def __init__(self, table: RivalTable) -> None:
         super().__init__()
         self.table = [table]  # in a list: the table is no part of this module
-        self.spreads = {n: max(float(v.square().mean().sqrt()), 1e-12) for n, v in table.values.items()}
+        self.spreads = {name: spread_of(values) for name, values in table.values.items()}
         self.matrices = nn.ParameterDict({n: nn.Parameter(v / self.spreads[n]) for n, v in table.values.items()})
 
     def rounded(self) -> dict[str, Tensor]:

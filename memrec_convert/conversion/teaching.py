@@ -28,7 +28,7 @@ def teach(subject: Subject, model: nn.Module, options: Options, *, progress: Pro
     train = _require_train(subject)
     if options.targets == "labels" and not train.has_labels:
         raise LogError("fine-tuning on labels was asked for, and the training data has none; use --targets soft.")
-    plan = _make_plan(options, train, search=options.lr_search)
+    plan = _make_plan(options, train)
     if options.train_dense:
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
@@ -55,7 +55,7 @@ def teach_control(subject: Subject, options: Options, *, progress: Progress) -> 
         )
     targets = "labels" if options.targets == "soft" else options.targets
     model = copy.deepcopy(subject.model).requires_grad_(False)
-    plan = _make_plan(options, train, search=options.lr_search)
+    plan = _make_plan(options, train)
     if options.train_dense:
         model.requires_grad_(True)
     told = fine_tune(
@@ -71,10 +71,10 @@ def _require_train(subject: Subject) -> BatchSource:
     return subject.train
 
 
-def _make_plan(options: Options, train: BatchSource, **choices: Any) -> TrainingPlan:  # noqa: ANN401 - its fields
+def _make_plan(options: Options, train: BatchSource) -> TrainingPlan:
     return TrainingPlan(
         epochs=options.epochs, steps_per_epoch=train.count_batches(), targets=options.targets,
-        train_dense=options.train_dense, **choices,
+        train_dense=options.train_dense, search=options.lr_search,
     )  # fmt: skip
 
 

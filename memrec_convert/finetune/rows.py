@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from memrec_convert.finetune.stored_rows import spread_of
 from memrec_convert.finetune.trainable import ROWS_EPSILON, ROWS_FACTOR
 
 
@@ -25,7 +26,7 @@ class RowsTrainee:
         groups = [
             {"params": [table.weight], "lr": rate * ROWS_FACTOR * spread, "eps": ROWS_EPSILON / spread}
             for table in self.tables
-            for spread in [_spread(table.weight)]
+            for spread in [spread_of(table.weight)]
         ]
         optimizers: list[torch.optim.Optimizer] = [torch.optim.SparseAdam(groups)] if groups else []
         dense = [p for p in model.parameters() if p.requires_grad and id(p) not in rows] if train_dense else []
@@ -51,8 +52,3 @@ def open_rows(model: nn.Module) -> Iterator[RowsTrainee]:
         for table, (sparse, requires_grad) in zip(tables, before, strict=True):
             table.sparse = sparse
             table.weight.requires_grad_(requires_grad)
-
-
-def _spread(weight: Tensor) -> float:
-    """Root mean square of the entries."""
-    return max(float(weight.detach().square().mean().sqrt()), 1e-12)

@@ -15,6 +15,11 @@ MOST_TRAINED = 1 << 24
 """Numbers of one table's rows that are trained: Adam holds three more floats of each, and moves all at every step."""
 
 
+def spread_of(values: Tensor) -> float:
+    """Root mean square of the entries: parameters in this unit can share a learning rate."""
+    return max(float(values.detach().square().mean().sqrt()), 1e-12) if values.numel() else 1.0
+
+
 class TrainableRows(nn.Module):
     """Rows in units of their own spread, which one learning rate serves.
 
@@ -25,7 +30,7 @@ class TrainableRows(nn.Module):
         super().__init__()
         self.codec = CODECS[codec]
         values = self.codec.decode(parts, torch.arange(len(parts["rows"])))
-        self.spread = max(float(values.square().mean().sqrt()), 1e-12) if values.numel() else 1.0
+        self.spread = spread_of(values)
         self.rows = nn.Parameter(values / self.spread)
 
     def look_up(self, numbers: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from memrec_convert.encoding import CompressedTable, HashGroup
 from memrec_convert.encoding.codecs import CODECS
-from memrec_convert.finetune.stored_rows import MOST_TRAINED, TrainableKept, TrainableRows
+from memrec_convert.finetune.stored_rows import MOST_TRAINED, TrainableKept, TrainableRows, spread_of
 from memrec_convert.kernels.hashing import hash_ids, token_numbers, weight_positions
 
 ROWS_FACTOR = 4.0
@@ -33,7 +33,7 @@ class TrainableGroup(nn.Module):
         tokens = group.get_buffer("tokens").to(torch.float32)
         self.fixed_point = group.spec.token_codec == "int8"
         self.unit = group.get_buffer("scale").clone() if self.fixed_point else torch.ones(1)
-        self.spread = _spread(tokens)
+        self.spread = spread_of(tokens)
         self.tokens = nn.Parameter(tokens / self.spread)
         self.weights = nn.Parameter(group.get_buffer("weights").to(torch.float32)) if group.spec.k_weights else None
 
@@ -75,9 +75,9 @@ class TrainableTable(nn.Module):
         steps = [torch.full((size, 1), 2.0**-shift) for size, shift in zip(spec.stages, spec.shifts, strict=True)]
         self.steps = torch.cat(steps) * frame[0] if steps else torch.zeros(0, 1)
         values = table.get_buffer("codebook").to(torch.float32) * self.steps if steps else torch.zeros(0, spec.dim)
-        self.spread = _spread(values)
+        self.spread = spread_of(values)
         self.codebook = nn.Parameter(values / self.spread)
-        self.unit = self.spread if values.numel() else _spread(frame[1:])
+        self.unit = self.spread if values.numel() else spread_of(frame[1:])
         self.centre = nn.Parameter(frame[1:] / self.unit)
         stored = [number for number, level in enumerate(spec.levels) if level.kind == "rows"]
         self.stored = nn.ModuleDict(
@@ -216,11 +216,6 @@ def trainable_tables(model: nn.Module) -> Iterator[list[Part]]:
     finally:
         for table in tables:
             table.held[0].decoder = None
-
-
-def _spread(values: Tensor) -> float:
-    """Root mean square of the entries: parameters in this unit can share a learning rate."""
-    return max(float(values.square().mean().sqrt()), 1e-12) if values.numel() else 1.0
 
 
 def _round_through(values: Tensor, largest: int) -> Tensor:

@@ -53,8 +53,10 @@ def plan_hashed(
         return tuple(
             TableSpec(shape.rows, shape.dim, "kept", codec="int8")
             if number in kept
-            else TableSpec(shape.rows, shape.dim, "replaced", hashing=groups[shape.dim], hash_seed=seed)
-            for seed, (number, shape) in enumerate(enumerate(shapes), start=FIRST_HASH_SEED)
+            else TableSpec(
+                shape.rows, shape.dim, "replaced", hashing=groups[shape.dim], hash_seed=FIRST_HASH_SEED + number
+            )
+            for number, shape in enumerate(shapes)
         )
 
     least = max(weights) * 2 * k + 4 * WEIGHT_LANES * len(weights)
