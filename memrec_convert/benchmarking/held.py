@@ -86,13 +86,15 @@ INT8_ROWS = CodecStorage("int8")
 @dataclass(frozen=True)
 class HeldTable:
     """numbers: by name the storage and what it shall hold (float32 matrices: what training may move); fixed: tensors
-    that stay as they are (codes, indices); decode: rows from the two; of_ids: numbers with a row for each id alone.
+    that stay as they are (codes, indices); decode: rows from the two; of_ids: numbers with a row for each id alone;
+    whole: of these the ones that are the rows of all ids.
     """
 
     numbers: Numbers
     fixed: Mapping[str, Tensor]
     decode: Decode = field(repr=False)
     of_ids: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
 
 
 class RivalTable(nn.Module):
@@ -103,7 +105,7 @@ class RivalTable(nn.Module):
         self.mode = mode
         self.storages = {name: storage for name, (storage, _) in held.numbers.items()}
         self.fixed_names = tuple(held.fixed)
-        self.of_ids = held.of_ids
+        self.of_ids, self.whole = held.of_ids, held.whole
         self.decode = held.decode
         stored = {
             f"{name}_{part}": tensor

@@ -19,8 +19,9 @@ from memrec_convert.conversion.teaching import make_targets
 from memrec_convert.evaluation.metrics import auc
 from memrec_convert.evaluation.scoring import mean_divergence, score_batches
 from memrec_convert.finetune.loop import CHECKS_PER_EPOCH, CODEBOOK_RATE, DENSE_RATE
+from memrec_convert.finetune.row_map import make_map
 from memrec_convert.finetune.stored_rows import spread_of
-from memrec_convert.finetune.trainable import ROWS_EPSILON, ROWS_FACTOR
+from memrec_convert.finetune.trainable import MAP_FACTOR, ROWS_EPSILON, ROWS_FACTOR
 
 
 def train_tables(subject: Subject, model: nn.Module, tables: Sequence[RivalTable], options: Options) -> int:
@@ -67,6 +68,7 @@ def _make_optimizer(model: nn.Module, parts: Sequence[_Part], options: Options) 
             (rows if name in part.table[0].of_ids else shared).append(matrix)
     groups: list[dict[str, Any]] = [
         {"params": rows, "lr": CODEBOOK_RATE * ROWS_FACTOR, "eps": ROWS_EPSILON},
+        {"params": [m for part in parts for m in part.maps.parameters()], "lr": CODEBOOK_RATE * MAP_FACTOR},
         {"params": shared, "lr": CODEBOOK_RATE},  # with our own epsilon quantised rivals end lower
     ]
     if options.train_dense:  # a rival's tables hold buffers alone: the model's parameters are its dense part
@@ -86,12 +88,13 @@ class _Part(nn.Module):
         self.table = [table]  # in a list: the table is no part of this module
         self.spreads = {name: spread_of(values) for name, values in table.values.items()}
         self.matrices = nn.ParameterDict({n: nn.Parameter(v / self.spreads[n]) for n, v in table.values.items()})
+        maps = {name: make_map(table.values[name]) for name in table.whole}
+        self.maps = nn.ModuleDict({name: found for name, found in maps.items() if found is not None})
 
     def rounded(self) -> dict[str, Tensor]:
         """As the file will hold them; gradients pass straight through (Bengio et al., arXiv 1308.3432)."""
         found = {}
-        for name, matrix in self.matrices.items():
-            values = matrix * self.spreads[name]
+        for name, values in self._placed().items():
             storage = self.table[0].storages[name]
             with torch.no_grad():
                 change = storage.decode(storage.encode(values)) - values
@@ -101,7 +104,11 @@ class _Part(nn.Module):
     @torch.no_grad()
     def write_back(self) -> None:
         """Into the table's buffers."""
-        self.table[0].store({name: matrix * self.spreads[name] for name, matrix in self.matrices.items()})
+        self.table[0].store(self._placed())
+
+    def _placed(self) -> dict[str, Tensor]:
+        placed = {name: matrix * self.spreads[name] for name, matrix in self.matrices.items()}
+        return placed | {name: row_map(placed[name]) for name, row_map in self.maps.items()}
 
 
 @contextmanager

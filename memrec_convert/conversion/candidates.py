@@ -138,7 +138,8 @@ def _make_candidate(
 def _name_base(base: HashedBase) -> Candidate:
     note = "" if base.modules else f"not built: predicted to lose {base.ratio:.3f} times what the plan loses"
     return Candidate(
-        HASHED_BASE, base.modules, base.nbytes, base.distortion, base.price, base.distortion, note=note
+        HASHED_BASE, base.modules, base.nbytes, base.distortion, base.price, base.distortion, note=note,
+        members=base.members,
     )  # fmt: skip
 
 

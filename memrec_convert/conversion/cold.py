@@ -40,7 +40,8 @@ NAME = "plan with hashed tokens for the other ids"
 class HashedBase:
     """The best plan with a hashed base: built (`modules`) where it is predicted to lose less than the plain one.
 
-    ratio is what it is predicted to lose, over what the plain plan loses, both before codes are refined.
+    members says which ids its codes are of; ratio is what it is predicted to lose, over what the plain plan loses, both
+    before codes are refined.
     """
 
     modules: tuple[CompressedModule, ...]
@@ -48,6 +49,7 @@ class HashedBase:
     distortion: float
     ratio: float
     price: float
+    members: Membership | None = None
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,9 @@ def try_hashed_base(
     if ratio >= 1:
         return HashedBase((), nbytes, best.loss, ratio, best.plan.price)
     groups = {name: _fill_group(best.specs, name, fit) for name, fit in best.fits.items()}
-    modules, distortion = build_tables(
-        subject, fitted.fits, replace(best.members, specs=best.specs), store, oov=options.oov, groups=groups
-    )
-    return HashedBase(tuple(modules), nbytes, distortion - best.saved, ratio, best.plan.price)
+    members = replace(best.members, specs=best.specs)
+    modules, distortion = build_tables(subject, fitted.fits, members, store, oov=options.oov, groups=groups)
+    return HashedBase(tuple(modules), nbytes, distortion - best.saved, ratio, best.plan.price, members)
 
 
 def _takes_mean_row(spec: TableSpec) -> bool:

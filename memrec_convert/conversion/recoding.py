@@ -1,7 +1,9 @@
 """Fine-tuning in which coded rows move by themselves, and are coded anew at the end.
 
 Codes that stay can only move together, with their codebooks. So in training a coded row is a row, and what it has
-become is coded as it was before, at the same depth, in the same bytes.
+become is coded as it was before, at the same depth, in the same bytes. Where all rows of a table are coded to the same
+depth they move together besides, by a linear map; where depths differ, rows coded coarsely would be moved by what the
+others need.
 """
 
 from __future__ import annotations
@@ -41,15 +43,18 @@ def teach_rows(
     if members is None:
         return model, teach(subject, model, options, progress=progress)
     loose: dict[int, CompressedModule] = {}
+    apart = list[CompressedModule]()
     for number, (site, levels) in enumerate(zip(subject.sites, members.levels, strict=True)):
         module = _module_at(model, site)
         if _can_move(module.spec) and not is_large(site.reader.shape):
             loose[number] = _loosen(site, module, levels, options.oov)
-    if not loose or any(spec.hashing is not None for spec in members.specs):
+            if any(level.kind == "codes" for level in module.spec.levels):
+                apart.append(loose[number])
+    if not loose:
         return model, teach(subject, model, options, progress=progress)
     start = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     student = _swap(subject, model, loose)
-    told = replace(teach(subject, student, options, progress=progress), start=start)
+    told = replace(teach(subject, student, options, progress=progress, apart=apart), start=start)
     if told.best_step == 0:
         return model, told
     modules: dict[int, CompressedModule] = {}
@@ -83,9 +88,9 @@ def _swap(subject: Subject, model: nn.Module, modules: Mapping[int, CompressedMo
 
 
 def _can_move(spec: TableSpec) -> bool:
-    """Whether there are codes, of few enough rows to be trained."""
+    """Whether there are codes, over no hashed base, of few enough rows to be trained."""
     coded = spec.base_depth > 0 or any(level.kind == "codes" for level in spec.levels)
-    return spec.form != "kept" and coded and spec.rows * spec.dim <= MOST_TRAINED
+    return spec.form != "kept" and spec.hashing is None and coded and spec.rows * spec.dim <= MOST_TRAINED
 
 
 def _loosen(site: TableSite, module: CompressedModule, levels: np.ndarray, oov: str) -> CompressedModule:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any
 
@@ -18,13 +18,19 @@ from memrec_convert.evaluation.metrics import auc
 from memrec_convert.evaluation.scoring import mean_divergence, score_batches
 from memrec_convert.finetune.loop import FineTuning, HoldOut, HoldOutScore, Lesson, Lessons, TrainingPlan, fine_tune
 from memrec_convert.finetune.rows import open_rows
+from memrec_convert.finetune.trainable import open_codes
 
 LABEL_SHARE = 0.2
 """Of mixed targets, how much of each is the label; the rest is the original's own prediction."""
 
 
-def teach(subject: Subject, model: nn.Module, options: Options, *, progress: Progress) -> FineTuning:
-    """Trains `model` on the subject's training data and keeps its best state on the hold-out."""
+def teach(
+    subject: Subject, model: nn.Module, options: Options, *, progress: Progress, apart: Collection[nn.Module] = ()
+) -> FineTuning:
+    """Trains `model` on the subject's training data and keeps its best state on the hold-out.
+
+    Of the kept tables those `apart` have rows that move each by themselves alone.
+    """
     train = _require_train(subject)
     if options.targets == "labels" and not train.has_labels:
         raise LogError("fine-tuning on labels was asked for, and the training data has none; use --targets soft.")
@@ -35,7 +41,7 @@ def teach(subject: Subject, model: nn.Module, options: Options, *, progress: Pro
     try:
         return fine_tune(
             model, _make_lessons(subject, options, options.targets), plan,
-            hold_out=make_mark(subject, options), progress=progress,
+            hold_out=make_mark(subject, options), progress=progress, open_model=partial(open_codes, apart=apart),
         )  # fmt: skip
     finally:
         model.requires_grad_(False)

@@ -169,4 +169,4 @@ def _measure(spec: HashSpec, table: HashedTable, tokens: Tensor, weights: Tensor
         found = tokens[chunk.tokens].sum(dim=1) * _alpha(chunk, weights, spec).unsqueeze(1)
         rest = found - chunk.target
         parts.append((rest if table.metric is None else in_metric(rest, table.metric)).square().sum(dim=1).numpy())
-    return np.concatenate(parts)
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)  # all ids may have codes of their own

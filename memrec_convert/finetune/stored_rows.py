@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from memrec_convert.encoding import CompressedTable
 from memrec_convert.encoding.codecs import CODECS
+from memrec_convert.finetune.row_map import make_map
 
 MOST_TRAINED = 1 << 24
 """Numbers of one table's rows that are trained: Adam holds three more floats of each, and moves all at every step."""
@@ -21,21 +22,22 @@ def spread_of(values: Tensor) -> float:
 
 
 class TrainableRows(nn.Module):
-    """Rows in units of their own spread, which one learning rate serves.
+    """Rows in units of their own spread, which one learning rate serves, and on request the map of all of them.
 
     parts: what the codec holds, of all rows.
     """
 
-    def __init__(self, codec: str, parts: Mapping[str, Tensor]) -> None:
+    def __init__(self, codec: str, parts: Mapping[str, Tensor], *, mapped: bool = False) -> None:
         super().__init__()
         self.codec = CODECS[codec]
         values = self.codec.decode(parts, torch.arange(len(parts["rows"])))
         self.spread = spread_of(values)
         self.rows = nn.Parameter(values / self.spread)
+        self.map = make_map(values) if mapped else None
 
     def look_up(self, numbers: Tensor) -> Tensor:
         """Rows of these numbers (int64 [n]) as the codec would hold them, float32 [n, dim]; gradients pass straight."""
-        rows = functional.embedding(numbers, self.rows) * self.spread  # gradients add up in one order on any threads
+        rows = self._place(functional.embedding(numbers, self.rows))  # gradients add up in one order on any threads
         with torch.no_grad():
             change = self.codec.decode(self.codec.encode(rows), torch.arange(len(rows))) - rows
         return rows + change
@@ -43,14 +45,18 @@ class TrainableRows(nn.Module):
     @torch.no_grad()
     def encode(self) -> dict[str, Tensor]:
         """What the codec holds of them now."""
-        return self.codec.encode(self.rows * self.spread)
+        return self.codec.encode(self._place(self.rows))
+
+    def _place(self, rows: Tensor) -> Tensor:
+        rows = rows * self.spread
+        return rows if self.map is None else self.map(rows)
 
 
 class TrainableKept(TrainableRows):
     """All rows of a kept table."""
 
-    def __init__(self, table: CompressedTable) -> None:
-        super().__init__(table.spec.codec, dict(table.named_buffers(recurse=False)))
+    def __init__(self, table: CompressedTable, *, mapped: bool) -> None:
+        super().__init__(table.spec.codec, dict(table.named_buffers(recurse=False)), mapped=mapped)
         self.held = [table]  # in a list: the table is not a part of this module
 
     def decode(self, ids: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -11,11 +11,15 @@ from torch.nn import functional
 
 from memrec_convert.encoding import CompressedTable, HashGroup
 from memrec_convert.encoding.codecs import CODECS
+from memrec_convert.finetune.row_map import RowMap
 from memrec_convert.finetune.stored_rows import MOST_TRAINED, TrainableKept, TrainableRows, spread_of
 from memrec_convert.kernels.hashing import hash_ids, token_numbers, weight_positions
 
 ROWS_FACTOR = 4.0
 """Of the rate, for rows: few examples of a batch move one."""
+
+MAP_FACTOR = 3.0
+"""Of the rate, for the maps that all rows of a table go through."""
 
 ROWS_EPSILON, SHARED_EPSILON = 4e-3, 0.1
 """Of Adam, in units of one example's gradient, for rows and for what all ids share, codebooks and centres.
@@ -171,11 +175,13 @@ class CodesTrainee:
         hashed = [
             parameter for part in self.parts if isinstance(part, TrainableGroup) for parameter in part.parameters()
         ]
+        maps = [module.matrix for part in self.parts for module in part.modules() if isinstance(module, RowMap)]
         dense = [parameter for parameter in model.parameters() if parameter.requires_grad] if train_dense else []
         groups = [
             {"params": rows, "lr": rate * ROWS_FACTOR, "eps": ROWS_EPSILON},
             {"params": shared, "lr": rate, "eps": SHARED_EPSILON},
-            {"params": hashed, "lr": rate}, {"params": dense, "lr": dense_rate},
+            {"params": maps, "lr": rate * MAP_FACTOR}, {"params": hashed, "lr": rate},
+            {"params": dense, "lr": dense_rate},
         ]  # fmt: skip
         groups = [group for group in groups if group["params"]]
         return [torch.optim.Adam(groups, foreach=False)] if groups else []
@@ -187,24 +193,25 @@ class CodesTrainee:
 
 
 @contextmanager
-def open_codes(model: nn.Module) -> Iterator[CodesTrainee]:
-    """The model's tables decode through float parameters while this is open."""
-    with trainable_tables(model) as parts:
+def open_codes(model: nn.Module, *, apart: Collection[nn.Module] = ()) -> Iterator[CodesTrainee]:
+    """The model's tables decode through float parameters while this is open; see `trainable_tables`."""
+    with trainable_tables(model, apart=apart) as parts:
         yield CodesTrainee(parts)
 
 
 @contextmanager
-def trainable_tables(model: nn.Module) -> Iterator[list[Part]]:
+def trainable_tables(model: nn.Module, *, apart: Collection[nn.Module] = ()) -> Iterator[list[Part]]:
     """Lets the model's tables decode through float parameters; the parts hold them and write them back.
 
-    Rows that are too many (MOST_TRAINED) stay as they are.
+    Rows that are too many (MOST_TRAINED) stay as they are. The rows of a kept table go through a map, unless it is one
+    of those `apart`.
     """
     groups: dict[int, TrainableGroup] = {}
     tables: list[TrainableTable | TrainableKept] = []
     for module in model.modules():
         if isinstance(module, CompressedTable) and module.spec.form == "kept":
             if module.spec.rows * module.spec.dim <= MOST_TRAINED:
-                tables.append(TrainableKept(module))
+                tables.append(TrainableKept(module, mapped=module not in apart))
         elif isinstance(module, CompressedTable):
             group = module.group
             shared = None if group is None else groups.setdefault(id(group), TrainableGroup(group))

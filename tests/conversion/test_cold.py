@@ -48,6 +48,45 @@ def test_tokens_that_pay_are_built():
     assert lost_energy < 0.01
 
 
+class Beside(Tables):
+    """A second table beside the one that is made of tokens."""
+
+    def __init__(self, rows, seed):
+        super().__init__(rows)
+        torch.manual_seed(seed)
+        self.user = nn.EmbeddingBag(2000, DIM, mode="sum")
+
+    def forward(self, pair):
+        """Logits of pairs of ids."""
+        return 0.1 * super().forward(pair[0]) + 0.5 * self.user(pair[1], torch.arange(len(pair[1]))).sum(dim=1)
+
+
+def test_codes_beside_hashed_tokens_still_move():
+    """In fine-tuning rows that are coded move by themselves, though another table's are hashed."""
+    wanted, draw = made_of_tokens(cold.SHARES["mean"][0]), torch.Generator().manual_seed(3)
+    model, truth = Beside(wanted, 0), Beside(wanted, 1)
+    batches = []
+    for _ in range(60):
+        pair = torch.randint(ROWS, (512,), generator=draw), torch.randint(2000, (512,), generator=draw)
+        with torch.no_grad():
+            batches.append((pair, torch.bernoulli(torch.sigmoid(truth(pair)), generator=draw)))
+    choices = {
+        "batches": batches[:50], "val": batches[50:], "forward": lambda m, batch: m(batch[0]),
+        "labels": lambda batch: batch[1], "threshold": "1kB", "targets": "labels", "weights": "uniform",
+    }  # fmt: skip
+    plain, _ = compress(model, BUDGET, epochs=0, **choices)
+    small, report = compress(model, BUDGET, **choices)
+    assert report.plan["chosen"] == cold.NAME
+    assert "hashed" in report.tables[0].form
+    assert "codes" in report.tables[1].form
+    assert report.fine_tune["recoded"] > report.fine_tune["history"][0]["score"]
+    before, after = plain.state_dict(), small.state_dict()
+    assert not torch.equal(before["user.base"], after["user.base"])
+    assert {name for name in after if name.startswith("bag") and "token" in name} == {
+        name for name in before if name.startswith("bag") and "token" in name
+    }
+
+
 def test_tokens_that_do_not_pay_are_named(monkeypatch):
     """Random rows are worth more as codes: the attempt is listed as not built, without a score."""
     rows = torch.randn(ROWS, DIM, generator=torch.Generator().manual_seed(1))

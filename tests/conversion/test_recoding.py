@@ -16,11 +16,11 @@ ROWS, DIM = 400, 8
 class Model(nn.Module):
     """A sum of two rows to a logit."""
 
-    def __init__(self, seed=0):
+    def __init__(self, seed=0, items=3 * ROWS):
         super().__init__()
         torch.manual_seed(seed)
         self.user = nn.EmbeddingBag(ROWS, DIM, mode="sum")
-        self.item = nn.EmbeddingBag(3 * ROWS, DIM, mode="sum")
+        self.item = nn.EmbeddingBag(items, DIM, mode="sum")
         self.out = nn.Linear(DIM, 1)
 
     def forward(self, user, item):
@@ -29,22 +29,27 @@ class Model(nn.Module):
         return self.out(self.user(user, starts) * self.item(item, starts)).squeeze(1)
 
 
-@pytest.fixture(scope="module")
-def problem():
+def make_problem(items=3 * ROWS, skew=3):
     """An original, and batches whose labels come from another model: there is something to learn beyond it."""
-    truth, generator = Model(1), torch.Generator().manual_seed(2)
+    truth, generator = Model(1, items), torch.Generator().manual_seed(2)
 
     def draw(count):
         found = []
         for _ in range(count):
             user = (torch.rand(512, generator=generator) ** 2 * ROWS).long()
-            item = (torch.rand(512, generator=generator) ** 3 * 3 * ROWS).long()
+            item = (torch.rand(512, generator=generator) ** skew * items).long()
             with torch.no_grad():
                 chance = torch.sigmoid(4 * truth(user, item))
             found.append((user, item, torch.bernoulli(chance, generator=generator)))
         return found
 
-    return Model(0), draw(60), draw(12)
+    return Model(0, items), draw(60), draw(12)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """The same for all."""
+    return make_problem()
 
 
 def shrink(problem, budget, **choices):
@@ -115,6 +120,22 @@ def test_a_large_table_keeps_its_codes_while_others_move(problem, monkeypatch):
     assert any(name.startswith("user") for name in changed & codes)
     assert not any(name.startswith("item") for name in changed & codes)
     assert any(name.startswith("item") for name in changed)
+
+
+def test_rows_coded_to_different_depths_have_no_map_in_common(monkeypatch):
+    """A table is set apart where its ids differ in depth, and its rows have a map in common where they do not."""
+    seen, real = [], recoding.teach
+
+    def watch(subject, student, options, *, progress, apart):
+        seen.append([name for name, module in student.named_modules() if module in apart])
+        return real(subject, student, options, progress=progress, apart=apart)
+
+    monkeypatch.setattr(recoding, "teach", watch)
+    _, report = shrink(make_problem(40 * ROWS, skew=9), 10_000)
+    user, item = (table.form for table in report.tables)
+    assert user.endswith("codes")
+    assert "ids at" in item
+    assert seen == [["item"]]
 
 
 def test_the_same_inputs_give_the_same_codes(problem):

@@ -181,3 +181,15 @@ def test_a_table_of_zeros_is_fitted_with_zeros():
     fit = fit_hashed(make_spec(2, k_weights=2, codec="int8"), [table])
     assert all(bool(torch.isfinite(tensor.float()).all()) for tensor in fit.tensors.values())
     assert fit.distances[0].max() == 0
+
+
+def test_a_table_without_cold_ids_has_no_say():
+    """All ids of a table may have codes of their own: nothing of it is fitted, and the others' fit is as without it."""
+    empty = HashedTable(TensorRows(torch.zeros(0, DIM)), 6, torch.zeros(DIM), np.zeros(0, dtype=np.float32))
+    for k_weights in (0, 4):
+        spec = make_spec(2, k_weights=k_weights)
+        alone, beside = fit_hashed(spec, [make_table(1)]), fit_hashed(spec, [make_table(1), empty])
+        assert beside.distances[1].shape == (0,)
+        assert np.array_equal(alone.distances[0], beside.distances[0])
+        assert all(torch.equal(tensor, beside.tensors[name]) for name, tensor in alone.tensors.items())
+        assert not fit_hashed(spec, [empty]).tensors["tokens"].any()

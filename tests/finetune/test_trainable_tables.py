@@ -15,7 +15,7 @@ IDS = torch.arange(ROWS)
 def parts_of(table):
     """(trainable table, its group or None) of a compressed table."""
     if table.spec.form == "kept":
-        return TrainableKept(table), None
+        return TrainableKept(table, mapped=True), None
     group = None if table.group is None else TrainableGroup(table.group)
     return TrainableTable(table, group), group
 
@@ -185,11 +185,28 @@ def test_rows_move_at_a_multiple_of_the_rate(monkeypatch):
         (adam,) = trainee.make_optimizers(model, rate=0.1, dense_rate=1.0, train_dense=False)
         groups = [(group["lr"], sum(one.numel() for one in group["params"])) for group in adam.param_groups]
     stored, kept, group, shared = 20 * DIM, ROWS * DIM, 40 * DIM + 3 * 16, (4 + 16 + 8) * DIM + 2 * DIM
-    assert groups == [(0.1 * trainable.ROWS_FACTOR, stored + kept), (0.1, shared), (0.1, group)]
+    maps = (0.1 * trainable.MAP_FACTOR, DIM * DIM)
+    assert groups == [(0.1 * trainable.ROWS_FACTOR, stored + kept), (0.1, shared), maps, (0.1, group)]
     monkeypatch.setattr(trainable, "MOST_TRAINED", 20 * DIM - 1)
     with trainable_tables(model) as parts:
         assert [type(part) for part in parts] == [TrainableTable, TrainableTable, TrainableGroup]
         assert not parts[0].stored
+
+
+def test_rows_of_a_table_apart_move_each_by_themselves():
+    """A kept table has a map, by which a row that is not seen moves too; one that is set apart has none."""
+    first, second = make_table("kept"), make_table("kept", seed=1)
+    model = nn.ModuleList([first, second])
+    with trainable.open_codes(model, apart=[second]) as trainee:
+        (adam,) = trainee.make_optimizers(model, rate=0.01, dense_rate=1.0, train_dense=False)
+        before = [table.decode(IDS).detach() for table in trainee.parts]
+        sum(table.decode(IDS[:1]).sum() for table in trainee.parts).backward()
+        adam.step()
+        moved = [
+            (table.decode(IDS).detach() != rows).any(dim=1) for table, rows in zip(trainee.parts, before, strict=True)
+        ]
+    assert moved[0].float().mean() > 0.9
+    assert moved[1].nonzero().flatten().tolist() == [0]
 
 
 def test_a_row_that_is_seen_once_hardly_moves():
