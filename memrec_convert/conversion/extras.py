@@ -9,6 +9,7 @@ from memrec_convert.conversion.controlling import Control
 from memrec_convert.conversion.from_checkpoint import LogBatches
 from memrec_convert.conversion.judging import Judgement, judge
 from memrec_convert.conversion.options import Options
+from memrec_convert.conversion.recoding import find_mapped
 from memrec_convert.conversion.shrink import Shrunk
 from memrec_convert.conversion.stopwatch import Stopwatch
 from memrec_convert.conversion.subject import Progress, Subject
@@ -69,7 +70,8 @@ def judge_outcome(
 
 
 def _run_control(subject: Subject, shrunk: Shrunk, options: Options, progress: Progress) -> Control:
-    model, training = teach_control(subject, options, progress=progress)
+    mapped = find_mapped(subject, shrunk.chosen)
+    model, training = teach_control(subject, options, progress=progress, mapped=mapped)
     untrained = copy.deepcopy(shrunk.model)
     if shrunk.fine_tuning is not None and shrunk.fine_tuning.start:
         untrained.load_state_dict(shrunk.fine_tuning.start)

@@ -48,7 +48,7 @@ def teach_rows(
         module = _module_at(model, site)
         if _can_move(module.spec) and not is_large(site.reader.shape):
             loose[number] = _loosen(site, module, levels, options.oov)
-            if any(level.kind == "codes" for level in module.spec.levels):
+            if not _is_even(module.spec):
                 apart.append(loose[number])
     if not loose:
         return model, teach(subject, model, options, progress=progress)
@@ -70,6 +70,23 @@ def teach_rows(
     if score <= told.history[0][1]:
         return model, replace(told, best_step=0, recoded=told.history[0][1])
     return coded, replace(told, recoded=score)
+
+
+def find_mapped(subject: Subject, chosen: Candidate) -> tuple[str, ...]:
+    """Paths of the tables whose rows `teach_rows` sends through a map: those held alike, each in one module."""
+    paths = list[str]()
+    for site, module in zip(subject.sites, chosen.modules, strict=True):
+        spec = module.spec
+        kept = spec.form == "kept" and spec.rows * spec.dim <= MOST_TRAINED
+        loose = chosen.members is not None and _can_move(spec) and not is_large(site.reader.shape)
+        if len(site.paths) == 1 and (kept or (loose and _is_even(spec))):
+            paths.extend(site.paths)
+    return tuple(paths)
+
+
+def _is_even(spec: TableSpec) -> bool:
+    """Whether all rows that have a code have one of the same depth."""
+    return not any(level.kind == "codes" for level in spec.levels)
 
 
 def _module_at(model: nn.Module, site: TableSite) -> CompressedModule:

@@ -47,8 +47,11 @@ def teach(
         model.requires_grad_(False)
 
 
-def teach_control(subject: Subject, options: Options, *, progress: Progress) -> tuple[nn.Module, FineTuning]:
-    """The original, uncompressed, after the training that a converted model gets: same batches, steps and hold-out.
+def teach_control(
+    subject: Subject, options: Options, *, progress: Progress, mapped: Collection[str] = ()
+) -> tuple[nn.Module, FineTuning]:
+    """The original, uncompressed, after the training that a converted model gets: same batches, steps and hold-out, and
+    a map for the tables at the paths `mapped`.
 
     The targets are the same too, unless they are soft: its own predictions could teach it nothing, so it then learns
     from the labels. The given model is left as it was.
@@ -66,7 +69,8 @@ def teach_control(subject: Subject, options: Options, *, progress: Progress) -> 
         model.requires_grad_(True)
     told = fine_tune(
         model, _make_lessons(subject, options, targets), plan, hold_out=make_mark(subject, options),
-        progress=lambda stage, done, total: progress(f"control: {stage}", done, total), open_model=open_rows,
+        progress=lambda stage, done, total: progress(f"control: {stage}", done, total),
+        open_model=partial(open_rows, mapped=mapped),
     )  # fmt: skip
     return model.requires_grad_(False), told
 

@@ -1,10 +1,12 @@
 """The training loop: the best state on the hold-out is kept, and nothing else has changed."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from students import DIM, ROWS, make_batches, make_lessons, make_original, make_student
+from torch import nn
 from torch.nn import functional
 
 from memrec_convert.encoding import CompressedTable
@@ -323,3 +325,61 @@ def test_rows_that_no_batch_has_stay():
     )  # fmt: skip
     moved = (student.first.weight != before["first.weight"]).any(dim=1).nonzero().flatten()
     assert moved.tolist() == [3, 7]
+
+
+def test_mapped_rows_of_the_original_move_together():
+    """With a map a row that no batch has moves too; the table's module then holds the rows as the map leaves them."""
+    student = make_original(make_student())
+    before = state_of(student)
+    ids = torch.tensor([[3, 5], [7, 5]])
+    lesson = Lesson(lambda model: model(ids), torch.tensor([1.0, 1.0]))
+    seen = []
+
+    def score(model):
+        with torch.no_grad():
+            seen.append(model(ids))
+        return HoldOutScore("script", float(len(seen)))
+
+    told = fine_tune(
+        student, lambda _epoch: [lesson] * 3, TrainingPlan(1, 3), hold_out=score, progress=lambda *_: None,
+        open_model=partial(open_rows, mapped=["first"]),
+    )  # fmt: skip
+    assert told.best_step == 3
+    moved = [
+        (table.weight != before[f"{name}.weight"]).any(dim=1).float().mean()
+        for name, table in (("first", student.first), ("second", student.second))
+    ]
+    assert moved[0] > 0.9
+    assert moved[1] == 1 / ROWS
+    assert "forward" not in student.first.__dict__
+    assert not student.first.weight.requires_grad
+    assert torch.allclose(student(ids), seen[-1], atol=1e-5)
+
+
+@pytest.mark.parametrize(("mode", "weighted"), [("sum", False), ("sum", True), ("mean", False)])
+def test_bags_of_mapped_rows_pool_as_the_module_does(mode, weighted):
+    """Bags of any size, by offsets or in rows, and single rows."""
+    bag, single = nn.EmbeddingBag(ROWS, DIM, mode=mode), nn.Embedding(ROWS, DIM)
+    ids, offsets = torch.tensor([5, 1, 1, 7, 90, 3]), torch.tensor([0, 3, 3, 4])
+    weights = torch.linspace(0.5, 2, 6) if weighted else None
+    square = ids.view(3, 2), None, weights if weights is None else weights.view(3, 2)
+    ways = (bag, (ids, offsets, weights)), (bag, square), (single, (ids.view(2, 3),))
+    wanted = [module(*arguments) for module, arguments in ways]
+    model = nn.ModuleDict({"bag": bag, "single": single})
+    with open_rows(model, mapped=["bag", "single", "elsewhere"]) as trainee:
+        assert len(trainee.mapped) == 2
+        assert not trainee.tables
+        for (module, arguments), want in zip(ways, wanted, strict=True):
+            assert torch.allclose(module(*arguments), want, atol=1e-5)
+
+
+def test_tables_that_pool_otherwise_get_no_map():
+    """Padding, norms, the maximum and few rows: these tables train by their rows alone."""
+    model = nn.ModuleList([
+        nn.EmbeddingBag(ROWS, DIM, mode="sum", padding_idx=0), nn.EmbeddingBag(ROWS, DIM, mode="max"),
+        nn.EmbeddingBag(ROWS, DIM, mode="sum", max_norm=1.0), nn.EmbeddingBag(4 * DIM - 1, DIM, mode="sum"),
+        nn.EmbeddingBag(ROWS, DIM, mode="sum", include_last_offset=True), nn.Embedding(ROWS, DIM, padding_idx=1),
+    ])  # fmt: skip
+    with open_rows(model, mapped=[str(number) for number in range(6)]) as trainee:
+        assert not trainee.mapped
+        assert len(trainee.tables) == 6
