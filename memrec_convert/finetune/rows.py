@@ -26,7 +26,7 @@ class MappedRows:
 
     def forward(self, ids: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
         """As the table's own."""
-        rows = self.map(functional.embedding(ids, self.rows, sparse=True))
+        rows: Tensor = self.map(functional.embedding(ids, self.rows, sparse=True))
         if isinstance(self.table, nn.Embedding):
             return rows
         if offsets is None:  # bags of one size, a row of ids each
