@@ -40,7 +40,7 @@ BATCHES = "1,64,512,2048,16384"
 BOTTOM, TOP = [13, 512, 256, 128], [479, 1024, 1024, 512, 256, 1]
 DIM = 128
 MODELS = ("ml1m", "globo")
-EVALUATIONS = 3
+EVALUATIONS = 9
 
 
 class StageIds:
