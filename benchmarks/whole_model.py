@@ -81,9 +81,9 @@ def run_criteo(batches: list[int], seconds: float, artifact_mb: float) -> list[d
 def run_shared(shared: Path, batches: list[int], seconds: float, folder: Path) -> dict[str, Any]:
     """Rows of the real models, and the evaluation of globo."""
     rows, memory = [], {}
+    folder.mkdir(parents=True, exist_ok=True)
     for name in MODELS:
         checkpoint, logs, target = shared / f"checkpoints/{name}/dlrm.pt", shared / "data" / name, folder / f"{name}.st"
-        folder.mkdir(parents=True, exist_ok=True)
         if not target.exists():
             convert(checkpoint, "100x", data=logs / "train.parquet", epochs=0, out=target, threads=1)
         found = bench(target, against=checkpoint, data=logs / "test.parquet", batch=batches, seconds=seconds)

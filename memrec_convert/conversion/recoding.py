@@ -46,7 +46,7 @@ def teach_rows(
     apart = list[CompressedModule]()
     for number, (site, levels) in enumerate(zip(subject.sites, members.levels, strict=True)):
         module = _module_at(model, site)
-        if _can_move(module.spec) and not is_large(site.reader.shape):
+        if _can_move(site, module.spec):
             loose[number] = _loosen(site, module, levels, options.oov)
             if not _is_even(module.spec):
                 apart.append(loose[number])
@@ -78,7 +78,7 @@ def find_mapped(subject: Subject, chosen: Candidate) -> tuple[str, ...]:
     for site, module in zip(subject.sites, chosen.modules, strict=True):
         spec = module.spec
         kept = spec.form == "kept" and spec.rows * spec.dim <= MOST_TRAINED
-        loose = chosen.members is not None and _can_move(spec) and not is_large(site.reader.shape)
+        loose = chosen.members is not None and _can_move(site, spec)
         if len(site.paths) == 1 and (kept or (loose and _is_even(spec))):
             paths.extend(site.paths)
     return tuple(paths)
@@ -104,10 +104,11 @@ def _swap(subject: Subject, model: nn.Module, modules: Mapping[int, CompressedMo
     return copied.eval().requires_grad_(False)
 
 
-def _can_move(spec: TableSpec) -> bool:
-    """Whether there are codes, over no hashed base, of few enough rows to be trained."""
+def _can_move(site: TableSite, spec: TableSpec) -> bool:
+    """Whether there are codes, over no hashed base, of few enough rows to be held and trained."""
     coded = spec.base_depth > 0 or any(level.kind == "codes" for level in spec.levels)
-    return spec.form != "kept" and spec.hashing is None and coded and spec.rows * spec.dim <= MOST_TRAINED
+    few = spec.rows * spec.dim <= MOST_TRAINED and not is_large(site.reader.shape)
+    return spec.form != "kept" and spec.hashing is None and coded and few
 
 
 def _loosen(site: TableSite, module: CompressedModule, levels: np.ndarray, oov: str) -> CompressedModule:

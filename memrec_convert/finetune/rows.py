@@ -84,7 +84,7 @@ def open_rows(model: nn.Module, *, mapped: Collection[str] = ()) -> Iterator[Row
     maps = {path: make_map(tables[path].weight) for path in mapped if path in tables and _is_plain(tables[path])}
     trained = {path: MappedRows(tables[path], row_map) for path, row_map in maps.items() if row_map is not None}
     alone = [table for path, table in tables.items() if path not in trained]
-    before = [(table, table.sparse, table.weight.requires_grad) for table in tables.values()]
+    before = {path: (table.sparse, table.weight.requires_grad) for path, table in tables.items()}
     try:
         for table in alone:
             table.sparse = True
@@ -94,10 +94,11 @@ def open_rows(model: nn.Module, *, mapped: Collection[str] = ()) -> Iterator[Row
             setattr(one.table, "forward", one.forward)  # noqa: B010 - of two types with different signatures
         yield RowsTrainee(alone, list(trained.values()))
     finally:
-        for table, sparse, requires_grad in before:
-            table.__dict__.pop("forward", None)
-            table.sparse = sparse
-            table.weight.requires_grad_(requires_grad)
+        for path, (sparse, requires_grad) in before.items():
+            if path in trained:
+                tables[path].__dict__.pop("forward", None)
+            tables[path].sparse = sparse
+            tables[path].weight.requires_grad_(requires_grad)
 
 
 def _is_plain(table: Table) -> bool:

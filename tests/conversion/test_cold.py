@@ -81,10 +81,9 @@ def test_codes_beside_hashed_tokens_still_move():
     assert "codes" in report.tables[1].form
     assert report.fine_tune["recoded"] > report.fine_tune["history"][0]["score"]
     before, after = plain.state_dict(), small.state_dict()
-    assert not torch.equal(before["user.base"], after["user.base"])
-    assert {name for name in after if name.startswith("bag") and "token" in name} == {
-        name for name in before if name.startswith("bag") and "token" in name
-    }
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    assert "user.base" in changed
+    assert any("token" in name for name in changed)
 
 
 def test_tokens_that_do_not_pay_are_named(monkeypatch):

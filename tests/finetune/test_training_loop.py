@@ -383,3 +383,16 @@ def test_tables_that_pool_otherwise_get_no_map():
     with open_rows(model, mapped=[str(number) for number in range(6)]) as trainee:
         assert not trainee.mapped
         assert len(trainee.tables) == 6
+
+
+def test_a_forward_of_the_callers_own_stays():
+    """A module whose forward was replaced before gets no map, and keeps what was put there."""
+    model = nn.ModuleDict({"bag": nn.EmbeddingBag(ROWS, DIM, mode="sum")})
+
+    def forward(*_):
+        return torch.zeros(1)
+
+    model["bag"].forward = forward
+    with open_rows(model, mapped=["bag"]) as trainee:
+        assert not trainee.mapped
+    assert model["bag"].forward is forward

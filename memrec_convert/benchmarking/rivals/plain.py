@@ -37,7 +37,7 @@ def make_mean(view: TableView) -> HeldTable:
 
 def make_kept(view: TableView, codec: str) -> HeldTable:
     """All rows in one codec."""
-    return HeldTable({"table": (CodecStorage(codec), view.rows)}, {}, decode_kept, ("table",), ("table",))
+    return HeldTable({"table": (CodecStorage(codec), view.rows)}, {}, decode_kept, of_ids=("table",), whole=("table",))
 
 
 def decode_mean(numbers: Mapping[str, Tensor], _fixed: Mapping[str, Tensor], ids: Tensor) -> Tensor:
