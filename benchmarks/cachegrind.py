@@ -42,8 +42,8 @@ WAYS = 14  # a last level of 14, 28 or 56 MiB then has a power of two of sets
 PUBLISHED = HashSpec("all", DIM, 75_000, 1, blocks=4688, k_weights=4, token_codec="fp32")
 NATIVE = Path(__file__).resolve().parent / "native"
 ADDRESSES = (
-    "frame", "codebook", "base", "codec_rows", "codec_scale", "index", "codes", "tokens", "token_scale",
-    "token_weights",
+    "frame", "codebook", "base", "codec_rows", "codec_scale", "index", "lines", "codes", "tokens",
+    "token_scale", "token_weights",
 )  # fmt: skip
 ID_LINES = 4 / 64
 MOST_FEWER = 10_000
@@ -77,24 +77,27 @@ def published_tables() -> list[CompressedEmbeddingBag]:
 def describe(tables: list[CompressedEmbeddingBag], blob: Path | None) -> list[dict[str, Any]]:
     """What the kernel makes tables of, with offsets for addresses; the tensors go into the blob, each once."""
     descriptions, held, column = [], list[torch.UntypedStorage](), 0
+    lines = kernel_tables._build_lines(tables)
     for number, table in enumerate(tables):
-        descriptions.append(kernel_tables._describe(table, number, column, held))
+        descriptions.append(kernel_tables._describe(table, number, column, lines[number], held))
         column += table.spec.dim
     if blob is None:
         for number, plain in enumerate(descriptions):
             replace_addresses(plain, {plain["codec_rows"]: number * ROWS * DIM * 4})
         return descriptions
+    modules = [*tables, *{id(t.group): t.group for t in tables if t.group is not None}.values()]
+    tensors = [buffer for module in modules for buffer in module.buffers(recurse=False)]
+    tensors += [one for of_table in lines for one in of_table]
     places, position = {}, 0
     with blob.open("wb") as stream:
-        for module in [*tables, *{id(t.group): t.group for t in tables if t.group is not None}.values()]:
-            for buffer in module.buffers(recurse=False):
-                if buffer.data_ptr() in places or not buffer.numel():
-                    continue
-                places[buffer.data_ptr()] = position
-                data = buffer.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-                padded = -(-len(data) // 64) * 64
-                stream.write(data + bytes(padded - len(data)))
-                position += padded
+        for tensor in tensors:
+            if tensor.data_ptr() in places or not tensor.numel():
+                continue
+            places[tensor.data_ptr()] = position
+            data = tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+            padded = -(-len(data) // 64) * 64
+            stream.write(data + bytes(padded - len(data)))
+            position += padded
         stream.write(bytes(64))  # the kernel may read a word past a code
     for plain in descriptions:
         replace_addresses(plain, places)

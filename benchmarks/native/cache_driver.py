@@ -15,8 +15,8 @@ import mmap
 import sys
 
 ADDRESSES = (
-    "frame", "codebook", "base", "codec_rows", "codec_scale", "index", "codes", "tokens", "token_scale",
-    "token_weights",
+    "frame", "codebook", "base", "codec_rows", "codec_scale", "index", "lines", "codes", "tokens",
+    "token_scale", "token_weights",
 )  # fmt: skip
 
 

@@ -23,7 +23,8 @@ from memrec_convert.conversion.measured import (
 )
 from memrec_convert.conversion.shrink import Shrunk
 from memrec_convert.conversion.subject import Subject
-from memrec_convert.encoding import CompressedModule, count_bytes, describe_form
+from memrec_convert.encoding import CompressedModule, CompressedTable, count_bytes, describe_form
+from memrec_convert.encoding.key_lines import count_line_bytes
 from memrec_convert.finetune.loop import FineTuning
 from memrec_convert.report import (
     Alternative,
@@ -132,9 +133,12 @@ def table_bytes(chosen: Candidate) -> int:
 
 
 def count_serving_bytes(model: nn.Module) -> int:
-    """Bytes of the loaded model's tensors, each storage once."""
-    seen = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()}
-    return sum(seen.values())
+    """Bytes of the loaded model's tensors, each storage once, and of the key lines that the kernel adds to them."""
+    seen: dict[int, int] = {}
+    for tensor in model.state_dict().values():
+        seen[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+    specs = [module.spec for module in model.modules() if isinstance(module, CompressedTable)]
+    return sum(seen.values()) + count_line_bytes(specs)
 
 
 def describe_plan(shrunk: Shrunk) -> dict[str, Any]:

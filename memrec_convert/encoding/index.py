@@ -211,16 +211,29 @@ def check_index(spec: IndexSpec, index: Tensor) -> str:
         if bool(((lines[-1, 4 + (beyond >> 3)].long() >> (beyond & 7)) & 1).any()):
             return "it holds ids beyond the table"
         return ""
+    mixed, fault = _read_mixed(spec, index)
+    if fault:
+        return fault
+    if bool((unmix_ids(mixed, spec.mixed_bits) >= spec.rows).any()):
+        return "it holds ids beyond the table"
+    return ""
+
+
+def read_mixed(spec: IndexSpec, index: Tensor) -> np.ndarray | None:
+    """The ids of an index of keys as it mixes them, int64 [count], rising; None where the index is damaged."""
+    mixed, fault = _read_mixed(spec, index)
+    return None if fault else mixed.numpy()
+
+
+def _read_mixed(spec: IndexSpec, index: Tensor) -> tuple[Tensor, str]:
+    """The mixed ids, and what is wrong with them or ""."""
     starts = _bucket_start(spec, index, torch.arange(spec.buckets + 1))
     if int(starts[0]) != 0 or int(starts[-1]) != spec.count or bool((starts[1:] < starts[:-1]).any()):
-        return "its bucket starts do not rise from 0 to the number of ids"
+        return starts, "its bucket starts do not rise from 0 to the number of ids"
     keys = read_codes(
         index[spec.keys_start :], torch.arange(spec.count), entry_bits=spec.key_bits, first_bit=0, bits=spec.key_bits
     )
     buckets = torch.repeat_interleave(torch.arange(spec.buckets), starts[1:] - starts[:-1])
     mixed = (buckets << spec.key_bits) | keys
-    if bool((mixed[1:] <= mixed[:-1]).any()):
-        return "its keys do not rise within their buckets"
-    if bool((unmix_ids(mixed, spec.mixed_bits) >= spec.rows).any()):
-        return "it holds ids beyond the table"
-    return ""
+    rising = not bool((mixed[1:] <= mixed[:-1]).any())
+    return mixed, "" if rising else "its keys do not rise within their buckets"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from memrec_convert.encoding.memory import OUTPUTS
+from memrec_convert.encoding.key_lines import build_lines, choose_lines
+from memrec_convert.encoding.memory import OUTPUTS, copy_side_by_side
 from memrec_convert.encoding.spec import LevelSpec, TableSpec
 from memrec_convert.kernels.loading import load_kernel
 
@@ -44,8 +45,9 @@ class KernelTables:
         self.last_input = max(inputs, default=-1)
         self.columns = [0]
         descriptions = []
-        for table, number in zip(tables, inputs, strict=True):
-            descriptions.append(_describe(table, number, self.columns[-1], self.held))
+        for table, number, lines in zip(tables, inputs, _build_lines(tables), strict=True):
+            self.held.extend(one.untyped_storage() for one in lines)
+            descriptions.append(_describe(table, number, self.columns[-1], lines, self.held))
             self.columns.append(self.columns[-1] + table.spec.dim)
         self.width = self.columns[-1]
         self.dims = {table.spec.dim for table in tables}
@@ -183,7 +185,21 @@ def _has_its_tensors(module: CompressedTable | HashGroup) -> bool:
     return plain and found == module.spec.tensors()
 
 
-def _describe(table: CompressedTable, number: int, column: int, held: list[torch.UntypedStorage]) -> dict[str, object]:
+def _build_lines(tables: Sequence[CompressedTable]) -> list[list[Tensor]]:
+    """Per table and level the lines of its keys, empty where it gets none."""
+    chosen = choose_lines([table.spec for table in tables])
+    built = [
+        build_lines(level.index, table.get_buffer(f"level{number}_index"), lines)
+        for table, of_table in zip(tables, chosen, strict=True)
+        for number, (level, lines) in enumerate(zip(table.spec.levels, of_table, strict=True))
+    ]
+    laid_out = iter(copy_side_by_side(built)) if any(map(len, built)) else iter(built)
+    return [[next(laid_out) for _ in of_table] for of_table in chosen]
+
+
+def _describe(
+    table: CompressedTable, number: int, column: int, lines: Sequence[Tensor], held: list[torch.UntypedStorage]
+) -> dict[str, object]:
     """What the kernel's reader of descriptions expects, by the same names."""
     spec = table.spec
 
@@ -205,20 +221,27 @@ def _describe(table: CompressedTable, number: int, column: int, held: list[torch
         "padding": -1 if table.padding_idx is None else table.padding_idx,
         "frame": address("frame"), "codebook": address("codebook"), "base": address("base"),
         "base_bits": spec.base_bits(), "base_depth": spec.base_depth, "stages": stages,
-        "levels": [_describe_level(spec, level, n, address) for n, level in enumerate(spec.levels)],
+        "levels": [_describe_level(spec, level, n, lines[n], address) for n, level in enumerate(spec.levels)],
         "codec": _CODECS[spec.codec], "codec_rows": address("rows") if kept else 0,
         "codec_scale": address("scale") if kept else 0,
     }  # fmt: skip
     return plain | _describe_hashing(table, held)
 
 
-def _describe_level(spec: TableSpec, level: LevelSpec, number: int, address: Any) -> dict[str, object]:  # noqa: ANN401
+def _describe_level(
+    spec: TableSpec,
+    level: LevelSpec,
+    number: int,
+    lines: Tensor,
+    address: Any,  # noqa: ANN401
+) -> dict[str, object]:
     index, prefix = level.index, f"level{number}_"
     keys = index.kind == "keys"
     return {
         "index_kind": int(keys), "index": address(prefix + "index"), "index_bytes": index.nbytes, "count": index.count,
         "key_bits": index.key_bits, "mixed_bits": index.mixed_bits, "starts_at": 4 * index.groups if keys else 0,
-        "keys_at": index.keys_start if keys else 0, "stored": int(level.kind == "rows"), "depth": level.depth,
+        "keys_at": index.keys_start if keys else 0, "lines": lines.data_ptr() if len(lines) else 0,
+        "line_count": len(lines), "stored": int(level.kind == "rows"), "depth": level.depth,
         "entry_bits": spec.level_bits(level), "codes": address(prefix + "codes"), "codec": _CODECS[level.codec],
         "codec_rows": address(prefix + "rows"), "codec_scale": address(prefix + "scale"),
     }  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import weakref
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -73,22 +73,29 @@ def settle(modules: Iterable[nn.Module]) -> None:
     places: list[tuple[nn.Module, str, Tensor]] = []
     for module in modules:
         places += [(module, name, buffer) for name, buffer in module.named_buffers(recurse=False)]
-    total = sum(_padded(buffer) for _, _, buffer in places)
-    if total < LARGE_PAGE_BYTES or any(not buffer.is_cpu for _, _, buffer in places):
+    buffers = [buffer for _, _, buffer in places]
+    if sum(map(_padded, buffers)) < LARGE_PAGE_BYTES or any(not buffer.is_cpu for buffer in buffers):
         return
-    memory = torch.frombuffer(_map_memory(total + LARGE_PAGE_BYTES), dtype=torch.uint8)
-    position = -memory.data_ptr() % LARGE_PAGE_BYTES
-    for module, name, buffer in places:
+    for (module, name, buffer), moved in zip(places, copy_side_by_side(buffers), strict=True):
         if buffer.numel():
-            end = position + buffer.numel() * buffer.element_size()
-            moved = memory[position:end].view(buffer.dtype).view(buffer.shape)
-            moved.copy_(buffer)
             setattr(module, name, moved)
-        position += _padded(buffer)
 
 
-def _padded(buffer: Tensor) -> int:
-    return -(-buffer.numel() * buffer.element_size() // LINE_BYTES) * LINE_BYTES
+def copy_side_by_side(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies of CPU tensors in one piece of memory, in large pages if they fill one, each from a cache line on."""
+    total = sum(map(_padded, tensors))
+    memory = torch.frombuffer(_map_memory(max(total, 1) + LARGE_PAGE_BYTES), dtype=torch.uint8)
+    position = -memory.data_ptr() % LARGE_PAGE_BYTES
+    copies = []
+    for tensor in tensors:
+        end = position + tensor.numel() * tensor.element_size()
+        copies.append(memory[position:end].view(tensor.dtype).view(tensor.shape).copy_(tensor))
+        position += _padded(tensor)
+    return copies
+
+
+def _padded(tensor: Tensor) -> int:
+    return -(-tensor.numel() * tensor.element_size() // LINE_BYTES) * LINE_BYTES
 
 
 def _map_memory(nbytes: int) -> mmap.mmap:

@@ -48,8 +48,9 @@ class TrackedDict(dict[str, Tensor | None]):
 class TrackedBuffers(nn.Module):
     """A module whose `generation` rises when a buffer, or what else decides a lookup, is replaced by another object.
 
-    Changes of numbers inside a buffer leave it as it is. Of `buffer.data = other` a module learns nothing: lookups may
-    go on with the old numbers, in memory that is held for them.
+    Changes of numbers inside a buffer leave it as it is, except by `load_state_dict`: the kernel reads buffers where
+    they are, but the keys of an index through a copy, which writing into the index itself does not renew. Of
+    `buffer.data = other` a module learns nothing: lookups may go on with the old numbers, in memory that is held.
     """
 
     decisive: frozenset[str] = frozenset()
@@ -64,6 +65,11 @@ class TrackedBuffers(nn.Module):
     def generation(self) -> int:
         """Number of the latest replacement."""
         return self._buffers.latest
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - nn.Module's own signature
+        """As nn.Module's, and takes a new number: it may have copied into the buffers."""
+        super()._load_from_state_dict(*arguments, **options)
+        self._buffers.latest = Changes.count()
 
     def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401 - nn.Module's own signature
         """As nn.Module's, and takes a new number for what is decisive."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from memrec_convert.encoding import CompressedEmbeddingBag, HashSpec, LevelSpec, TableSpec, kernel_tables
 from memrec_convert.encoding.build import build_replaced
-from memrec_convert.encoding.index import IndexSpec
+from memrec_convert.encoding.index import IndexSpec, unmix_ids
 from memrec_convert.encoding.kernel_tables import KernelTables
 
 pytestmark = pytest.mark.usefixtures("instruction_set")
@@ -105,6 +105,39 @@ def test_ids_outside_the_table(oov: str, dtype: torch.dtype) -> None:
         assert same_bits(module(ids.view(-1, 1)), expected)
         offsets = torch.tensor([0, 0, 4, 9])
         assert same_bits(module(ids, offsets), module._pool(ids, offsets, None))
+
+
+def make_crowded(mixed: Tensor, *, rows: int = 4096) -> CompressedEmbeddingBag:
+    """A table whose level has the ids that the index mixes to these numbers."""
+    spec = TableSpec(
+        rows, 8, "replaced", levels=(LevelSpec("rows", IndexSpec("keys", rows, len(mixed), 8), codec="fp32"),),
+    )  # fmt: skip
+    levels = np.full(rows, -1, dtype=np.int8)
+    levels[unmix_ids(mixed, 12).numpy()] = 0
+    tensors = build_replaced(
+        spec, centre=torch.zeros(8), scale=0.01, codebook=None, codes=np.zeros((rows, 0)), levels=levels,
+        read_rows=lambda ids: torch.as_tensor(ids, dtype=torch.float32).view(-1, 1).expand(-1, 8) + 1,
+    )  # fmt: skip
+    module = CompressedEmbeddingBag(spec)
+    module.fill(tensors)
+    return module
+
+
+@pytest.mark.parametrize("crowd", [29, 30, 31, 60, 100])
+def test_more_keys_than_a_line_has_room_for(crowd: int) -> None:
+    """Ids that crowd into one bucket of the key lines are all found, and their neighbours are not."""
+    module = make_crowded(torch.cat([torch.arange(crowd), torch.arange(2000, 2040)]))
+    check_all_rows(module)
+    found = module(torch.arange(4096).view(-1, 1))[:, 0]
+    assert int((found > 0).sum()) == crowd + 40
+
+
+@pytest.mark.parametrize("kinds", [("codes",), ("int8", "fp32"), ("codes", "codes")], ids=str)
+def test_packed_keys_where_there_are_no_lines(kinds: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without room for key lines the kernel reads the index itself."""
+    monkeypatch.setattr(kernel_tables, "choose_lines", lambda specs: [[0] * len(spec.levels) for spec in specs])
+    for seed in range(12):
+        check_all_rows(make_bag(seed, base=BASES[seed % len(BASES)], kinds=kinds, dim=24))
 
 
 def test_the_most_stages_and_tokens() -> None:

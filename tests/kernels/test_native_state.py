@@ -15,12 +15,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from native_tables import KINDS, draw_ids, make_bag, make_embedding, make_kept, same_bits, through_kernel
 from random_tables import BASES
 
-from memrec_convert.encoding import CompressedEmbeddingBag
+from memrec_convert.encoding import CompressedEmbeddingBag, LevelSpec, TableSpec
+from memrec_convert.encoding.build import build_replaced
+from memrec_convert.encoding.index import IndexSpec
 from memrec_convert.encoding.kernel_tables import KernelTables
 
 pytestmark = pytest.mark.usefixtures("native")
@@ -63,6 +66,27 @@ CHANGES: dict[str, Callable[[CompressedEmbeddingBag], object]] = {
     "group buffer": lambda module: setattr(module.group, "tokens", module.group.tokens.neg()),
     "group in place": lambda module: module.group.tokens.neg_(),
 }
+
+
+def test_a_loaded_index_is_looked_through_at_once() -> None:
+    """State loaded into a module that has been used brings its own index along."""
+    spec = TableSpec(3000, 4, "replaced", levels=(LevelSpec("rows", IndexSpec("keys", 3000, 50, 8), codec="fp32"),))
+    modules = []
+    for start in (0, 1000):
+        levels = np.full(3000, -1, dtype=np.int8)
+        levels[start : start + 50] = 0
+        module = CompressedEmbeddingBag(spec)
+        module.fill(
+            build_replaced(
+                spec, centre=torch.zeros(4), scale=0.01, codebook=None, codes=np.zeros((3000, 0)), levels=levels,
+                read_rows=lambda ids: torch.ones(len(ids), 4),
+            )
+        )  # fmt: skip
+        check_rows(module)
+        modules.append(module)
+    modules[0].load_state_dict(modules[1].state_dict())
+    check_rows(modules[0])
+    assert modules[0](torch.tensor([[10], [1010]]))[:, 0].tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("change", CHANGES)

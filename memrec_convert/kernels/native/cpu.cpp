@@ -56,9 +56,9 @@ Features detect_features() {
     const uint64_t saved = saved_state();
     constexpr uint32_t bmi1 = 1u << 3, avx2 = 1u << 5, bmi2 = 1u << 8;
     features.avx2 = (saved & 0x6) == 0x6 && has(wide.b, bmi1 | avx2 | bmi2);
-    constexpr uint32_t f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31, vbmi = 1u << 1, vpopcntdq = 1u << 14;
+    constexpr uint32_t f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31, vbmi = 1u << 1, vbmi2 = 1u << 6, vpopcntdq = 1u << 14;
     features.avx512 = features.avx2 && (saved & 0xE6) == 0xE6 && has(wide.b, f | dq | bw | vl) &&
-                      has(wide.c, vbmi | vpopcntdq);
+                      has(wide.c, vbmi | vbmi2 | vpopcntdq);
     return features;
 }
 #else

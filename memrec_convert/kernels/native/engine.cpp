@@ -12,9 +12,9 @@
 namespace memrec {
 namespace {
 
-constexpr int64_t kSamples = 128;             // of one table in a piece
+constexpr int64_t kSamples = 32;              // of one table in a piece
 constexpr int64_t kLookupsPerThread = 2048;   // fewer than this are not worth waking a thread for
-constexpr int64_t kPiecesPerTask = 4;
+constexpr int64_t kPiecesPerTask = 32;           // where several threads share them
 
 struct Choice {
     const Kernel* available[5] = {};  // null after the last
@@ -35,34 +35,29 @@ Choice& choice() {
     return one;
 }
 
-// How a request is cut: whole tables side by side where there are few samples, runs of samples where there are many.
-struct Cut {
-    const Request* request;
-    RunPiece run;
-    int64_t samples_per_piece, tables_per_piece, pieces_across, pieces;
+Cut make_cut(const Request& request) {
+    Cut cut{};
+    for (int64_t t = 0; t < request.count; ++t) cut.any_bags = cut.any_bags || request.bags[t].offsets;
+    cut.samples = request.samples;
+    cut.tables = request.count;
+    cut.samples_each = request.samples < kSamples ? request.samples : kSamples;
+    cut.tables_each = cut.any_bags || request.samples >= kSamples ? 1 : kSlots / cut.samples_each;
+    cut.across = (request.samples + cut.samples_each - 1) / cut.samples_each;
+    cut.pieces = cut.across * ((request.count + cut.tables_each - 1) / cut.tables_each);
+    return cut;
+}
 
-    Cut(const Request& of, RunPiece runs) : request(&of), run(runs) {
-        bool plain = true;
-        for (int64_t t = 0; t < of.count; ++t) plain = plain && !of.bags[t].offsets;
-        samples_per_piece = of.samples < kSamples ? of.samples : kSamples;
-        tables_per_piece = plain ? kSlots / samples_per_piece : 1;
-        pieces_across = (of.samples + samples_per_piece - 1) / samples_per_piece;
-        pieces = pieces_across * ((of.count + tables_per_piece - 1) / tables_per_piece);
-    }
-
-    void run_piece(int64_t number) const {
-        const int64_t first_table = number / pieces_across * tables_per_piece;
-        const int64_t first = number % pieces_across * samples_per_piece;
-        const int64_t last_table = first_table + tables_per_piece, last = first + samples_per_piece;
-        run(*request, {first_table, last_table < request->count ? last_table : request->count, first,
-                       last < request->samples ? last : request->samples});
-    }
+struct Tasks {
+    const Request& request;
+    const Cut& cut;
+    RunPieces run;
+    int64_t pieces_each;
 };
 
-void run_some(void* context, int64_t number) {
-    const auto* cut = static_cast<const Cut*>(context);
-    const int64_t last = (number + 1) * kPiecesPerTask;
-    for (int64_t piece = number * kPiecesPerTask; piece < last && piece < cut->pieces; ++piece) cut->run_piece(piece);
+void run_task(void* context, int64_t number) {
+    const auto& tasks = *static_cast<const Tasks*>(context);
+    const int64_t first = number * tasks.pieces_each, last = first + tasks.pieces_each;
+    tasks.run(tasks.request, tasks.cut, first, last < tasks.cut.pieces ? last : tasks.cut.pieces);
 }
 
 int64_t find_outside(const Bags& bags, uint64_t rows) {
@@ -177,12 +172,13 @@ bool choose_kernel(const char* name) {
 Finding look_up(const Request& request, int threads) {
     const Finding finding = check(request);
     if (finding.fault != Fault::none || request.samples == 0 || request.count == 0) return finding;
-    Cut cut(request, active_kernel()->run);
     int64_t lookups = 0;
     for (int64_t t = 0; t < request.count; ++t) lookups += request.bags[t].count;
     const int64_t worth = request.clock ? 1 : 1 + lookups / kLookupsPerThread;
-    run_tasks(run_some, &cut, (cut.pieces + kPiecesPerTask - 1) / kPiecesPerTask,
-              static_cast<int>(threads < worth ? threads : worth));
+    const int used = static_cast<int>(threads < worth ? threads : worth);
+    const Cut cut = make_cut(request);
+    Tasks tasks = {request, cut, active_kernel()->run, used > 1 ? kPiecesPerTask : cut.pieces};
+    run_tasks(run_task, &tasks, (cut.pieces + tasks.pieces_each - 1) / tasks.pieces_each, used);
     return finding;
 }
 

@@ -44,6 +44,19 @@ struct Avx2Kernel {
     static int find_key(const Index& index, uint64_t first, int count, uint32_t key) {
         return find_key_by_one(index, first, count, key);
     }
+    static uint32_t match_line(const KeyLine& line, uint16_t key, uint32_t held) {
+        const auto* words = reinterpret_cast<const __m256i*>(&line);
+        const __m256i sought = _mm256_set1_epi16(static_cast<int16_t>(key));
+        const __m256i low = _mm256_cmpeq_epi16(_mm256_loadu_si256(words), sought);
+        const __m256i high = _mm256_cmpeq_epi16(_mm256_loadu_si256(words + 1), sought);
+        const __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi16(low, high), 0xD8);
+        return _bzhi_u32(static_cast<uint32_t>(_mm256_movemask_epi8(both)) >> (32 - kKeysPerLine), held);
+    }
+
+    static int split(const int64_t* places, uint16_t* list, int n, uint16_t* members) {
+        return split_by_one(places, list, n, members, list);
+    }
+
     static uint64_t count_before(const uint8_t* line, uint32_t bit) {
         uint64_t count = 0;
         const uint32_t last = bit >> 6;

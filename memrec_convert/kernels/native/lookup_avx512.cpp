@@ -1,7 +1,7 @@
 // The kernel in AVX-512 as Ice Lake and Zen 4 have it: byte permutations find a key among 32 at once.
 #include "tables.h"
 
-#if defined(__AVX512VBMI__) && defined(__AVX512VPOPCNTDQ__)
+#if defined(__AVX512VBMI__) && defined(__AVX512VBMI2__) && defined(__AVX512VPOPCNTDQ__)
 #include "lookup.h"
 #include "simd_avx512.h"
 
@@ -64,6 +64,25 @@ struct Avx512Kernel {
         const __mmask32 equal = _mm512_cmpeq_epi16_mask(kept, _mm512_set1_epi16(static_cast<int16_t>(key)));
         const auto most = static_cast<int>(places.at_once);
         return _bzhi_u32(_pext_u32(equal, places.lanes), static_cast<uint32_t>(count < most ? count : most));
+    }
+
+    static uint32_t match_line(const KeyLine& line, uint16_t key, uint32_t held) {
+        const __m512i keys = _mm512_loadu_si512(&line);
+        const __mmask32 equal = _mm512_cmpeq_epi16_mask(keys, _mm512_set1_epi16(static_cast<int16_t>(key)));
+        return _bzhi_u32(equal >> (32 - kKeysPerLine), held);
+    }
+
+    static int split(const int64_t* places, uint16_t* list, int n, uint16_t* members) {
+        int taken = 0, i = 0;
+        for (; i + 8 <= n; i += 8) {
+            const __mmask8 absent = _mm512_movepi64_mask(_mm512_loadu_si512(places + i));
+            const __m128i slots = _mm_loadu_si128(reinterpret_cast<const __m128i*>(list + i));
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(members + taken),
+                             _mm_maskz_compress_epi16(static_cast<__mmask8>(~absent), slots));
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(list + i - taken), _mm_maskz_compress_epi16(absent, slots));
+            taken += 8 - static_cast<int>(_mm_popcnt_u32(absent));
+        }
+        return taken + split_by_one(places + i, list + i, n - i, members + taken, list + i - taken);
     }
 
     static uint64_t count_before(const uint8_t* line, uint32_t bit) {

@@ -101,6 +101,8 @@ bool read_level(PyObject* plain, memrec::Level& level) {
     level.index.mixed_bits = from.as<uint32_t>("mixed_bits");
     level.index.starts_at = from.number("starts_at");
     level.index.keys_at = from.number("keys_at");
+    level.index.lines = from.address<memrec::KeyLine>("lines");
+    level.index.line_count = from.as<uint64_t>("line_count");
     level.stored = from.number("stored") != 0;
     level.depth = from.as<int32_t>("depth");
     level.entry_bits = from.as<uint32_t>("entry_bits");

@@ -16,7 +16,7 @@ struct Avx2Quarter {
     using Sum = __m128i;
     using Floats = __m256;
     using Weights = __m128i;
-    static Weights weights(uint16_t both) { return _mm_set1_epi16(static_cast<int16_t>(both)); }
+    static Weights weights(uint32_t both) { return _mm_set1_epi32(static_cast<int32_t>(both)); }
     static Sum pair(const int8_t* a, const int8_t* b, Weights by) {
         return _mm_maddubs_epi16(by, _mm_unpacklo_epi8(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(a)),
                                                        _mm_loadl_epi64(reinterpret_cast<const __m128i*>(b))));
@@ -71,7 +71,7 @@ struct Avx2Half : Twice<Avx2Quarter> {
         __m128i low, high;
     };
     using Weights = __m128i;
-    static Weights weights(uint16_t both) { return _mm_set1_epi16(static_cast<int16_t>(both)); }
+    static Weights weights(uint32_t both) { return _mm_set1_epi32(static_cast<int32_t>(both)); }
     static Sum pair(const int8_t* a, const int8_t* b, Weights by) {
         const __m128i first = _mm_loadu_si128(reinterpret_cast<const __m128i*>(a));
         const __m128i second = _mm_loadu_si128(reinterpret_cast<const __m128i*>(b));
@@ -90,7 +90,7 @@ struct Avx2 : Twice<Avx2Half> {
         __m256i low, high;  // values 0-7 and 16-23, values 8-15 and 24-31
     };
     using Weights = __m256i;
-    static Weights weights(uint16_t both) { return _mm256_set1_epi16(static_cast<int16_t>(both)); }
+    static Weights weights(uint32_t both) { return _mm256_set1_epi32(static_cast<int32_t>(both)); }
     static Sum pair(const int8_t* a, const int8_t* b, Weights by) {
         const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a));
         const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b));

@@ -34,9 +34,12 @@ struct Avx512 : Twice<Twice<Avx512Floats>> {
         __m512i low, high;  // of each run of 16 values the first and the last 8
     };
     using Weights = __m512i;
-    static Weights weights(uint16_t both) { return _mm512_set1_epi16(static_cast<int16_t>(both)); }
+    static Weights weights(uint32_t both) { return _mm512_set1_epi32(static_cast<int32_t>(both)); }
     static Sum pair(const int8_t* a, const int8_t* b, Weights by) {
-        const __m512i first = _mm512_loadu_si512(a), second = _mm512_loadu_si512(b);
+        __m512i first = _mm512_loadu_si512(a), second = _mm512_loadu_si512(b);
+#if !defined(_MSC_VER) || defined(__clang__)
+        __asm__("" : "+v"(first), "+v"(second));  // loaded once: a load as wide as a line is no cheap operand
+#endif
         return {_mm512_maddubs_epi16(by, _mm512_unpacklo_epi8(first, second)),
                 _mm512_maddubs_epi16(by, _mm512_unpackhi_epi8(first, second))};
     }

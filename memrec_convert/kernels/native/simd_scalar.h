@@ -37,7 +37,7 @@ struct Plain {
         float v[n];
     };
     using Weights = uint16_t;  // that of the first token of a pair in the low byte, of the second in the high one
-    static Weights weights(uint16_t both) { return both; }
+    static Weights weights(uint32_t both) { return static_cast<uint16_t>(both & 0xFFFF); }
     static Sum pair(const int8_t* a, const int8_t* b, Weights by) {
         Sum sum;
         for (int i = 0; i < n; ++i) sum.v[i] = static_cast<int16_t>(a[i] * (by & 255) + b[i] * (by >> 8));

@@ -37,6 +37,18 @@ struct Index {
     int64_t starts_at;  // of the buckets' 16-bit starts, behind the groups' 32-bit ones
     int64_t keys_at;
     const struct KeyPlaces* places;
+    const struct KeyLine* lines;  // the same keys once more, a line per bucket of its own; or null
+    uint64_t line_count;
+};
+
+// A bucket of keys on one cache line. Buckets divide the mixed ids evenly; a key is an id's lowest 16 mixed bits. The places
+// of a bucket's ids follow each other from `first` on; more ids than there is room for show as a count past the room, and
+// what is not found in such a line is looked for in the index itself.
+constexpr int kKeysPerLine = 29;
+struct KeyLine {
+    uint32_t first;
+    uint16_t held;
+    uint16_t keys[kKeysPerLine];
 };
 
 // For keys that begin at each bit of a byte: of eight bytes each, which bytes hold the next few keys, and the bit where each
@@ -149,6 +161,13 @@ inline T load_at(const void* start, int64_t number) {
 // Floats between one table's vectors and the next one's: without them all would begin in the same set of the caches.
 constexpr int64_t kGap = 80;
 
+// Of the first `stages` stages.
+inline int64_t codebook_bytes(const Table& table, int32_t stages) {
+    if (table.kept || !stages) return 0;
+    const Stage& last = table.stage[stages - 1];
+    return (last.first + (int64_t{1} << last.bits)) * table.dim;
+}
+
 inline int64_t stride_of(const Request& request, const Table& table) {
     return request.out_stride ? request.out_stride : table.dim;
 }
@@ -176,7 +195,27 @@ struct Piece {
     int64_t first_table, last_table, first, last;
 };
 
-using RunPiece = void (*)(const Request&, const Piece&);
+// How a request is cut: whole tables side by side where there are few samples, runs of samples where there are many.
+struct Cut {
+    int64_t samples, tables, samples_each, tables_each, across, pieces;  // `each`: of a piece; across: pieces of one table
+    bool any_bags;  // of several ids
+
+    Piece piece(int64_t number) const {
+        const int64_t first_table = number / across * tables_each, first = number % across * samples_each;
+        const int64_t last_table = first_table + tables_each, last = first + samples_each;
+        return {first_table, last_table < tables ? last_table : tables, first, last < samples ? last : samples};
+    }
+
+    // Samples of this piece and of those up to `last` that have the same tables.
+    int64_t samples_left(int64_t number, int64_t last) const {
+        const int64_t end = (number / across + 1) * across, stop = last < end ? last : end;
+        const int64_t first = number % across * samples_each, rest = samples - first;
+        const int64_t held = (stop - number) * samples_each;
+        return held < rest ? held : rest;
+    }
+};
+
+using RunPieces = void (*)(const Request&, const Cut&, int64_t first, int64_t last);
 using FindOutside = bool (*)(const Bags&, uint64_t rows);
 using SumRows = void (*)(const int8_t* rows, int32_t dim, const int32_t* numbers, const uint8_t* counts, int32_t most,
                          const float* factors, int64_t n, float* out);
@@ -184,7 +223,7 @@ using SumRows = void (*)(const int8_t* rows, int32_t dim, const int32_t* numbers
 // What one instruction set offers.
 struct Kernel {
     const char* name;
-    RunPiece run;
+    RunPieces run;
     FindOutside any_outside;
     SumRows sum_rows;
 };
