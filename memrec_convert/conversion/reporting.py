@@ -23,7 +23,13 @@ from memrec_convert.conversion.measured import (
 )
 from memrec_convert.conversion.shrink import Shrunk
 from memrec_convert.conversion.subject import Subject
-from memrec_convert.encoding import CompressedModule, CompressedTable, count_bytes, describe_form
+from memrec_convert.encoding import (
+    CompressedModule,
+    CompressedTable,
+    count_bytes,
+    count_table_bytes,
+    describe_form,
+)
 from memrec_convert.encoding.key_lines import count_line_bytes
 from memrec_convert.finetune.loop import FineTuning
 from memrec_convert.report import (
@@ -127,9 +133,7 @@ def share_lookups(module: CompressedModule, counts: np.ndarray) -> dict[str, flo
 
 def table_bytes(chosen: Candidate) -> int:
     """Bytes of all tables' tensors, shared groups once."""
-    groups = {m.spec.hashing.group: m.spec.hashing for m in chosen.modules if m.spec.hashing is not None}
-    shapes = [shape for m in chosen.modules for shape in m.spec.tensors().values()]
-    return count_bytes(shapes) + count_bytes(shape for group in groups.values() for shape in group.tensors().values())
+    return count_table_bytes(module.spec for module in chosen.modules)
 
 
 def count_serving_bytes(model: nn.Module) -> int:

@@ -10,7 +10,7 @@ from memrec_convert.encoding.modules import (
     describe_module,
     describe_table,
 )
-from memrec_convert.encoding.spec import HashSpec, LevelSpec, TableSpec, count_bytes
+from memrec_convert.encoding.spec import HashSpec, LevelSpec, TableSpec, count_bytes, count_table_bytes
 from memrec_convert.encoding.table import CompressedTable, HashGroup, describe_form
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "TableSpec",
     "build_module",
     "count_bytes",
+    "count_table_bytes",
     "describe_form",
     "describe_module",
     "describe_table",

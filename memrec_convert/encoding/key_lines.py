@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from memrec_convert.encoding.index import IndexSpec, read_mixed
-from memrec_convert.encoding.spec import TableSpec, count_bytes
+from memrec_convert.encoding.spec import TableSpec, count_table_bytes
 
 LINE_BYTES = 64
 KEYS_PER_LINE = 29
@@ -24,16 +24,13 @@ KEY_BITS = 16
 MOST_PRODUCT_BITS = 63
 LEAST_ROOM_BYTES = 512 << 10
 """Lines of all tables together may take this much,"""
-ROOM_SHARE = 16
+ROOM_SHARE = 12
 """or this part of the tables' bytes, if that is more."""
 
 
 def choose_lines(specs: Sequence[TableSpec]) -> list[list[int]]:
     """Per table and level the lines that its index gets, 0 where it gets none: in order, while there is room."""
-    groups = {spec.hashing.group: spec.hashing for spec in specs if spec.hashing is not None}
-    held = sum(count_bytes(spec.tensors().values()) for spec in specs)
-    held += sum(count_bytes(group.tensors().values()) for group in groups.values())
-    room = max(LEAST_ROOM_BYTES, held // ROOM_SHARE)
+    room = max(LEAST_ROOM_BYTES, count_table_bytes(specs) // ROOM_SHARE)
     chosen = []
     for spec in specs:
         lines = []

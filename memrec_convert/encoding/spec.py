@@ -179,6 +179,14 @@ def count_bytes(shapes: Iterable[tuple[torch.dtype, tuple[int, ...]]]) -> int:
     return total
 
 
+def count_table_bytes(specs: Iterable[TableSpec]) -> int:
+    """Bytes of the tensors of tables side by side, those of a shared group once."""
+    specs = tuple(specs)
+    groups = {spec.hashing.group: spec.hashing for spec in specs if spec.hashing is not None}
+    shapes = [shape for spec in specs for shape in spec.tensors().values()]
+    return count_bytes(shapes) + count_bytes(shape for group in groups.values() for shape in group.tensors().values())
+
+
 def _level_from_json(plain: Mapping[str, Any], rows: int, base_depth: int, stages: int) -> LevelSpec:
     count = _whole(plain["count"], 1, rows)
     if plain["index"] == "bitmap":

@@ -103,7 +103,7 @@ def make_spec(hot: int, *, hashing: HashSpec | None = None) -> TableSpec:
 
 
 def test_lines_are_made_while_there_is_room() -> None:
-    """Half a megabyte, or a sixteenth of what the tables and their shared tokens take; what has no room gets none."""
+    """Half a megabyte, or a twelfth of what the tables and their shared tokens take; what has no room gets none."""
     small, large = make_spec(10_000), make_spec(70_000)
     of_small, of_large = (count_lines(spec.levels[0].index) for spec in (small, large))
     assert of_small * LINE_BYTES < LEAST_ROOM_BYTES // 2
@@ -111,7 +111,7 @@ def test_lines_are_made_while_there_is_room() -> None:
     assert choose_lines([small]) == [[of_small]]
     assert count_line_bytes([small]) == of_small * LINE_BYTES
     assert choose_lines([large] * 4 + [small]) == [[of_large], [of_large], [0], [0], [of_small]]
-    hashing = HashSpec("shared", 16, 2_000_000, 1)
+    hashing = HashSpec("shared", 16, 1_000_000, 1)
     tables = [make_spec(70_000, hashing=hashing)] * 20
     held = 20 * count_bytes(tables[0].tensors().values()) + count_bytes(hashing.tensors().values())
     room = held // ROOM_SHARE

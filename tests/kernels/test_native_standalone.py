@@ -14,7 +14,7 @@ HERE = Path(__file__).resolve().parent
 SOURCES = HERE.parents[1] / "memrec_convert" / "kernels" / "native"
 CHECK = HERE / "native" / "check.cpp"
 AVX2 = ["-mavx2", "-mf16c", "-mpopcnt", "-mbmi", "-mbmi2"]
-AVX512 = [f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vbmi", "vpopcntdq")]
+AVX512 = [f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vbmi", "vbmi2", "vpopcntdq")]
 WIDE = {"lookup_avx2.cpp": AVX2, "lookup_avx512.cpp": [*AVX2, *AVX512]}
 AARCH64_LIBRARIES = Path("/usr/aarch64-linux-gnu")
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 
 def build(compiler: str, folder: Path, *, wide: bool) -> Path:
     """Compiles the check; the wide instruction sets' files with their own options, as the package's build does."""
-    options = ["-std=c++17", "-O1", "-ffp-contract=off", f"-I{SOURCES}"]
+    options = ["-std=c++17", "-O1", "-ffp-contract=off", "-fopenmp-simd", f"-I{SOURCES}"]
     objects = []
     for source in [CHECK, *sorted(SOURCES.glob("*.cpp"))]:
         if source.name == "module.cpp":  # Python's side

@@ -12,7 +12,8 @@
 namespace memrec {
 namespace {
 
-constexpr int64_t kSamples = 32;              // of one table in a piece
+constexpr int64_t kSamples = 32;              // of one table in a piece: more lines than these lookups ask for get lost
+constexpr int64_t kSamplesNear = 64;          // where next to nothing has to be waited for
 constexpr int64_t kLookupsPerThread = 2048;   // fewer than this are not worth waking a thread for
 constexpr int64_t kPiecesPerTask = 32;           // where several threads share them
 
@@ -40,8 +41,9 @@ Cut make_cut(const Request& request) {
     for (int64_t t = 0; t < request.count; ++t) cut.any_bags = cut.any_bags || request.bags[t].offsets;
     cut.samples = request.samples;
     cut.tables = request.count;
-    cut.samples_each = request.samples < kSamples ? request.samples : kSamples;
-    cut.tables_each = cut.any_bags || request.samples >= kSamples ? 1 : kSlots / cut.samples_each;
+    const int64_t most = request.near ? kSamplesNear : kSamples;
+    cut.samples_each = request.samples < most ? request.samples : most;
+    cut.tables_each = cut.any_bags || request.samples >= most ? 1 : kSlots / cut.samples_each;
     cut.across = (request.samples + cut.samples_each - 1) / cut.samples_each;
     cut.pieces = cut.across * ((request.count + cut.tables_each - 1) / cut.tables_each);
     return cut;
@@ -143,6 +145,12 @@ std::vector<Run> cut_code(const Table& table, int32_t first_stage, int32_t last_
         bit += stage.bits;
     }
     return runs;
+}
+
+Weights weigh_stages(const Table& table, int32_t depth) {
+    Weights weights;
+    for (int32_t s = 0; s < depth; ++s) weights.append(s, 1u << (table.stage[depth - 1].shift - table.stage[s].shift));
+    return weights;
 }
 
 float* scratch_floats(int64_t floats) {

@@ -46,6 +46,7 @@ enum Form : uint8_t { kBase = 0, kZero = 1 + kMostLevels, kForms };  // and 1 + 
 template <int n>
 struct Const {
     static constexpr int value = n;
+    constexpr operator int() const { return n; }
 };
 
 // What is known of each lookup of a piece.

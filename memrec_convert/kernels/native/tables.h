@@ -74,6 +74,20 @@ struct Code {
     int32_t count;
 };
 
+// Powers of two by which the tokens of a code are weighed, two tokens at a time.
+struct Weights {
+    uint32_t of_pair[kMostTokens / 2 + 1];  // two bytes, twice: half a register's worth is broadcast at a higher price
+    int pairs = 0;
+
+    // Of the first token on; the one after the last weighs nothing.
+    void append(int token, unsigned weight) {
+        uint32_t& both = of_pair[token / 2];
+        both = token % 2 ? (both & 0xFF) | (weight << 8) : weight;
+        both |= both << 16;
+        pairs = token / 2 + 1;
+    }
+};
+
 struct Level {
     Index index;
     bool stored;  // rows in a codec, else codes from the base's depth down to `depth`
@@ -81,6 +95,7 @@ struct Level {
     uint32_t entry_bits;
     const uint8_t* codes;
     Code code;
+    Weights weights;  // of all stages down to its depth
     Rows rows;
 };
 
@@ -110,6 +125,7 @@ struct Table {
     const int8_t* codebook;
     const uint8_t* base;
     Code base_code;
+    Weights base_weights;
     Outside outside;
     Pooling pooling;
     int32_t input;  // column of a grid of ids
@@ -140,12 +156,14 @@ struct Request {
     float* out;
     int64_t out_stride;  // floats from one sample to the next; 0: each table's vectors lie together, table after table
     bool stream;         // stores that pass by the caches; only for rows on 64-byte boundaries
+    bool near;           // the tables stay near the core by themselves
     uint64_t* clock;     // nanoseconds per step, or null
 };
 
 constexpr int kSteps = 4;  // of `clock`: read and mix, index, fetch, decode and write
 
 std::vector<Run> cut_code(const Table& table, int32_t first_stage, int32_t last_stage);
+Weights weigh_stages(const Table& table, int32_t depth);
 const KeyPlaces* places_of_keys(uint32_t key_bits);  // 1 to 16
 
 namespace {  // each instruction set has its own copies of what follows, which it may compile to its own instructions

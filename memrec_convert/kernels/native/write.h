@@ -37,25 +37,37 @@ MEMREC_INLINE inline void for_last(int dim, int& column, F f) {
     for (; column < dim; ++column) f(Plain<1>{}, Const<1>{}, column);
 }
 
+// Calls f with a table's dim, as a number that the compiler knows where it is a usual one: loops over columns unroll.
+template <class F>
+MEMREC_INLINE inline void with_dim(int dim, F f) {
+    switch (dim) {
+        case 16: return f(Const<16>{});
+        case 32: return f(Const<32>{});
+        case 64: return f(Const<64>{});
+        case 128: return f(Const<128>{});
+        default: return f(dim);
+    }
+}
+
+// The same for the pairs of tokens of a code, whose weights then stay in registers; 0 for unusually many.
+template <class F>
+MEMREC_INLINE inline void with_pairs(int pairs, F f) {
+    switch (pairs) {
+        case 1: return f(Const<1>{});
+        case 2: return f(Const<2>{});
+        case 3: return f(Const<3>{});
+        case 4: return f(Const<4>{});
+        case 5: return f(Const<5>{});
+        default: return f(Const<0>{});
+    }
+}
+
 // Tokens to be summed, two at a time; an odd last one is paired with itself at the weight 0.
 struct Tokens {
     const int8_t* at[kMostTokens + kRun];
 
     void close(int count) {
         if (count & 1) at[count] = at[count - 1];
-    }
-};
-
-struct Weights {
-    uint32_t of_pair[kMostTokens / 2 + 1];  // two bytes, twice: half a register's worth is broadcast at a higher price
-    int pairs = 0;
-
-    // Of the first token on; the one after the last weighs nothing.
-    void append(int token, unsigned weight) {
-        uint32_t& both = of_pair[token / 2];
-        both = token % 2 ? (both & 0xFF) | (weight << 8) : weight;
-        both |= both << 16;
-        pairs = token / 2 + 1;
     }
 };
 
@@ -72,8 +84,8 @@ struct AlignedCentre {
 };
 
 // Weighted sum of int8 tokens, times the factor (and alpha), plus the centre. `pairs` of tokens, or 0: as the weights say.
-template <class Isa, bool stream, bool weighted, int pairs = 0>
-MEMREC_INLINE inline void write_sum(const Tokens& tokens, const Weights& weights, int dim, float factor, float alpha,
+template <class Isa, bool stream, bool weighted, int pairs = 0, class Dim>
+MEMREC_INLINE inline void write_sum(const Tokens& tokens, const Weights& weights, Dim dim, float factor, float alpha,
                                     const float* centre, float* out) {
     for_columns<Isa>(dim, [&](auto lanes, auto blocks, int column) MEMREC_INLINE {
         using Lanes = decltype(lanes);
@@ -147,14 +159,13 @@ struct Write {
         const int depth = level ? level->depth : table.base_depth;
         const int32_t shift = table.stage[depth - 1].shift;
         const float factor = load_at<float>(table.frame, 0) * power_of_half(shift);
-        Weights weights;
-        for (int s = 0; s < depth; ++s) weights.append(s, 1u << (shift - table.stage[s].shift));
+        const Weights& weights = level ? level->weights : table.base_weights;
         AlignedCentre aligned;
         const float* centre = aligned.of(table, n);
         Tokens ring[kRing];
         const auto find = [&](int i) MEMREC_INLINE { find_tokens(level, table, slots, list[i], depth, ring[i % kRing]); };
-        const auto sum = [&](int i, auto pairs) MEMREC_INLINE {
-            write_sum<Isa, stream, false, decltype(pairs)::value>(ring[i % kRing], weights, table.dim, factor, 1.0f, centre,
+        const auto sum = [&](int i, auto pairs, auto dim) MEMREC_INLINE {
+            write_sum<Isa, stream, false, decltype(pairs)::value>(ring[i % kRing], weights, dim, factor, 1.0f, centre,
                                                                   row_of(span, list[i]));
         };
         if (!span.near && codebook_bytes(table, depth) > kInCache) {
@@ -162,24 +173,19 @@ struct Write {
             for (int i = 0; i < n + kToSum; ++i) {
                 if (i < n) find(i);
                 if (i >= kToAsk && i - kToAsk < n) ask_for(ring[(i - kToAsk) % kRing], depth, table.dim);
-                if (i >= kToSum) sum(i - kToSum, Const<0>{});
+                if (i >= kToSum) sum(i - kToSum, Const<0>{}, table.dim);
             }
             return;
         }
-        const auto write_all = [&](auto pairs) MEMREC_INLINE {
-            for (int first = 0; first < n + 2 * kBlock; first += kBlock) {
-                for (int i = first; i < n && i < first + kBlock; ++i) find(i);
-                for (int i = first < 2 * kBlock ? n : first - 2 * kBlock; i < n && i < first - kBlock; ++i) sum(i, pairs);
-            }
-        };
-        switch (weights.pairs) {  // numbers that the compiler knows keep the weights in registers
-            case 1: return write_all(Const<1>{});
-            case 2: return write_all(Const<2>{});
-            case 3: return write_all(Const<3>{});
-            case 4: return write_all(Const<4>{});
-            case 5: return write_all(Const<5>{});
-            default: return write_all(Const<0>{});
-        }
+        with_dim(table.dim, [&](auto dim) MEMREC_INLINE {
+            with_pairs(weights.pairs, [&](auto pairs) MEMREC_INLINE {
+                for (int first = 0; first < n + 2 * kBlock; first += kBlock) {
+                    for (int i = first; i < n && i < first + kBlock; ++i) find(i);
+                    for (int i = first - 2 * kBlock; i < n && i < first - kBlock; ++i)
+                        if (i >= 0) sum(i, pairs, dim);
+                }
+            });
+        });
     }
 
     static void find_tokens(const Level* level, const Table& table, const Slots& slots, int slot, int depth,
@@ -224,7 +230,7 @@ struct Write {
         AlignedCentre aligned;
         const float* centre = aligned.of(table, n);
         for (int j = 0; j < hashing.k; ++j) weights.append(j, 1);
-        for (int i = 0; i < n; ++i) {
+        const auto write_one = [&](int i, auto dim) MEMREC_INLINE {
             const Hash hash = {slots.h1[span.first + i], slots.h2[span.first + i]};
             float* out = row_of(span, list[i]);
             float alpha = 1.0f;
@@ -245,10 +251,13 @@ struct Write {
             if (!hashing.whole)
                 write_wide<stream>(wide, hashing, table, alpha, out);
             else if (hashing.k_weights)
-                write_sum<Isa, stream, true>(tokens, weights, table.dim, unit, alpha, centre, out);
+                write_sum<Isa, stream, true>(tokens, weights, dim, unit, alpha, centre, out);
             else
-                write_sum<Isa, stream, false>(tokens, weights, table.dim, unit, 1.0f, centre, out);
-        }
+                write_sum<Isa, stream, false>(tokens, weights, dim, unit, 1.0f, centre, out);
+        };
+        with_dim(table.dim, [&](auto dim) MEMREC_INLINE {
+            for (int i = 0; i < n; ++i) write_one(i, dim);
+        });
     }
 
     template <bool stream>
@@ -285,8 +294,7 @@ struct Write {
     static void write_rows(const Rows& rows, uint64_t held, const Span& span, const uint64_t* numbers,
                            const uint16_t* list, int n) {
         // What gives a row's loader is called once per row, the loader for each of its vectors.
-        const auto write_all = [&](auto loader_of) MEMREC_INLINE {
-            const auto dim = span.table->dim;
+        const auto write_with = [&](auto loader_of, auto dim) MEMREC_INLINE {
             const bool prefetch = span.last - span.first >= kShort && static_cast<int64_t>(held) * dim > kInCache;
             for (int i = 0; i < (prefetch ? (n < kAhead ? n : kAhead) : 0); ++i) prefetch_row(rows, numbers[list[i]], dim);
             for (int i = 0; i < n; ++i) {
@@ -302,6 +310,9 @@ struct Write {
                     }
                 });
             }
+        };
+        const auto write_all = [&](auto loader_of) MEMREC_INLINE {
+            with_dim(span.table->dim, [&](auto dim) MEMREC_INLINE { write_with(loader_of, dim); });
         };
         switch (rows.codec) {
             case Codec::fp32:

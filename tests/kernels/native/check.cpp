@@ -102,6 +102,19 @@ Index make_bitmap(Store& store, uint64_t rows, const std::vector<uint64_t>& memb
     return index;
 }
 
+// From one line, which most keys find no room in, to several per key.
+void make_lines(Draw& draw, Store& store, Index& index, const std::vector<uint64_t>& mixed) {
+    index.line_count = static_cast<uint64_t>(draw.from(1, static_cast<int64_t>(mixed.size())));
+    auto* lines = reinterpret_cast<KeyLine*>(store.make(index.line_count * sizeof(KeyLine)));
+    for (size_t i = mixed.size(); i-- > 0;) lines[(mixed[i] * index.line_count) >> index.mixed_bits].first = static_cast<uint32_t>(i);
+    for (uint64_t one : mixed) {
+        KeyLine& line = lines[(one * index.line_count) >> index.mixed_bits];
+        if (line.held < kKeysPerLine) line.keys[line.held] = static_cast<uint16_t>(one);
+        if (line.held <= kKeysPerLine) ++line.held;
+    }
+    index.lines = lines;
+}
+
 Index make_keys(Draw& draw, Store& store, uint64_t rows, const std::vector<uint64_t>& members) {
     Index index{};
     index.kind = IndexKind::keys;
@@ -126,6 +139,7 @@ Index make_keys(Draw& draw, Store& store, uint64_t rows, const std::vector<uint6
     for (size_t i = 0; i < mixed.size(); ++i)
         put_bits(data + index.keys_at, i * index.key_bits, index.key_bits, mixed[i] & ((1ull << index.key_bits) - 1));
     index.data = data;
+    if (draw.from(0, 2)) make_lines(draw, store, index, mixed);
     return index;
 }
 
@@ -165,6 +179,7 @@ void make_level(Draw& draw, Store& store, Table& table, Level& level, const std:
         level.entry_bits = bits_between(table, table.base_depth, level.depth);
         level.codes = store.noise(draw, (members.size() * level.entry_bits + 7) / 8 + 8);
         level.code = store.keep(cut_code(table, table.base_depth, level.depth));
+        level.weights = weigh_stages(table, level.depth);
     }
 }
 
@@ -214,6 +229,7 @@ Table make_table(Draw& draw, Store& store, Form form) {
         make_level(draw, store, table, table.level[l], members);
     }
     table.base_code = store.keep(cut_code(table, 0, table.base_depth));
+    table.base_weights = weigh_stages(table, table.base_depth);
     return table;
 }
 
@@ -263,7 +279,7 @@ struct Case {
     std::vector<float> run(int threads, int64_t gap) const {
         std::vector<float> out(static_cast<size_t>(samples * (width + gap)), 7.0f);
         const Request request = {tables.data(), bags.data(), static_cast<int64_t>(tables.size()), samples, out.data(),
-                                 width + gap, false, nullptr};
+                                 width + gap, false, gap != 0, nullptr};
         if (look_up(request, threads).fault != Fault::none) out.clear();
         return out;
     }
