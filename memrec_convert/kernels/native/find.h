@@ -1,6 +1,6 @@
-// The steps that find what a lookup reads, each over all lookups of a piece, so that their misses are in flight together:
-// ids are read and their index lines asked for; buckets found and keys asked for; places found, and codes, rows or hashed
-// tokens asked for.
+// The steps that find what a lookup reads, each over all lookups of a piece, so that their misses are in flight
+// together: ids are read and their index lines asked for; buckets found and keys asked for; places found, and codes,
+// rows or hashed tokens asked for.
 #pragma once
 
 #include "slots.h"
@@ -131,12 +131,13 @@ struct Find {
         if (table.kept) return;
         for (int l = 0; l < table.levels; ++l) {
             const Level& level = table.level[l];
-            if (level.index.lines)
-                take_members(l, span, slots, [&](int slot) MEMREC_INLINE { return find_in_line(level.index, l, slot, slots); });
-            else if (level.index.kind == IndexKind::keys)
-                take_members(l, span, slots, [&](int slot) MEMREC_INLINE { return find_key(level.index, l, slot, slots); });
+            const Index& index = level.index;
+            if (index.lines)
+                take_members(l, span, slots, [&](int slot) MEMREC_INLINE { return find_in_line(index, l, slot, slots); });
+            else if (index.kind == IndexKind::keys)
+                take_members(l, span, slots, [&](int slot) MEMREC_INLINE { return find_key(index, l, slot, slots); });
             else
-                take_members(l, span, slots, [&](int slot) MEMREC_INLINE { return find_bit(level.index, slot, slots); });
+                take_members(l, span, slots, [&](int slot) MEMREC_INLINE { return find_bit(index, slot, slots); });
             const uint16_t* members = slots.list[1 + l] + span.first;
             const int n = span.counts[1 + l];
             if (!level.stored)
@@ -147,9 +148,9 @@ struct Find {
         if (table.hashing.tokens) hash_base(span, slots);
     }
 
-    // Moves the lookups whose place is found from the base's list to the level's. Which way a lookup goes cannot be foretold,
-    // so nothing branches on it; for the same reason `find` says -1 by arithmetic, not by a choice that a compiler may make
-    // a branch.
+    // Moves the lookups whose place is found from the base's list to the level's. Which way a lookup goes cannot be
+    // foretold, so nothing branches on it; for the same reason `find` says -1 by arithmetic, not by a choice that a
+    // compiler may make a branch.
     template <class F>
     MEMREC_INLINE static void take_members(int l, Span& span, Slots& slots, F find) {
         uint16_t* list = slots.list[kBase] + span.first;

@@ -1,5 +1,5 @@
-// Lookups over the lanes of one instruction set `Isa`. Each instruction set's own file includes this one, compiled for that
-// set.
+// Lookups over the lanes of one instruction set `Isa`. Each instruction set's own file includes this one, compiled for
+// that set.
 //
 // Work is cut into pieces of at most kSlots lookups, and a piece goes through four steps: read, find buckets, find places,
 // write. Several pieces are under way, each one step behind the next, so that what one step asks for arrives while the

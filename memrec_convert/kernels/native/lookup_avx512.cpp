@@ -68,8 +68,8 @@ struct Avx512Kernel {
 
     static uint32_t match_line(const KeyLine& line, uint16_t key, uint32_t held) {
         const __m512i keys = _mm512_loadu_si512(&line);
-        const __mmask32 equal = _mm512_cmpeq_epi16_mask(keys, _mm512_set1_epi16(static_cast<int16_t>(key)));
-        return _bzhi_u32(equal >> (32 - kKeysPerLine), held);
+        const __m512i sought = _mm512_set1_epi16(static_cast<int16_t>(key));
+        return _bzhi_u32(_mm512_cmpeq_epi16_mask(keys, sought) >> (32 - kKeysPerLine), held);
     }
 
     static int split(const int64_t* places, uint16_t* list, int n, uint16_t* members) {

@@ -28,7 +28,9 @@ struct NeonKernel {
     static int find_key(const Index& index, uint64_t first, int count, uint32_t key) {
         return find_key_by_one(index, first, count, key);
     }
-    static uint32_t match_line(const KeyLine& line, uint16_t key, uint32_t held) { return match_line_by_one(line, key, held); }
+    static uint32_t match_line(const KeyLine& line, uint16_t key, uint32_t held) {
+        return match_line_by_one(line, key, held);
+    }
 
     static int split(const int64_t* places, uint16_t* list, int n, uint16_t* members) {
         return split_by_one(places, list, n, members, list);

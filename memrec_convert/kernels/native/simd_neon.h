@@ -17,7 +17,9 @@ struct Neon {
     struct Weights {
         int16_t first, second;
     };
-    static Weights weights(uint32_t both) { return {static_cast<int16_t>(both & 255), static_cast<int16_t>(both >> 8 & 255)}; }
+    static Weights weights(uint32_t both) {
+        return {static_cast<int16_t>(both & 255), static_cast<int16_t>(both >> 8 & 255)};
+    }
     static Sum pair(const int8_t* a, const int8_t* b, Weights by) {
         return vmlaq_n_s16(vmulq_n_s16(vmovl_s8(vld1_s8(a)), by.first), vmovl_s8(vld1_s8(b)), by.second);
     }
