@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memrec_convert.encoding.index import IndexSpec, read_mixed
+from memrec_convert.encoding.index import LINE_BYTES, IndexSpec, read_mixed
 from memrec_convert.encoding.spec import TableSpec, count_table_bytes
 
-LINE_BYTES = 64
 KEYS_PER_LINE = 29
 MEAN_KEYS_PER_LINE = 22
 KEY_BITS = 16
@@ -48,7 +47,7 @@ def count_line_bytes(specs: Sequence[TableSpec]) -> int:
 
 
 def count_lines(spec: IndexSpec) -> int:
-    """Lines for the keys of an index; 0 for a bitmap, which is as fast by itself.
+    """Lines for the keys of an index; 0 for a bitmap, which is one load too, and where 64-bit products would overflow.
 
     At least so many that the lowest 16 bits tell the ids of a bucket apart.
     """

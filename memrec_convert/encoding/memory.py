@@ -84,8 +84,12 @@ def settle(modules: Iterable[nn.Module]) -> None:
 def copy_side_by_side(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Copies of CPU tensors in one piece of memory, in large pages if they fill one, each from a cache line on."""
     total = sum(map(_padded, tensors))
-    memory = torch.frombuffer(_map_memory(max(total, 1) + LARGE_PAGE_BYTES), dtype=torch.uint8)
-    position = -memory.data_ptr() % LARGE_PAGE_BYTES
+    if total < LARGE_PAGE_BYTES:  # a whole large page would be taken for it
+        memory = torch.empty(total + LINE_BYTES, dtype=torch.uint8)
+        position = -memory.data_ptr() % LINE_BYTES
+    else:
+        memory = torch.frombuffer(_map_memory(total + LARGE_PAGE_BYTES), dtype=torch.uint8)
+        position = -memory.data_ptr() % LARGE_PAGE_BYTES
     copies = []
     for tensor in tensors:
         end = position + tensor.numel() * tensor.element_size()

@@ -9,11 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memrec_convert.encoding import HashSpec, LevelSpec, TableSpec, count_bytes
-from memrec_convert.encoding.index import KEY_BITS, IndexSpec, build_index, choose_index, mix_ids, order_ids, unmix_ids
+from memrec_convert.encoding.index import (
+    KEY_BITS,
+    LINE_BYTES,
+    IndexSpec,
+    build_index,
+    choose_index,
+    mix_ids,
+    order_ids,
+    unmix_ids,
+)
 from memrec_convert.encoding.key_lines import (
     KEYS_PER_LINE,
     LEAST_ROOM_BYTES,
-    LINE_BYTES,
     ROOM_SHARE,
     build_lines,
     choose_lines,

@@ -5,7 +5,7 @@
 
 namespace memrec {
 
-constexpr int kSlots = 64;  // lookups of a piece
+constexpr int kSlots = 64;  // lookups of a piece, at the most
 
 float* scratch_floats(int64_t floats);
 
