@@ -68,7 +68,7 @@ def main() -> None:
         resolve(plain, start)
     if not full:
         library.touch(ctypes.c_void_p(start), long(len(blob)))
-    made = native.make_tables(job["descriptions"], False)
+    made = native.make_tables(job["descriptions"])
     for number in range(job["batches"]):
         fault = native.look_up_grid(
             made, id_start + number * step, True, 1, batch, batch, out_start, tables * dim, False, 1, 0

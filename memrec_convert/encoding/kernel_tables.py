@@ -11,7 +11,7 @@ from torch import Tensor
 
 from memrec_convert.encoding.key_lines import build_lines, choose_lines
 from memrec_convert.encoding.memory import OUTPUTS, copy_side_by_side
-from memrec_convert.encoding.spec import LevelSpec, TableSpec, count_table_bytes
+from memrec_convert.encoding.spec import LevelSpec, TableSpec
 from memrec_convert.kernels.loading import load_kernel
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ GAP_FLOATS = 80
 """Between the vectors of one table and the next, where each table's lie in one piece; the kernel's own number."""
 STREAM_BYTES = 4 << 20
 """Outputs from this size on are written past the caches."""
-NEAR_BYTES = 1 << 20
-"""Tables that take no more stay near a core by themselves."""
 
 _CODECS = {"": 0, "fp32": 0, "bf16": 1, "fp16": 2, "int8": 3}
 _OUTSIDE = {"error": 0, "clip": 1, "hash": 2, "zero": 3}
@@ -54,8 +52,7 @@ class KernelTables:
         self.width = self.columns[-1]
         self.dims = {table.spec.dim for table in tables}
         self.aligned = not any(4 * column % LINE_BYTES for column in self.columns)
-        near = count_table_bytes([table.spec for table in tables]) <= NEAR_BYTES
-        self.handle = self.native.make_tables(descriptions, near) if self.native is not None else None
+        self.handle = self.native.make_tables(descriptions) if self.native is not None else None
         self.look_up: Any = getattr(self.native, "look_up_grid", None)
         self.generations = [table.generation for table in tables]
 

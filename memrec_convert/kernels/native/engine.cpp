@@ -12,10 +12,8 @@
 namespace memrec {
 namespace {
 
-constexpr int64_t kSamples = 32;              // of one table in a piece: more lines than these lookups ask for get lost
-constexpr int64_t kSamplesNear = 64;          // where next to nothing has to be waited for
-constexpr int64_t kLookupsPerThread = 2048;   // fewer than this are not worth waking a thread for
-constexpr int64_t kPiecesPerTask = 32;           // where several threads share them
+constexpr int64_t kLookupsPerThread = 2048;  // fewer than this are not worth waking a thread for
+constexpr int64_t kPiecesPerTask = 16;       // where several threads share them
 
 struct Choice {
     const Kernel* available[5] = {};  // null after the last
@@ -41,9 +39,8 @@ Cut make_cut(const Request& request) {
     for (int64_t t = 0; t < request.count; ++t) cut.any_bags = cut.any_bags || request.bags[t].offsets;
     cut.samples = request.samples;
     cut.tables = request.count;
-    const int64_t most = request.near ? kSamplesNear : kSamples;
-    cut.samples_each = request.samples < most ? request.samples : most;
-    cut.tables_each = cut.any_bags || request.samples >= most ? 1 : kSlots / cut.samples_each;
+    cut.samples_each = request.samples < kSlots ? request.samples : kSlots;
+    cut.tables_each = cut.any_bags || request.samples >= kSlots ? 1 : kSlots / cut.samples_each;
     cut.across = (request.samples + cut.samples_each - 1) / cut.samples_each;
     cut.pieces = cut.across * ((request.count + cut.tables_each - 1) / cut.tables_each);
     return cut;

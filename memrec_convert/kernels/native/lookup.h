@@ -16,7 +16,6 @@ namespace {
 
 constexpr int kUnderWay = 4;  // pieces
 constexpr int kFew = 20;      // fewer samples than this: the tokens of all are asked for before the first is summed
-constexpr int64_t kNearBytes = 512 << 10;  // of a codebook that stays near the core beside what else a piece needs
 
 template <class Isa>
 class Lookup {
@@ -88,7 +87,6 @@ class Lookup {
 
     template <bool stream>
     static void run_grid(const Request& request, const Cut& cut, int64_t first, int64_t last) {
-        const Table* near = nullptr;
         const auto begin = [&](int64_t i, Work& work) MEMREC_INLINE {
             const Piece piece = cut.piece(first + i);
             const auto samples = static_cast<int>(piece.last - piece.first);
@@ -96,14 +94,10 @@ class Lookup {
             work.count = 0;
             for (int64_t t = piece.first_table; t < piece.last_table; ++t) {
                 const Table& table = request.tables[t];
-                if (&table != near && pays_to_bring(table, cut.samples_left(first + i, last))) {
-                    bring_near(table);
-                    near = &table;
-                }
                 const int slot = work.count * samples;
                 Span& span = work.spans[work.count++];
                 span = {&table, slot, slot + samples, vector_of(request, table, piece.first), stride_of(request, table),
-                        work.few || &table == near, {}};
+                        work.few, {}};
                 Finding::read(span, request.bags[t], piece.first, work.slots);
             }
         };
@@ -111,19 +105,6 @@ class Lookup {
             for (int s = 0; s < work.count; ++s) Writing::template write<stream>(work.spans[s], work.slots);
         };
         run_steps(last - first, request.clock, begin, end);
-    }
-
-    // Where so many lookups touch about as many lines of a codebook as it has, reading it in order first costs less.
-    static bool pays_to_bring(const Table& table, int64_t lookups) {
-        const int64_t bytes = codebook_bytes(table, table.stages);
-        const int64_t lines_each = (table.dim + kLineBytes - 1) / kLineBytes * table.stages;
-        return bytes > 0 && bytes <= kNearBytes && lookups * lines_each * kLineBytes >= bytes;
-    }
-
-    MEMREC_APART static void bring_near(const Table& table) {
-        const volatile int8_t* codebook = table.codebook;  // volatile: what is read is not used
-        const int64_t bytes = codebook_bytes(table, table.stages);
-        for (int64_t at = 0; at < bytes; at += kLineBytes) static_cast<void>(codebook[at]);
     }
 
     // Bags of several ids: rows go to a scratch of kSlots rows and from there, in order, into their bag's sum.

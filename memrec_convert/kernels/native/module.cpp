@@ -22,7 +22,6 @@ constexpr const char* kCapsule = "memrec_convert.kernels.tables";
 
 struct Tables {
     std::vector<Table> tables;
-    bool near = false;
     std::deque<std::vector<memrec::Run>> runs;  // of the tables' codes
 
     memrec::Code keep(std::vector<memrec::Run> made) {
@@ -179,17 +178,13 @@ bool read_table(PyObject* plain, Table& table) {
 
 void free_tables(PyObject* capsule) { delete static_cast<Tables*>(PyCapsule_GetPointer(capsule, kCapsule)); }
 
-// make_tables(descriptions, near): near says that the tables stay near the core by themselves.
-PyObject* make_tables(PyObject*, PyObject* const* args, Py_ssize_t count) {
-    PyObject* list = count == 2 ? args[0] : nullptr;
-    const int near = list ? PyObject_IsTrue(args[1]) : -1;
-    if (near < 0 || !PyList_Check(list)) {
-        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "make_tables takes a list of descriptions and a flag");
+PyObject* make_tables(PyObject*, PyObject* list) {
+    if (!PyList_Check(list)) {
+        PyErr_SetString(PyExc_TypeError, "make_tables takes a list of descriptions");
         return nullptr;
     }
     auto* made = new (std::nothrow) Tables;
     if (!made) return PyErr_NoMemory();
-    made->near = near != 0;
     made->tables.resize(static_cast<size_t>(PyList_Size(list)));
     for (size_t t = 0; t < made->tables.size(); ++t) {
         made->tables[t] = Table{};
@@ -208,7 +203,7 @@ PyObject* make_tables(PyObject*, PyObject* const* args, Py_ssize_t count) {
 PyObject* run(Tables* tables, const std::vector<Bags>& bags, int64_t samples, float* out, int64_t out_stride, bool stream,
               int threads, uint64_t* clock) {
     const Request request = {tables->tables.data(), bags.data(), static_cast<int64_t>(bags.size()), samples, out,
-                             out_stride, stream, tables->near, clock};
+                             out_stride, stream, clock};
     memrec::Finding finding;
     Py_BEGIN_ALLOW_THREADS;
     finding = memrec::look_up(request, threads);
@@ -325,7 +320,7 @@ PyCFunction as_function(F function) {
 }
 
 PyMethodDef methods[] = {
-    {"make_tables", as_function(make_tables), METH_FASTCALL, "A capsule of tables from their descriptions; the tensors stay the caller's."},
+    {"make_tables", make_tables, METH_O, "A capsule of tables from their descriptions; the tensors stay the caller's."},
     {"look_up_grid", as_function(look_up_grid), METH_FASTCALL, "Rows of one id per sample and table."},
     {"look_up_bags", as_function(look_up_bags), METH_FASTCALL, "Pooled rows of bags of ids."},
     {"sum_rows", as_function(sum_rows), METH_FASTCALL, "Sums of int8 rows whose numbers are given."},

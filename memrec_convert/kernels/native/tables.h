@@ -156,7 +156,6 @@ struct Request {
     float* out;
     int64_t out_stride;  // floats from one sample to the next; 0: each table's vectors lie together, table after table
     bool stream;         // stores that pass by the caches; only for rows on 64-byte boundaries
-    bool near;           // the tables stay near the core by themselves
     uint64_t* clock;     // nanoseconds per step, or null
 };
 
@@ -222,14 +221,6 @@ struct Cut {
         const int64_t first_table = number / across * tables_each, first = number % across * samples_each;
         const int64_t last_table = first_table + tables_each, last = first + samples_each;
         return {first_table, last_table < tables ? last_table : tables, first, last < samples ? last : samples};
-    }
-
-    // Samples of this piece and of those up to `last` that have the same tables.
-    int64_t samples_left(int64_t number, int64_t last) const {
-        const int64_t end = (number / across + 1) * across, stop = last < end ? last : end;
-        const int64_t first = number % across * samples_each, rest = samples - first;
-        const int64_t held = (stop - number) * samples_each;
-        return held < rest ? held : rest;
     }
 };
 

@@ -8,9 +8,9 @@ namespace memrec {
 namespace {
 
 constexpr int kAhead = 12;  // rows that are asked for before the one that is written
-constexpr int kRing = 16;   // lookups whose tokens are known at one time, at the most
-constexpr int kBlock = 4;   // lookups whose tokens are found together, and summed two blocks later;
-constexpr int kToAsk = 2, kToSum = 6;  // or a lookup's tokens are asked for after 2 others and summed after 6
+constexpr int kToAsk = 2;   // a lookup's tokens are asked for after so many others are found
+constexpr int kToSum = 14;  // and summed after so many;
+constexpr int kRing = 16;   // those are known at one time
 
 // Calls f(lanes, blocks, column) over a row of `dim`, the widest lanes first.
 template <class Isa, class F>
@@ -168,21 +168,13 @@ struct Write {
             write_sum<Isa, stream, false, decltype(pairs)::value>(ring[i % kRing], weights, dim, factor, 1.0f, centre,
                                                                   row_of(span, list[i]));
         };
-        if (!span.near && codebook_bytes(table, depth) > kInCache) {
-            // Tokens are asked for while others are summed, at a pace that memory can keep.
-            for (int i = 0; i < n + kToSum; ++i) {
-                if (i < n) find(i);
-                if (i >= kToAsk && i - kToAsk < n) ask_for(ring[(i - kToAsk) % kRing], depth, table.dim);
-                if (i >= kToSum) sum(i - kToSum, Const<0>{}, table.dim);
-            }
-            return;
-        }
+        const bool ask = !span.asked && codebook_bytes(table, depth) > kInCache;
         with_dim(table.dim, [&](auto dim) MEMREC_INLINE {
             with_pairs(weights.pairs, [&](auto pairs) MEMREC_INLINE {
-                for (int first = 0; first < n + 2 * kBlock; first += kBlock) {
-                    for (int i = first; i < n && i < first + kBlock; ++i) find(i);
-                    for (int i = first - 2 * kBlock; i < n && i < first - kBlock; ++i)
-                        if (i >= 0) sum(i, pairs, dim);
+                for (int i = 0; i < n + kToSum; ++i) {
+                    if (i < n) find(i);
+                    if (ask && i >= kToAsk && i - kToAsk < n) ask_for(ring[(i - kToAsk) % kRing], depth, dim);
+                    if (i >= kToSum) sum(i - kToSum, pairs, dim);
                 }
             });
         });
@@ -210,7 +202,8 @@ struct Write {
         }
     }
 
-    static void ask_for(const Tokens& tokens, int count, int32_t dim) {
+    template <class Dim>
+    MEMREC_INLINE static void ask_for(const Tokens& tokens, int count, Dim dim) {
         if (dim <= kLineBytes) {
             for (int s = 0; s < count; ++s) MEMREC_PREFETCH(tokens.at[s]);
             return;
