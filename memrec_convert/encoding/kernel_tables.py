@@ -50,7 +50,8 @@ class KernelTables:
             descriptions.append(_describe(table, number, self.columns[-1], lines, self.held))
             self.columns.append(self.columns[-1] + table.spec.dim)
         self.width = self.columns[-1]
-        self.dims = {table.spec.dim for table in tables}
+        dims = {table.spec.dim for table in tables}
+        self.dim = dims.pop() if len(dims) == 1 else None
         self.aligned = not any(4 * column % LINE_BYTES for column in self.columns)
         self.handle = self.native.make_tables(descriptions) if self.native is not None else None
         self.look_up: Any = getattr(self.native, "look_up_grid", None)
@@ -76,17 +77,26 @@ class KernelTables:
         self._run_grid(ids, samples, out, stride, clock)
         return out
 
-    def look_up_tables(self, ids: Tensor, *, clock: Tensor | None = None) -> tuple[Tensor, ...]:
+    def look_up_samples(self, ids: Tensor) -> Tensor | Sequence[Tensor]:
+        """As `look_up_grid`, cut by tables: [samples, T, dim], or [samples, dim] per table where their dims differ."""
+        samples = ids.shape[0]
+        if self.dim is None:
+            return self.split(self.look_up_grid(ids))
+        out = OUTPUTS.take(samples, len(self.tables), self.dim)  # in its final shape, for a view costs a microsecond
+        self._run_grid(ids, samples, out, self.width, None)
+        return out
+
+    def look_up_tables(self, ids: Tensor) -> tuple[Tensor, ...]:
         """As `look_up_grid`, with each table's vectors in one piece: float32 [samples, dim] per table.
 
         A large batch is written faster so: in order, instead of a few lines on every page.
         """
         samples = ids.shape[0]
-        out = OUTPUTS.take(1, samples * self.width + len(self.tables) * GAP_FLOATS).view(-1)
-        self._run_grid(ids, samples, out, 0, clock)
-        if len(self.dims) == 1:  # one view of all, for a view costs a microsecond
-            (dim,) = self.dims
-            return out.as_strided((len(self.tables), samples, dim), (samples * dim + GAP_FLOATS, dim, 1)).unbind(0)
+        out = OUTPUTS.take(samples * self.width + len(self.tables) * GAP_FLOATS)
+        self._run_grid(ids, samples, out, 0, None)
+        if self.dim is not None:  # one view of all
+            strides = (samples * self.dim + GAP_FLOATS, self.dim, 1)
+            return out.as_strided((len(self.tables), samples, self.dim), strides).unbind(0)
         first = out.storage_offset()
         return tuple(
             out.as_strided((samples, stop - start), (stop - start, 1), first + samples * start + number * GAP_FLOATS)
@@ -147,6 +157,12 @@ class KernelTables:
         if fault is not None:
             self._raise(fault, [ids for ids, _, _ in inputs])
         return out
+
+    def split(self, vectors: Tensor) -> Tensor | Sequence[Tensor]:
+        """Vectors [samples, width] cut by tables, as `look_up_samples` gives them."""
+        if self.dim is None:
+            return torch.split(vectors, [table.spec.dim for table in self.tables], dim=1)
+        return vectors.view(len(vectors), len(self.tables), self.dim)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """A copied module makes its own: addresses belong to the tensors of this one."""

@@ -2,7 +2,7 @@
 
 The packed keys of an index take a load for the bucket's start, one for its end and two for its keys. Here a bucket is
 a 64-byte line: the first place (32 bits), a count (16) and up to 29 keys of 16 bits, so that one load finds an id.
-Buckets divide the mixed ids evenly, some 22 to a line; the few ids that a full line has no room for are found in the
+Buckets divide the mixed ids evenly, some 18 to a line; the few ids that a full line has no room for are found in the
 index itself.
 """
 
@@ -18,12 +18,12 @@ from memrec_convert.encoding.index import LINE_BYTES, IndexSpec, read_mixed
 from memrec_convert.encoding.spec import TableSpec, count_table_bytes
 
 KEYS_PER_LINE = 29
-MEAN_KEYS_PER_LINE = 22
+MEAN_KEYS_PER_LINE = 18
 KEY_BITS = 16
 MOST_PRODUCT_BITS = 63
 LEAST_ROOM_BYTES = 512 << 10
 """Lines of all tables together may take this much,"""
-ROOM_SHARE = 12
+ROOM_SHARE = 10
 """or this part of the tables' bytes, if that is more."""
 
 

@@ -10,6 +10,7 @@ import mmap
 import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -23,22 +24,22 @@ MOST_IDLE_BLOCKS = 2
 
 
 class OutputPool:
-    """Gives out float32 matrices whose memory comes back when the last tensor on it is gone."""
+    """Gives out float32 tensors whose memory comes back when the last tensor on it is gone."""
 
     def __init__(self) -> None:
         self._idle: deque[mmap.mmap] = deque()
 
-    def take(self, rows: int, columns: int) -> Tensor:
-        """An uninitialised float32 [rows, columns]; a large one starts on a large page's boundary."""
-        nbytes = 4 * rows * columns
+    def take(self, *shape: int) -> Tensor:
+        """An uninitialised float32 tensor of this shape; a large one starts on a large page's boundary."""
+        nbytes = 4 * prod(shape)
         if nbytes < LEAST_POOLED_BYTES:
-            return torch.empty(rows, columns, dtype=torch.float32)
+            return torch.empty(shape, dtype=torch.float32)
         block = self._find(nbytes + LARGE_PAGE_BYTES)
         view = memoryview(block)
         weakref.finalize(view, self._take_back, block)  # torch holds the view as long as any tensor on it lives
         memory = torch.frombuffer(view, dtype=torch.uint8)
         start = -memory.data_ptr() % LARGE_PAGE_BYTES
-        return memory[start : start + nbytes].view(torch.float32).view(rows, columns)
+        return memory[start : start + nbytes].view(torch.float32).view(shape)
 
     def idle_bytes(self) -> int:
         """Bytes of the blocks that nobody uses at the moment."""

@@ -22,7 +22,6 @@ class TogetherCache:
 
     def __init__(self) -> None:
         self.tables: tuple[CompressedEmbeddingBag, ...] = ()
-        self.dims: tuple[int, ...] = ()
         self.change, self.generations = -1, list[int]()
         self.kernel: KernelTables | None = None
 
@@ -43,7 +42,6 @@ class TogetherCache:
         if tables == self.tables and generations == self.generations:
             return
         self.tables, self.generations = tables, generations
-        self.dims = tuple(table.spec.dim for table in tables)
         usable = all(kernel_can_read(table) and not table.include_last_offset for table in tables)
         self.kernel = KernelTables(tables, inputs) if usable else None
 
@@ -70,22 +68,13 @@ def embed_together(
     if kernel is None:
         return None
     if isinstance(ids, Tensor):
-        if len(ids) >= LEAST_SAMPLES_BY_TABLE:
-            return kernel.look_up_tables(ids)
-        return _by_sample(kernel.look_up_grid(ids), cache.dims)
+        return kernel.look_up_samples(ids) if ids.shape[0] < LEAST_SAMPLES_BY_TABLE else kernel.look_up_tables(ids)
     samples = len(ids[0][1])
     bags = [table.read_bags(*_pad(ids[number])) for table, number in zip(cache.tables, inputs, strict=True)]
     learning = any(weights is not None and weights.requires_grad for *_, weights in bags)
     if learning or samples == 0 or any(starts is None or len(starts) != samples for _, starts, _ in bags):
         return None
-    return _by_sample(kernel.look_up_bags(bags, samples), cache.dims)
-
-
-def _by_sample(vectors: Tensor, dims: tuple[int, ...]) -> Sequence[Tensor] | Tensor:
-    """[samples, width] as [samples, T, dim], or as one matrix per table."""
-    if len(set(dims)) == 1:
-        return vectors.view(len(vectors), len(dims), -1)
-    return torch.split(vectors, list(dims), dim=1)
+    return kernel.split(kernel.look_up_bags(bags, samples))
 
 
 def _pad(bags: Sequence[Tensor | None]) -> tuple[Any, Any, Any]:

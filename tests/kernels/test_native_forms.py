@@ -191,20 +191,21 @@ def test_tables_of_mixed_widths_side_by_side(samples: int) -> None:
     expected = look_up_separately(tables, ids)
     for grid in (ids, ids.t().contiguous().t(), ids.to(torch.int32), torch.stack([ids, ids], dim=2)[:, :, 1]):
         assert same_bits(tables.look_up_grid(grid), expected)
-    pieces = tables.look_up_tables(ids)
-    for piece, part in zip(pieces, expected.split([table.spec.dim for table in tables.tables], dim=1), strict=True):
-        assert same_bits(piece, part)
+    parts = expected.split([table.spec.dim for table in tables.tables], dim=1)
+    for pieces in (tables.look_up_tables(ids), tables.look_up_samples(ids)):
+        assert all(same_bits(piece, part) for piece, part in zip(pieces, parts, strict=True))
     clock = torch.zeros(4, dtype=torch.int64)
     assert same_bits(tables.look_up_grid(ids, clock=clock), expected)
     assert bool((clock > 0).any()) == (samples > 0)
 
 
 def test_tables_of_one_width_side_by_side() -> None:
-    """Tables of equal width come as views of one memory, each in its own piece."""
+    """Tables of equal width come as one tensor, or as views of one memory, each in its own piece."""
     tables = KernelTables([make_bag(n, base=BASES[n % 5], kinds=KINDS[n], dim=16) for n in range(5)], range(5))
     for samples in (0, 1, 129, 5000):
         ids = draw_ids(20, samples * 5, samples).view(samples, 5)
         expected = look_up_separately(tables, ids).split(16, dim=1)
+        assert same_bits(tables.look_up_samples(ids), torch.stack(expected, dim=1))
         for piece, part in zip(tables.look_up_tables(ids), expected, strict=True):
             assert piece.is_contiguous()
             assert same_bits(piece, part)

@@ -279,7 +279,7 @@ struct Case {
     std::vector<float> run(int threads, int64_t gap) const {
         std::vector<float> out(static_cast<size_t>(samples * (width + gap)), 7.0f);
         const Request request = {tables.data(), bags.data(), static_cast<int64_t>(tables.size()), samples, out.data(),
-                                 width + gap, false, gap != 0, nullptr};
+                                 width + gap, false, nullptr};
         if (look_up(request, threads).fault != Fault::none) out.clear();
         return out;
     }
