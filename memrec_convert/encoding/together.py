@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from memrec_convert.encoding.kernel_tables import KernelTables, kernel_can_read
