@@ -138,7 +138,7 @@ std::vector<Run> cut_code(const Table& table, int32_t first_stage, int32_t last_
         Run& run = runs.back();
         run.shift[in_run] = bit - static_cast<uint32_t>(run.first_bit);
         run.mask[in_run] = (1ull << stage.bits) - 1;
-        run.start[in_run] = static_cast<int64_t>(stage.first) * table.dim;
+        run.start[in_run] = table.codebook + static_cast<int64_t>(stage.first) * table.dim;
         bit += stage.bits;
     }
     return runs;

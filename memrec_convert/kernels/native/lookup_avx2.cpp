@@ -30,14 +30,13 @@ struct Avx2Kernel {
         return _mm256_movemask_pd(_mm256_castsi256_pd(outside)) != 0 || rest != 0;
     }
     static float to_float(uint16_t half) { return _cvtsh_ss(half); }
-    static void read_run(const Run& run, uint64_t word, const int8_t* codebook, int32_t dim, const int8_t** tokens) {
+    static void read_run(const Run& run, uint64_t word, int32_t dim, const int8_t** tokens) {
         const __m256i words = _mm256_set1_epi64x(static_cast<int64_t>(word)), width = _mm256_set1_epi64x(dim);
-        const __m256i book = _mm256_set1_epi64x(reinterpret_cast<int64_t>(codebook));
         for (int s = 0; s < kRun; s += 4) {
             const auto of = [&](const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); };
             const __m256i entry = _mm256_and_si256(_mm256_srlv_epi64(words, of(run.shift + s)), of(run.mask + s));
             const __m256i at = _mm256_add_epi64(_mm256_mul_epu32(entry, width), of(run.start + s));
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(tokens + s), _mm256_add_epi64(at, book));
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(tokens + s), at);
         }
     }
     static void fence() { _mm_sfence(); }

@@ -12,7 +12,7 @@ struct Avx512Kernel {
     using Wide = Avx512;
     template <class F>
     MEMREC_INLINE static void for_rest(int dim, int column, F f) {
-        for_one<Avx2>(dim, column, f);
+        for_one<Avx512Half>(dim, column, f);
         for_one<Avx2Half>(dim, column, f);
         for_one<Avx2Quarter>(dim, column, f);
         for_last(dim, column, f);
@@ -28,11 +28,11 @@ struct Avx512Kernel {
         return outside != 0;
     }
     static float to_float(uint16_t half) { return _cvtsh_ss(half); }
-    static void read_run(const Run& run, uint64_t word, const int8_t* codebook, int32_t dim, const int8_t** tokens) {
+    static void read_run(const Run& run, uint64_t word, int32_t dim, const int8_t** tokens) {
         const __m512i shifted = _mm512_srlv_epi64(_mm512_set1_epi64(static_cast<int64_t>(word)), _mm512_loadu_si512(run.shift));
         const __m512i entry = _mm512_and_si512(shifted, _mm512_loadu_si512(run.mask));
-        const __m512i at = _mm512_add_epi64(_mm512_mul_epu32(entry, _mm512_set1_epi64(dim)), _mm512_loadu_si512(run.start));
-        _mm512_storeu_si512(tokens, _mm512_add_epi64(at, _mm512_set1_epi64(reinterpret_cast<int64_t>(codebook))));
+        const __m512i offset = _mm512_mul_epu32(entry, _mm512_set1_epi64(dim));
+        _mm512_storeu_si512(tokens, _mm512_add_epi64(offset, _mm512_loadu_si512(run.start)));
     }
     static void fence() { _mm_sfence(); }
 

@@ -17,8 +17,8 @@ struct Scalar {
         return outside != 0;
     }
     static float to_float(uint16_t half) { return half_to_float(half); }
-    static void read_run(const Run& run, uint64_t word, const int8_t* codebook, int32_t dim, const int8_t** tokens) {
-        read_run_by_one(run, word, codebook, dim, tokens);
+    static void read_run(const Run& run, uint64_t word, int32_t dim, const int8_t** tokens) {
+        read_run_by_one(run, word, dim, tokens);
     }
     static void fence() {}
     static int find_key(const Index& index, uint64_t first, int count, uint32_t key) {

@@ -1,4 +1,4 @@
-// Lanes in AVX-512: 64 at a time; smaller ones are AVX2's.
+// Lanes in AVX-512: 64 at a time, and 32 for what is left; smaller ones are AVX2's.
 #pragma once
 
 #include "simd_avx2.h"
@@ -55,6 +55,32 @@ struct Avx512 : Twice<Twice<Avx512Floats>> {
     }
     static __m512 widen(__m256i sum) { return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(sum)); }
     using Twice<Twice<Avx512Floats>>::add;
+};
+
+// Both tokens of a pair lie in one register, and one permutation interleaves them in order.
+struct Interleaving {
+    uint8_t bytes[64];
+    constexpr Interleaving() : bytes() {
+        for (int i = 0; i < 64; ++i) bytes[i] = static_cast<uint8_t>(i / 2 + i % 2 * 32);
+    }
+};
+constexpr Interleaving kInterleaving;
+
+struct Avx512Half : Twice<Avx512Floats> {
+    using Sum = __m512i;
+    using Weights = __m512i;
+    static Weights weights(uint32_t both) { return Avx512::weights(both); }
+    static Sum pair(const int8_t* a, const int8_t* b, Weights by) {
+        const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a));
+        const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b));
+        const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
+        return _mm512_maddubs_epi16(by, _mm512_permutexvar_epi8(_mm512_loadu_si512(kInterleaving.bytes), both));
+    }
+    static Sum add(Sum sum, Sum other) { return _mm512_add_epi16(sum, other); }
+    static Floats to_floats(Sum sum) {
+        return {Avx512::widen(_mm512_castsi512_si256(sum)), Avx512::widen(_mm512_extracti64x4_epi64(sum, 1))};
+    }
+    using Twice<Avx512Floats>::add;
 };
 
 }  // namespace

@@ -64,7 +64,7 @@ struct KeyPlaces {
 constexpr int kRun = 8;
 struct Run {
     uint64_t shift[kRun], mask[kRun];
-    int64_t start[kRun];  // of the stage's entries in the joint codebook, in bytes
+    const int8_t* start[kRun];  // of the stage's entries
     int32_t first_bit, first_stage;
 };
 

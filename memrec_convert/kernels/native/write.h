@@ -113,6 +113,51 @@ MEMREC_INLINE inline void write_sum(const Tokens& tokens, const Weights& weights
     });
 }
 
+// Reads the codes of one level, or of the base: those of the base, and behind them the level's own.
+template <class Isa>
+class CodeReader {
+  public:
+    CodeReader(const Level* level, const Table& table, const Slots& slots)
+        : depth(level ? level->depth : table.base_depth),
+          dim_(table.dim),
+          base_{table.base, slots.id, table.base_bits, table.base_code.runs, table.base_depth ? table.base_code.count : 0},
+          own_{} {
+        if (level) own_ = {level->codes, slots.place, level->entry_bits, level->code.runs, level->code.count};
+    }
+
+    const int depth;
+
+    // One token per stage.
+    MEMREC_INLINE void read(int slot, Tokens& tokens) const {
+        if (base_.count) read(base_, slot, tokens);
+        if (own_.count) read(own_, slot, tokens);
+        tokens.close(depth);
+    }
+
+  private:
+    struct Part {
+        const uint8_t* codes;
+        const uint64_t* numbers;  // by slot
+        uint64_t bits;            // of a code
+        const Run* runs;
+        int count;
+    };
+
+    // A run may write past its last stage.
+    MEMREC_INLINE void read(const Part& part, int slot, Tokens& tokens) const {
+        const uint64_t position = part.numbers[slot] * part.bits;
+        for (int r = 0; r < part.count; ++r) {
+            const Run& run = part.runs[r];
+            const uint64_t bit = position + static_cast<uint64_t>(run.first_bit);
+            Isa::read_run(run, load_64(part.codes + (bit >> 3)) >> (bit & 7), dim_, tokens.at + run.first_stage);
+        }
+    }
+
+    const int dim_;
+    const Part base_;
+    Part own_;
+};
+
 template <class Isa>
 struct Write {
     template <bool stream>
@@ -141,50 +186,31 @@ struct Write {
 
     static float* row_of(const Span& span, int slot) { return span.out + (slot - span.first) * span.stride; }
 
-    // Points at one token per stage of a code that starts at bit `position`; a run may write past its last stage.
-    static void read_codes(const Table& table, const Code& code, const uint8_t* codes, uint64_t position,
-                           Tokens& tokens) {
-        for (int r = 0; r < code.count; ++r) {
-            const Run& run = code.runs[r];
-            const uint64_t bit = position + static_cast<uint64_t>(run.first_bit);
-            Isa::read_run(run, load_64(codes + (bit >> 3)) >> (bit & 7), table.codebook, table.dim,
-                          tokens.at + run.first_stage);
-        }
-    }
-
     template <bool stream>
     static void write_codes(const Level* level, const Span& span, const Slots& slots, const uint16_t* list, int n) {
         if (!n) return;
         const Table& table = *span.table;
-        const int depth = level ? level->depth : table.base_depth;
-        const int32_t shift = table.stage[depth - 1].shift;
+        const CodeReader<Isa> reader(level, table, slots);
+        const int32_t shift = table.stage[reader.depth - 1].shift;
         const float factor = load_at<float>(table.frame, 0) * power_of_half(shift);
         const Weights& weights = level ? level->weights : table.base_weights;
         AlignedCentre aligned;
         const float* centre = aligned.of(table, n);
         Tokens ring[kRing];
-        const auto find = [&](int i) MEMREC_INLINE { find_tokens(level, table, slots, list[i], depth, ring[i % kRing]); };
         const auto sum = [&](int i, auto pairs, auto dim) MEMREC_INLINE {
             write_sum<Isa, stream, false, decltype(pairs)::value>(ring[i % kRing], weights, dim, factor, 1.0f, centre,
                                                                   row_of(span, list[i]));
         };
-        const bool ask = !span.asked && codebook_bytes(table, depth) > kInCache;
+        const bool ask = !span.asked && codebook_bytes(table, reader.depth) > kInCache;
         with_dim(table.dim, [&](auto dim) MEMREC_INLINE {
             with_pairs(weights.pairs, [&](auto pairs) MEMREC_INLINE {
                 for (int i = 0; i < n + kToSum; ++i) {
-                    if (i < n) find(i);
-                    if (ask && i >= kToAsk && i - kToAsk < n) ask_for(ring[(i - kToAsk) % kRing], depth, dim);
+                    if (i < n) reader.read(list[i], ring[i % kRing]);
+                    if (ask && i >= kToAsk && i - kToAsk < n) ask_for(ring[(i - kToAsk) % kRing], reader.depth, dim);
                     if (i >= kToSum) sum(i - kToSum, pairs, dim);
                 }
             });
         });
-    }
-
-    static void find_tokens(const Level* level, const Table& table, const Slots& slots, int slot, int depth,
-                            Tokens& tokens) {
-        if (table.base_depth) read_codes(table, table.base_code, table.base, slots.id[slot] * table.base_bits, tokens);
-        if (level) read_codes(table, level->code, level->codes, slots.place[slot] * level->entry_bits, tokens);
-        tokens.close(depth);
     }
 
     static void ask_for_codes(const Span& span, const Slots& slots) {
@@ -193,11 +219,11 @@ struct Write {
         for (int form = table.base_depth ? 0 : 1; form <= (table.kept ? 0 : table.levels); ++form) {
             const Level* level = form ? &table.level[form - 1] : nullptr;
             if (level && level->stored) continue;
-            const int depth = level ? level->depth : table.base_depth;
+            const CodeReader<Isa> reader(level, table, slots);
             const uint16_t* list = slots.list[form] + span.first;
             for (int i = 0; i <= span.counts[form]; ++i) {
-                if (i < span.counts[form]) find_tokens(level, table, slots, list[i], depth, tokens[i % 2]);
-                if (i) ask_for(tokens[(i - 1) % 2], depth, table.dim);
+                if (i < span.counts[form]) reader.read(list[i], tokens[i % 2]);
+                if (i) ask_for(tokens[(i - 1) % 2], reader.depth, table.dim);
             }
         }
     }
@@ -360,9 +386,8 @@ void sum_rows(const int8_t* rows, int32_t dim, const int32_t* numbers, const uin
     }
 }
 
-inline void read_run_by_one(const Run& run, uint64_t word, const int8_t* codebook, int32_t dim, const int8_t** tokens) {
-    for (int s = 0; s < kRun; ++s)
-        tokens[s] = codebook + run.start[s] + static_cast<int64_t>((word >> run.shift[s]) & run.mask[s]) * dim;
+inline void read_run_by_one(const Run& run, uint64_t word, int32_t dim, const int8_t** tokens) {
+    for (int s = 0; s < kRun; ++s) tokens[s] = run.start[s] + static_cast<int64_t>((word >> run.shift[s]) & run.mask[s]) * dim;
 }
 
 }  // namespace
