@@ -17,17 +17,18 @@ struct Find {
         if (bags.narrow) {
             for (int i = 0; i < n; ++i)
                 ids[i] = static_cast<uint64_t>(static_cast<int64_t>(load_at<int32_t>(bags.ids, (first + i) * bags.stride)));
+        } else if (bags.stride == 1) {
+            std::memcpy(ids, static_cast<const char*>(bags.ids) + 8 * first, 8 * static_cast<size_t>(n));
         } else {
             for (int i = 0; i < n; ++i) ids[i] = load_at<uint64_t>(bags.ids, (first + i) * bags.stride);
         }
-        uint64_t outside = 0;
         uint16_t* list = slots.list[kBase] + span.first;
-        for (int i = 0; i < n; ++i) {
-            list[i] = static_cast<uint16_t>(span.first + i);
-            outside |= static_cast<uint64_t>(ids[i] >= table.rows);
-        }
+        MEMREC_LANES
+        for (int i = 0; i < n; ++i) list[i] = static_cast<uint16_t>(span.first + i);
         span.counts[kBase] = n;
-        if (outside || table.padding >= 0) set_apart(span, bags, first, slots);
+        // Where an id outside is an error, the request has none.
+        if (table.padding >= 0 || (table.outside != Outside::error && Isa::any_at_or_past(ids, n, table.rows)))
+            set_apart(span, bags, first, slots);
         ask_for_lines(span, slots);
     }
 
@@ -156,11 +157,18 @@ struct Find {
         uint16_t* list = slots.list[kBase] + span.first;
         const int n = span.counts[kBase];
         int64_t places[kSlots];
-        for (int i = 0; i < n; ++i) {
-            const int64_t place = find(list[i]);
-            slots.place[list[i]] = static_cast<uint64_t>(place);
-            places[i] = place;
-        }
+        const auto find_all = [&](auto slot_of) MEMREC_INLINE {
+            for (int i = 0; i < n; ++i) {
+                const int slot = slot_of(i);
+                const int64_t place = find(slot);
+                slots.place[slot] = static_cast<uint64_t>(place);
+                places[i] = place;
+            }
+        };
+        if (n == span.last - span.first)
+            find_all([&](int i) MEMREC_INLINE { return span.first + i; });
+        else
+            find_all([&](int i) MEMREC_INLINE { return static_cast<int>(list[i]); });
         const int taken = Isa::split(places, list, n, slots.list[1 + l] + span.first);
         span.counts[1 + l] = taken;
         span.counts[kBase] = n - taken;
