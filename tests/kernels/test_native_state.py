@@ -20,11 +20,13 @@ import pytest
 import torch
 from native_tables import KINDS, draw_ids, make_bag, make_embedding, make_kept, same_bits, through_kernel
 from random_tables import BASES
+from torch import Tensor
 
 from memrec_convert.encoding import CompressedEmbeddingBag, LevelSpec, TableSpec
 from memrec_convert.encoding.build import build_replaced
 from memrec_convert.encoding.index import IndexSpec
 from memrec_convert.encoding.kernel_tables import KernelTables
+from memrec_convert.encoding.memory import OutputPool
 
 pytestmark = pytest.mark.usefixtures("native")
 
@@ -175,18 +177,54 @@ def test_memory_is_held_for_as_long_as_addresses_of_it() -> None:
     assert same_bits(view.look_up_grid(ids), expected)
 
 
-def test_outputs_in_use_are_nobody_elses() -> None:
-    """Large outputs, whose memory is used again, keep their numbers for as long as any view of them lives."""
+@pytest.mark.parametrize("samples", [20, 2000])
+def test_outputs_in_use_are_nobody_elses(samples: int) -> None:
+    """Outputs, whose memory is used again, keep their numbers for as long as anything that shares it lives."""
     module = make_kept(2, "fp32", 256)
-    ids = [draw_ids(300, 2000, seed).view(-1, 1) for seed in range(6)]
+    ids = [draw_ids(300, samples, seed).view(-1, 1) for seed in range(8)]
     expected = [module.lookup(one.flatten()) for one in ids]
-    held = [module(one) for one in ids]
-    views = [held[0][5:], held[1].t(), held[2].numpy(), held[3].view(-1)[-256:], held[4].detach(), held[5].unbind(0)[7]]
-    wanted = [expected[0][5:], expected[1].t(), expected[2], expected[3].view(-1)[-256:], expected[4], expected[5][7]]
-    del held
-    for seed in range(20):
-        module(draw_ids(300, 2000, 100 + seed).view(-1, 1))
+    factor = torch.ones(256, requires_grad=True)
+    views: list[object] = []
+    for one, take in zip(
+        ids,
+        (
+            lambda held: held[5:], lambda held: held.t(), lambda held: held.numpy(), lambda held: held.view(-1)[-256:],
+            lambda held: held.detach(), lambda held: held.unbind(0)[7], lambda held: np.from_dlpack(held),
+            lambda held: (held * factor).sum(),
+        ),
+        strict=True,
+    ):  # fmt: skip
+        views.append(take(module(one)))
+        for seed in range(5):
+            module(draw_ids(300, samples, 100 + seed).view(-1, 1))
+    loss = views.pop()
+    assert isinstance(loss, Tensor)
+    loss.backward()
+    assert factor.grad is not None
+    assert torch.allclose(factor.grad, expected[7].sum(0), rtol=1e-4, atol=1e-4)
+    e = expected
+    wanted = [e[0][5:], e[1].t(), e[2], e[3].view(-1)[-256:], e[4], e[5][7], e[6]]
     assert all(torch.equal(torch.as_tensor(view), one) for view, one in zip(views, wanted, strict=True))
+
+
+def test_a_small_output_is_used_again_once_it_is_let_go() -> None:
+    """Batches of one size take no new memory, except while the one before is still in use."""
+    pool = OutputPool()
+    pool.take(3, 5)
+    first = pool.take(3, 5)
+    address, view = first.data_ptr(), first[1]
+    del first
+    second = pool.take(3, 5)
+    assert second.data_ptr() != address
+    del view
+    assert pool.take(3, 5).data_ptr() not in (address, second.data_ptr())
+    again = [pool.take(3, 5).data_ptr() for _ in range(3)]
+    assert len(set(again)) == 1
+    with torch.inference_mode():
+        assert pool.take(3, 5).is_inference()
+    assert not pool.take(3, 5).is_inference()
+    assert pool.take(5, 3).shape == (5, 3)
+    assert pool.take(0, 3).shape == pool.take(0, 3).shape == (0, 3)
 
 
 def make_several() -> KernelTables:
