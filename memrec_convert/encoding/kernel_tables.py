@@ -69,21 +69,21 @@ class KernelTables:
 
         IndexError for ids outside a table; all is checked before anything is written.
         """
-        samples, stride = ids.shape[0], self.width
+        shape, stride = ids.shape, self.width
         if out is None:
-            out = OUTPUTS.take(samples, stride)
+            out = OUTPUTS.take(shape[0], stride)
         else:
-            stride = self._check_out(out, samples)
-        self._run_grid(ids, samples, out, stride, clock)
+            stride = self._check_out(out, shape[0])
+        self._run_grid(ids, shape, out, stride, clock)
         return out
 
     def look_up_samples(self, ids: Tensor) -> Tensor | Sequence[Tensor]:
         """As `look_up_grid`, cut by tables: [samples, T, dim], or [samples, dim] per table where their dims differ."""
-        samples = ids.shape[0]
         if self.dim is None:
             return self.split(self.look_up_grid(ids))
-        out = OUTPUTS.take(samples, len(self.tables), self.dim)  # in its final shape, for a view costs a microsecond
-        self._run_grid(ids, samples, out, self.width, None)
+        shape = ids.shape
+        out = OUTPUTS.take(shape[0], len(self.tables), self.dim)  # in its final shape, for a view costs a microsecond
+        self._run_grid(ids, shape, out, self.width)
         return out
 
     def look_up_tables(self, ids: Tensor) -> tuple[Tensor, ...]:
@@ -91,9 +91,10 @@ class KernelTables:
 
         A large batch is written faster so: in order, instead of a few lines on every page.
         """
-        samples = ids.shape[0]
+        shape = ids.shape
+        samples = shape[0]
         out = OUTPUTS.take(samples * self.width + len(self.tables) * GAP_FLOATS)
-        self._run_grid(ids, samples, out, 0, None)
+        self._run_grid(ids, shape, out, 0)
         if self.dim is not None:  # one view of all
             strides = (samples * self.dim + GAP_FLOATS, self.dim, 1)
             return out.as_strided((len(self.tables), samples, self.dim), strides).unbind(0)
@@ -114,12 +115,15 @@ class KernelTables:
             raise ValueError(f"the rows of out lie on each other: they are {stride} apart and {self.width} wide")
         return stride
 
-    def _run_grid(self, ids: Tensor, samples: int, out: Tensor, stride: int, clock: Tensor | None) -> None:
-        narrow = ids.dtype == torch.int32
-        if not narrow and ids.dtype != torch.int64:
-            raise TypeError(f"ids are {ids.dtype}, expected int64 or int32")
-        if ids.shape[1] <= self.last_input:
-            raise ValueError(f"ids have {ids.shape[1]} columns, the tables take {self.last_input + 1}")
+    def _run_grid(
+        self, ids: Tensor, shape: Sequence[int], out: Tensor, stride: int, clock: Tensor | None = None
+    ) -> None:
+        (samples, columns), dtype = shape, ids.dtype
+        narrow = dtype is torch.int32
+        if not narrow and dtype is not torch.int64:
+            raise TypeError(f"ids are {dtype}, expected int64 or int32")
+        if columns <= self.last_input:
+            raise ValueError(f"ids have {columns} columns, the tables take {self.last_input + 1}")
         sample_stride, input_stride = ids.stride()
         address = out.data_ptr()
         large = samples * self.width * 4 >= STREAM_BYTES

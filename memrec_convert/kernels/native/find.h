@@ -29,7 +29,7 @@ struct Find {
         // Where an id outside is an error, the request has none.
         if (table.padding >= 0 || (table.outside != Outside::error && Isa::any_at_or_past(ids, n, table.rows)))
             set_apart(span, bags, first, slots);
-        ask_for_lines(span, slots);
+        ask_for_lines(span, n < kShort || first == 0, slots);
     }
 
     // Brings ids inside the table and takes those that read as zero out of the base's list.
@@ -55,7 +55,8 @@ struct Find {
     }
 
     // Of an index of keys the mixed ids are kept, where the first keys of the buckets will be.
-    static void ask_for_lines(const Span& span, Slots& slots) {
+    // What all lookups of a table read is asked for where its first piece starts.
+    static void ask_for_lines(const Span& span, bool starts, Slots& slots) {
         const Table& table = *span.table;
         const uint64_t* ids = slots.id + span.first;
         const int n = span.last - span.first;
@@ -64,13 +65,13 @@ struct Find {
                 for (int i = 0; i < n; ++i) prefetch_row(table.kept_rows, ids[i], table.dim);
             return;
         }
-        if (n < kShort) {
+        if (starts) {
             prefetch_bytes(table.frame, 4 * (1 + static_cast<int64_t>(table.dim)));
             prefetch_bytes(table.stage, static_cast<int64_t>(sizeof(Stage)) * table.stages + 1);
         }
         for (int l = 0; l < table.levels; ++l) {
             const Index& index = table.level[l].index;
-            if (n < kShort) MEMREC_PREFETCH(table.level[l].code.runs);
+            if (starts) MEMREC_PREFETCH(table.level[l].code.runs);
             if (index.kind == IndexKind::bitmap) {
                 for (int i = 0; i < n; ++i) MEMREC_PREFETCH(index.data + ids[i] / kBitsPerLine * kLineBytes);
             } else if (index.lines) {
