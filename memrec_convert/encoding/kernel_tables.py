@@ -22,7 +22,7 @@ MOST_DIM = 1 << 16
 LINE_BYTES = 64
 GAP_FLOATS = 80
 """Between the vectors of one table and the next, where each table's lie in one piece; the kernel's own number."""
-STREAM_BYTES = 4 << 20
+STREAM_BYTES = 2 << 20
 """Outputs from this size on are written past the caches."""
 
 _CODECS = {"": 0, "fp32": 0, "bf16": 1, "fp16": 2, "int8": 3}
