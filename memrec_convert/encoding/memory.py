@@ -25,7 +25,6 @@ MOST_IDLE_BLOCKS = 2
 """Outputs no longer in use that are kept for the next calls, in all."""
 
 
-
 def _count_holders(entry: tuple[tuple[int, ...], np.ndarray]) -> int:
     """Of the array: this tuple, Python itself, and tensors on it for as long as anything shares their memory."""
     return sys.getrefcount(entry[1])

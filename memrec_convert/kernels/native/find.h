@@ -54,8 +54,8 @@ struct Find {
         span.counts[kZero] = zero;
     }
 
+    // Asks for what the ids' buckets begin with; where the table's first piece starts, also for what all its lookups read.
     // Of an index of keys the mixed ids are kept, where the first keys of the buckets will be.
-    // What all lookups of a table read is asked for where its first piece starts.
     static void ask_for_lines(const Span& span, bool starts, Slots& slots) {
         const Table& table = *span.table;
         const uint64_t* ids = slots.id + span.first;

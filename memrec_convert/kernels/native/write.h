@@ -120,7 +120,7 @@ class CodeReader {
     CodeReader(const Level* level, const Table& table, const Slots& slots)
         : depth(level ? level->depth : table.base_depth),
           dim_(table.dim),
-          base_{table.base, slots.id, table.base_bits, table.base_code.runs, table.base_depth ? table.base_code.count : 0},
+          base_{table.base, slots.id, table.base_bits, table.base_code.runs, table.base_code.count},
           own_{} {
         if (level) own_ = {level->codes, slots.place, level->entry_bits, level->code.runs, level->code.count};
     }
