@@ -22,6 +22,8 @@ MOST_DIM = 1 << 16
 LINE_BYTES = 64
 GAP_FLOATS = 80
 """Between the vectors of one table and the next, where each table's lie in one piece; the kernel's own number."""
+LEAST_SAMPLES_BY_TABLE = 1024
+"""From this batch on each table's vectors are best written in one piece."""
 STREAM_BYTES = 2 << 20
 """Outputs from this size on are written past the caches."""
 
@@ -77,14 +79,17 @@ class KernelTables:
         self._run_grid(ids, shape, out, stride, clock)
         return out
 
+    def look_up_few(self, ids: Tensor) -> Tensor | Sequence[Tensor] | None:
+        """As `look_up_samples`, in one step: small batches take longer to be looked at in Python than to be looked up.
+
+        None where the ids are no small batch on the CPU, and where `look_up_samples` has an error to raise.
+        """
+        vectors = self.native.look_up_few(self.handle, ids, LEAST_SAMPLES_BY_TABLE)  # type: ignore[union-attr]
+        return vectors if self.dim is not None or vectors is None else self.split(vectors)
+
     def look_up_samples(self, ids: Tensor) -> Tensor | Sequence[Tensor]:
         """As `look_up_grid`, cut by tables: [samples, T, dim], or [samples, dim] per table where their dims differ."""
-        if self.dim is None:
-            return self.split(self.look_up_grid(ids))
-        shape = ids.shape
-        out = OUTPUTS.take(shape[0], len(self.tables), self.dim)  # in its final shape, for a view costs a microsecond
-        self._run_grid(ids, shape, out, self.width)
-        return out
+        return self.split(self.look_up_grid(ids))
 
     def look_up_tables(self, ids: Tensor) -> tuple[Tensor, ...]:
         """As `look_up_grid`, with each table's vectors in one piece: float32 [samples, dim] per table.
@@ -187,6 +192,12 @@ class KernelTables:
                 f"{position} does not"
             )
         raise ValueError(f"table {name}: the per-sample weight of id number {position} is NaN")
+
+
+def count_idle_bytes() -> int:
+    """Bytes of outputs that nobody uses at the moment, kept for the next calls."""
+    native = load_kernel()
+    return OUTPUTS.idle_bytes() + (0 if native is None else int(native.idle_bytes()))
 
 
 def kernel_can_read(table: CompressedTable) -> bool:

@@ -7,31 +7,20 @@ goes back to the system after every batch is cleared by it, page by page, for th
 from __future__ import annotations
 
 import mmap
-import sys
 import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
 from math import prod
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 LARGE_PAGE_BYTES = 2 << 20
 LINE_BYTES = 64
 LEAST_POOLED_BYTES = 1 << 20
-"""Smaller outputs come from torch's own allocator, or are the last one of their shape once more."""
+"""Smaller outputs come from torch's own allocator."""
 MOST_IDLE_BLOCKS = 2
 """Outputs no longer in use that are kept for the next calls, in all."""
-
-
-def _count_holders(entry: tuple[tuple[int, ...], np.ndarray]) -> int:
-    """Of the array: this tuple, Python itself, and tensors on it for as long as anything shares their memory."""
-    return sys.getrefcount(entry[1])
-
-
-_NOTHING = np.empty(0, dtype=np.float32)
-_AT_REST = _count_holders(((), np.empty(0)))
 
 
 class OutputPool:
@@ -39,36 +28,18 @@ class OutputPool:
 
     def __init__(self) -> None:
         self._idle: deque[mmap.mmap] = deque()
-        self._last: deque[tuple[tuple[int, ...], np.ndarray]] = deque(maxlen=1)
 
     def take(self, *shape: int) -> Tensor:
         """An uninitialised float32 tensor of this shape; a large one starts on a large page's boundary."""
         nbytes = 4 * prod(shape)
         if nbytes < LEAST_POOLED_BYTES:
-            return self._take_small(shape)
+            return torch.empty(shape, dtype=torch.float32)
         block = self._find(nbytes + LARGE_PAGE_BYTES)
         view = memoryview(block)
         weakref.finalize(view, self._take_back, block)  # torch holds the view as long as any tensor on it lives
         memory = torch.frombuffer(view, dtype=torch.uint8)
         start = -memory.data_ptr() % LARGE_PAGE_BYTES
         return memory[start : start + nbytes].view(torch.float32).view(shape)
-
-    def _take_small(self, shape: tuple[int, ...]) -> Tensor:
-        """Torch takes twice as long over new memory as over a tensor on what is there: microseconds that batches of one
-        size, one after the other, are spared.
-        """
-        try:
-            entry = self._last.pop()
-        except IndexError:  # none yet, or another thread is here
-            entry = ((), _NOTHING)
-        if entry[0] != shape:
-            self._last.append((shape, _NOTHING))
-            return torch.empty(shape, dtype=torch.float32)
-        if entry[1] is _NOTHING or _count_holders(entry) > _AT_REST:
-            entry = (shape, torch.empty(shape, dtype=torch.float32).numpy())
-        result = torch.from_numpy(entry[1])
-        self._last.append(entry)
-        return result
 
     def idle_bytes(self) -> int:
         """Bytes of the blocks that nobody uses at the moment."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 if TYPE_CHECKING:
     from memrec_convert.encoding.modules import CompressedModule
@@ -22,8 +23,11 @@ _tables: dict[tuple[str, tuple[int, ...]], tuple[list[Tensor], CompressedModule]
 
 
 def must_trace(ids: Tensor) -> bool:
-    """Whether a call is being compiled or exported, or its ids are no tensor with memory of its own."""
-    return torch.compiler.is_compiling() or type(ids) is not Tensor
+    """Whether a call is being compiled or exported, or its ids are no tensor with memory of its own.
+
+    What exports without Dynamo brings tensors of its own type.
+    """
+    return is_dynamo_compiling() or type(ids) is not Tensor
 
 
 def embed(table: CompressedModule, ids: Tensor, offsets: Tensor | None, weights: Tensor | None) -> Tensor:

@@ -7,13 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from memrec_convert.encoding.kernel_tables import KernelTables, kernel_can_read
+from memrec_convert.encoding.kernel_tables import LEAST_SAMPLES_BY_TABLE, KernelTables, kernel_can_read
 from memrec_convert.encoding.modules import CompressedEmbeddingBag
 from memrec_convert.encoding.operator import must_trace
 from memrec_convert.encoding.tracking import Changes
-
-LEAST_SAMPLES_BY_TABLE = 1024
-"""From this batch on each table's vectors are written in one piece."""
 
 
 class TogetherCache:
@@ -60,14 +57,19 @@ def embed_together(
 
     ids are int64 or int32 [B, inputs], or per input the bags (ids, offsets, weights or None).
     """
-    first = ids if isinstance(ids, Tensor) else ids[0][0]
-    if must_trace(first) or not first.is_cpu:
+    first: Tensor = ids if isinstance(ids, Tensor) else ids[0][0]
+    if must_trace(first):
         return None
     kernel = cache.find(tables, inputs)
     if kernel is None:
         return None
     if isinstance(ids, Tensor):
-        return kernel.look_up_samples(ids) if ids.shape[0] < LEAST_SAMPLES_BY_TABLE else kernel.look_up_tables(ids)
+        vectors = kernel.look_up_few(ids)
+        if vectors is not None or not ids.is_cpu:
+            return vectors
+        return kernel.look_up_samples(ids) if len(ids) < LEAST_SAMPLES_BY_TABLE else kernel.look_up_tables(ids)
+    if not first.is_cpu:
+        return None
     samples = len(ids[0][1])
     bags = [table.read_bags(*_pad(ids[number])) for table, number in zip(cache.tables, inputs, strict=True)]
     learning = any(weights is not None and weights.requires_grad for *_, weights in bags)

@@ -8,6 +8,8 @@ import warnings
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from memrec_convert.errors import KernelError
 
 KERNEL_VARIABLE = "MEMREC_KERNEL"
@@ -43,6 +45,7 @@ def load_kernel() -> Any | None:  # noqa: ANN401 - the extension module, which h
             f"{KERNEL_VARIABLE}={wanted} is not available on this machine; available: "
             f"{', '.join([*native.instruction_sets(), REFERENCE])}."
         )
+    native.connect(torch.Tensor, torch.get_num_threads)  # where torch is too old for it, `look_up_few` takes nothing
     return native
 
 

@@ -26,7 +26,6 @@ from memrec_convert.encoding import CompressedEmbeddingBag, LevelSpec, TableSpec
 from memrec_convert.encoding.build import build_replaced
 from memrec_convert.encoding.index import IndexSpec
 from memrec_convert.encoding.kernel_tables import KernelTables
-from memrec_convert.encoding.memory import OutputPool
 
 pytestmark = pytest.mark.usefixtures("native")
 
@@ -205,26 +204,6 @@ def test_outputs_in_use_are_nobody_elses(samples: int) -> None:
     e = expected
     wanted = [e[0][5:], e[1].t(), e[2], e[3].view(-1)[-256:], e[4], e[5][7], e[6]]
     assert all(torch.equal(torch.as_tensor(view), one) for view, one in zip(views, wanted, strict=True))
-
-
-def test_a_small_output_is_used_again_once_it_is_let_go() -> None:
-    """Batches of one size take no new memory, except while the one before is still in use."""
-    pool = OutputPool()
-    pool.take(3, 5)
-    first = pool.take(3, 5)
-    address, view = first.data_ptr(), first[1]
-    del first
-    second = pool.take(3, 5)
-    assert second.data_ptr() != address
-    del view
-    assert pool.take(3, 5).data_ptr() not in (address, second.data_ptr())
-    again = [pool.take(3, 5).data_ptr() for _ in range(3)]
-    assert len(set(again)) == 1
-    with torch.inference_mode():
-        assert pool.take(3, 5).is_inference()
-    assert not pool.take(3, 5).is_inference()
-    assert pool.take(5, 3).shape == (5, 3)
-    assert pool.take(0, 3).shape == pool.take(0, 3).shape == (0, 3)
 
 
 def make_several() -> KernelTables:

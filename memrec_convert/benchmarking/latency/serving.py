@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from memrec_convert.artifact.reader import build_modules, load, read_artifact
-from memrec_convert.encoding.memory import OUTPUTS
+from memrec_convert.encoding.kernel_tables import count_idle_bytes
 from memrec_convert.models import ClickNetwork
 from memrec_convert.models.sample_pooled import SamplePooled
 
@@ -73,7 +73,7 @@ def grow(path: str, batch: int, dense: int) -> dict[str, int | None]:
     if dense < 0 or not run_zeros(kept[0], batch, dense):
         return found
     gc.collect()
-    return found | {"running_bytes": read_resident("VmRSS") - seen[2], "output_pool_bytes": OUTPUTS.idle_bytes()}
+    return found | {"running_bytes": read_resident("VmRSS") - seen[2], "output_pool_bytes": count_idle_bytes()}
 
 
 def run_zeros(model: nn.Module, batch: int, dense: int) -> bool:

@@ -12,7 +12,6 @@
 namespace memrec {
 namespace {
 
-constexpr int64_t kLookupsPerThread = 2048;  // fewer than this are not worth waking a thread for
 constexpr int64_t kPiecesPerTask = 16;       // where several threads share them
 
 struct Choice {

@@ -5,6 +5,8 @@
 
 namespace memrec {
 
+constexpr int64_t kLookupsPerThread = 2048;  // fewer than this are not worth waking a thread for
+
 // The instruction set in use, and those that this build and this machine have, best first; null after the last.
 const Kernel* active_kernel();
 const Kernel* const* available_kernels();

@@ -11,17 +11,25 @@
 #include <vector>
 
 #include "engine.h"
+#include "tensors.h"
 
 namespace {
 
 using memrec::Bags;
+using memrec::Grid;
 using memrec::Request;
 using memrec::Table;
 
 constexpr const char* kCapsule = "memrec_convert.kernels.tables";
+constexpr int64_t kManyFloats = 256 << 10;  // of an output that look_up_few leaves to others
+
+enum { kType, kCountThreads };
+PyObject* torch[2] = {nullptr, nullptr};  // the type of its tensors, and what says its number of threads
 
 struct Tables {
     std::vector<Table> tables;
+    int64_t width = 0, last_input = -1;
+    bool as_wide = true;  // as each other
     std::deque<std::vector<memrec::Run>> runs;  // of the tables' codes
 
     memrec::Code keep(std::vector<memrec::Run> made) {
@@ -31,6 +39,9 @@ struct Tables {
 
     // Fills in what follows from a table's description.
     void prepare(Table& table) {
+        width = table.column + table.dim;
+        last_input = table.input > last_input ? table.input : last_input;
+        as_wide = as_wide && table.dim == tables[0].dim;
         table.base_code = keep(memrec::cut_code(table, 0, table.base_depth));
         table.base_weights = memrec::weigh_stages(table, table.base_depth);
         for (int l = 0; l < table.levels; ++l) {
@@ -199,15 +210,21 @@ PyObject* make_tables(PyObject*, PyObject* list) {
     return capsule;
 }
 
+// With the GIL released.
+memrec::Finding look_up_freely(const Request& request, int threads) {
+    memrec::Finding finding;
+    Py_BEGIN_ALLOW_THREADS;
+    finding = memrec::look_up(request, threads);
+    Py_END_ALLOW_THREADS;
+    return finding;
+}
+
 // None, or (fault, table, position) with fault "id", "offset" or "weight".
 PyObject* run(Tables* tables, const std::vector<Bags>& bags, int64_t samples, float* out, int64_t out_stride, bool stream,
               int threads, uint64_t* clock) {
     const Request request = {tables->tables.data(), bags.data(), static_cast<int64_t>(bags.size()), samples, out,
                              out_stride, stream, clock};
-    memrec::Finding finding;
-    Py_BEGIN_ALLOW_THREADS;
-    finding = memrec::look_up(request, threads);
-    Py_END_ALLOW_THREADS;
+    const memrec::Finding finding = look_up_freely(request, threads);
     static const char* const names[] = {"", "id", "offset", "weight"};
     if (finding.fault == memrec::Fault::none) Py_RETURN_NONE;
     return Py_BuildValue("(sLL)", names[static_cast<int>(finding.fault)], static_cast<long long>(finding.table),
@@ -237,20 +254,85 @@ PyObject* wrong_count(const char* function) {
     return nullptr;
 }
 
+// One id per sample and table.
+const std::vector<Bags>& bags_of_grid(const Tables& tables, const Grid& grid) {
+    std::vector<Bags>& bags = bags_of_thread(tables.tables.size());
+    const int64_t bytes = grid.input_stride * (grid.narrow ? 4 : 8);
+    for (size_t t = 0; t < bags.size(); ++t)
+        bags[t] = {static_cast<const char*>(grid.ids) + tables.tables[t].input * bytes, grid.narrow, grid.sample_stride,
+                   grid.samples, nullptr, false, nullptr};
+    return bags;
+}
+
 // look_up_grid(tables, ids, narrow, sample_stride, input_stride, samples, out, out_stride, stream, threads, clock)
 PyObject* look_up_grid(PyObject*, PyObject* const* args, Py_ssize_t count) {
     if (count != 11) return wrong_count("look_up_grid");
     Tables* tables = tables_of(args[0]);
     int64_t n[10];
     if (!tables || !read_numbers(args + 1, 10, n)) return nullptr;
-    std::vector<Bags>& bags = bags_of_thread(tables->tables.size());
-    const auto* ids = reinterpret_cast<const char*>(static_cast<uintptr_t>(n[0]));
-    const bool narrow = n[1] != 0;
-    for (size_t t = 0; t < bags.size(); ++t)
-        bags[t] = {ids + tables->tables[t].input * n[3] * (narrow ? 4 : 8), narrow, n[2], n[4], nullptr, false, nullptr};
-    return run(tables, bags, n[4], reinterpret_cast<float*>(static_cast<uintptr_t>(n[5])), n[6], n[7] != 0,
-               static_cast<int>(n[8]), reinterpret_cast<uint64_t*>(static_cast<uintptr_t>(n[9])));
+    const Grid grid = {reinterpret_cast<const void*>(static_cast<uintptr_t>(n[0])), n[1] != 0, n[4], 0, n[2], n[3]};
+    return run(tables, bags_of_grid(*tables, grid), n[4], reinterpret_cast<float*>(static_cast<uintptr_t>(n[5])), n[6],
+               n[7] != 0, static_cast<int>(n[8]), reinterpret_cast<uint64_t*>(static_cast<uintptr_t>(n[9])));
 }
+
+// connect(torch.Tensor, torch.get_num_threads): whether look_up_few has torch's tensors from now on.
+PyObject* connect(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    if (count != 2) return wrong_count("connect");
+    PyObject* capsule = PyObject_GetAttrString(args[0], "__dlpack_c_exchange_api__");
+    const void* table = capsule ? PyCapsule_GetPointer(capsule, "dlpack_exchange_api") : nullptr;
+    Py_XDECREF(capsule);  // torch keeps what it holds
+    PyErr_Clear();
+    if (!table || !memrec::set_exchange(table)) Py_RETURN_FALSE;
+    for (int i = 0; i < 2; ++i) {
+        Py_INCREF(args[i]);
+        Py_XDECREF(torch[i]);
+        torch[i] = args[i];
+    }
+    Py_RETURN_TRUE;
+}
+
+// How many threads torch may use; less than 1 and a Python error where it does not say.
+int count_threads() {
+    PyObject* number = PyObject_CallNoArgs(torch[kCountThreads]);
+    const long threads = number ? PyLong_AsLong(number) : -1;
+    Py_XDECREF(number);
+    return static_cast<int>(threads);
+}
+
+// Vectors [B, T, dim], or [B, width] of tables that are not as wide as each other.
+PyObject* make_tensor(memrec::Output* output, const Tables& tables, int64_t samples) {
+    const auto count = static_cast<int64_t>(tables.tables.size());
+    const int64_t by_table[] = {samples, count, tables.width / count}, together[] = {samples, tables.width};
+    return static_cast<PyObject*>(memrec::make_tensor(output, tables.as_wide ? 3 : 2, tables.as_wide ? by_table : together));
+}
+
+// look_up_few(tables, ids, most): the vectors of a tensor of ids [B, inputs]. None for others to take or to say what is
+// wrong: where it is no such tensor, has `most` samples or more or a large output, or where an id is outside its table.
+PyObject* look_up_few(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    if (count != 3) return wrong_count("look_up_few");
+    Tables* tables = tables_of(args[0]);
+    int64_t most;
+    if (!tables || !read_numbers(args + 2, 1, &most)) return nullptr;
+    Grid grid;
+    if (reinterpret_cast<PyObject*>(Py_TYPE(args[1])) != torch[kType] || !memrec::read_grid(args[1], grid)) {
+        PyErr_Clear();
+        Py_RETURN_NONE;
+    }
+    const auto table_count = static_cast<int64_t>(tables->tables.size());
+    const int64_t floats = grid.samples * tables->width;
+    if (grid.samples >= most || floats >= kManyFloats || !table_count || grid.inputs <= tables->last_input) Py_RETURN_NONE;
+    const int threads = grid.samples * table_count < memrec::kLookupsPerThread ? 1 : count_threads();
+    if (threads < 1) return nullptr;
+    memrec::Output* output = memrec::take_output(floats);
+    if (!output) return PyErr_NoMemory();
+    const Request request = {tables->tables.data(), bags_of_grid(*tables, grid).data(), table_count, grid.samples,
+                             memrec::memory_of(output), tables->width, false, nullptr};
+    if (look_up_freely(request, threads).fault == memrec::Fault::none) return make_tensor(output, *tables, grid.samples);
+    memrec::give_back(output);
+    Py_RETURN_NONE;
+}
+
+PyObject* idle_bytes(PyObject*, PyObject*) { return PyLong_FromLongLong(memrec::idle_output_bytes()); }
 
 // look_up_bags(tables, [(ids, narrow, stride, count, offsets, narrow_offsets, weights)], samples, out, out_stride, threads)
 PyObject* look_up_bags(PyObject*, PyObject* const* args, Py_ssize_t count) {
@@ -320,9 +402,13 @@ PyCFunction as_function(F function) {
 }
 
 PyMethodDef methods[] = {
+    {"connect", as_function(connect), METH_FASTCALL, "Lets look_up_few have torch's tensors; False where torch is too old."},
     {"make_tables", make_tables, METH_O, "A capsule of tables from their descriptions; the tensors stay the caller's."},
     {"look_up_grid", as_function(look_up_grid), METH_FASTCALL, "Rows of one id per sample and table."},
+    {"look_up_few", as_function(look_up_few), METH_FASTCALL,
+     "Rows of one id per sample and table, from a tensor to a new one."},
     {"look_up_bags", as_function(look_up_bags), METH_FASTCALL, "Pooled rows of bags of ids."},
+    {"idle_bytes", idle_bytes, METH_NOARGS, "Bytes kept for the next output of look_up_few."},
     {"sum_rows", as_function(sum_rows), METH_FASTCALL, "Sums of int8 rows whose numbers are given."},
     {"instruction_sets", instruction_sets, METH_NOARGS, "What this build and this machine have, best first."},
     {"active", active, METH_NOARGS, "The instruction set in use."},

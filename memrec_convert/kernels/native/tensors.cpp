@@ -1,0 +1,136 @@
+#include "tensors.h"
+
+#include <atomic>
+#include <new>
+
+#include "tables.h"
+
+namespace memrec {
+namespace {
+
+// As DLPack 1.x lays them out.
+struct Version {
+    uint32_t major, minor;
+};
+
+struct DataType {
+    uint8_t kind, bits;
+    uint16_t lanes;
+};
+
+constexpr int32_t kCpu = 1;
+constexpr uint8_t kInteger = 0, kFloat = 2;
+
+struct View {
+    void* data;
+    int32_t device, device_number;
+    int32_t dimensions;
+    DataType type;
+    int64_t* shape;
+    int64_t* strides;  // in elements
+    uint64_t byte_offset;
+};
+
+struct Owned {
+    Version version;
+    void* owner;
+    void (*release)(Owned* self);
+    uint64_t flags;
+    View view;
+};
+
+struct Exchange {
+    Version version;
+    const void* older;
+    int (*allocate)(View*, Owned**, void*, void (*)(void*, const char*, const char*));
+    int (*own)(void* object, Owned** made);
+    int (*to_object)(Owned* tensor, void** object);
+    int (*look_at)(void* object, View* view);
+    int (*stream)(int32_t, int32_t, void**);
+};
+
+constexpr Version kVersion = {1, 0};  // what is made here is as old as that
+constexpr int kMostDimensions = 3;
+
+std::atomic<const Exchange*> exchange{nullptr};
+
+}  // namespace
+
+struct Output {
+    Owned owned;
+    int64_t shape[kMostDimensions], strides[kMostDimensions];
+    int64_t floats;  // that there is room for
+};
+
+namespace {
+
+constexpr int64_t kHead = (sizeof(Output) + kLineBytes - 1) / kLineBytes * kLineBytes;
+
+std::atomic<Output*> idle{nullptr};
+
+void free_output(Output* output) { ::operator delete(output, std::align_val_t{kLineBytes}); }
+
+}  // namespace
+
+bool set_exchange(const void* table) {
+    const auto* found = static_cast<const Exchange*>(table);
+    if (found->version.major != kVersion.major || !found->look_at || !found->to_object) return false;
+    exchange = found;
+    return true;
+}
+
+bool has_exchange() { return exchange.load() != nullptr; }
+
+bool read_grid(void* tensor, Grid& grid) {
+    View view;
+    if (exchange.load()->look_at(tensor, &view) != 0) return false;
+    const bool integers = view.type.kind == kInteger && view.type.lanes == 1 && (view.type.bits == 64 || view.type.bits == 32);
+    if (view.device != kCpu || view.dimensions != 2 || !integers || !view.strides) return false;
+    grid = {static_cast<const char*>(view.data) + view.byte_offset, view.type.bits == 32, view.shape[0], view.shape[1],
+            view.strides[0], view.strides[1]};
+    return true;
+}
+
+Output* take_output(int64_t floats) {
+    Output* output = idle.exchange(nullptr);
+    if (output && output->floats >= floats) return output;
+    if (output) free_output(output);
+    const auto bytes = static_cast<size_t>(kHead) + sizeof(float) * static_cast<size_t>(floats);
+    void* memory = ::operator new(bytes, std::align_val_t{kLineBytes}, std::nothrow);
+    if (!memory) return nullptr;
+    output = new (memory) Output{};
+    output->floats = floats;
+    return output;
+}
+
+float* memory_of(Output* output) { return reinterpret_cast<float*>(reinterpret_cast<char*>(output) + kHead); }
+
+void give_back(Output* output) {
+    if (Output* other = idle.exchange(output)) free_output(other);
+}
+
+int64_t idle_output_bytes() {
+    Output* output = idle.exchange(nullptr);
+    if (!output) return 0;
+    const int64_t bytes = kHead + static_cast<int64_t>(sizeof(float)) * output->floats;
+    give_back(output);
+    return bytes;
+}
+
+void* make_tensor(Output* output, int dimensions, const int64_t* shape) {
+    int64_t stride = 1;
+    for (int d = dimensions - 1; d >= 0; --d) {
+        output->shape[d] = shape[d];
+        output->strides[d] = stride;
+        stride *= shape[d];
+    }
+    output->owned.version = kVersion;
+    output->owned.owner = output;
+    output->owned.release = [](Owned* self) { give_back(static_cast<Output*>(self->owner)); };
+    output->owned.flags = 0;
+    output->owned.view = {memory_of(output), kCpu, 0, dimensions, {kFloat, 32, 1}, output->shape, output->strides, 0};
+    void* object = nullptr;
+    return exchange.load()->to_object(&output->owned, &object) == 0 ? object : nullptr;
+}
+
+}  // namespace memrec
