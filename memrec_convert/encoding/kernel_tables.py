@@ -22,8 +22,8 @@ MOST_DIM = 1 << 16
 LINE_BYTES = 64
 GAP_FLOATS = 80
 """Between the vectors of one table and the next, where each table's lie in one piece; the kernel's own number."""
-LEAST_SAMPLES_BY_TABLE = 1024
-"""From this batch on each table's vectors are best written in one piece."""
+LEAST_BYTES_BY_TABLE = 64 << 20
+"""Outputs from this size on are written table by table: in order, instead of a few lines on every large page."""
 STREAM_BYTES = 2 << 20
 """Outputs from this size on are written past the caches."""
 
@@ -84,18 +84,20 @@ class KernelTables:
 
         None where the ids are no small batch on the CPU, and where `look_up_samples` has an error to raise.
         """
-        vectors = self.native.look_up_few(self.handle, ids, LEAST_SAMPLES_BY_TABLE)  # type: ignore[union-attr]
+        vectors = self.native.look_up_few(self.handle, ids)  # type: ignore[union-attr]
         return vectors if self.dim is not None or vectors is None else self.split(vectors)
 
     def look_up_samples(self, ids: Tensor) -> Tensor | Sequence[Tensor]:
-        """As `look_up_grid`, cut by tables: [samples, T, dim], or [samples, dim] per table where their dims differ."""
+        """As `look_up_grid`, cut by tables: [samples, T, dim], or [samples, dim] per table where their dims differ.
+
+        A large output comes per table as well, as `look_up_tables` gives it.
+        """
+        if 4 * len(ids) * self.width >= LEAST_BYTES_BY_TABLE:
+            return self.look_up_tables(ids)
         return self.split(self.look_up_grid(ids))
 
     def look_up_tables(self, ids: Tensor) -> tuple[Tensor, ...]:
-        """As `look_up_grid`, with each table's vectors in one piece: float32 [samples, dim] per table.
-
-        A large batch is written faster so: in order, instead of a few lines on every page.
-        """
+        """As `look_up_grid`, with each table's vectors in one piece: float32 [samples, dim] per table."""
         shape = ids.shape
         samples = shape[0]
         out = OUTPUTS.take(samples * self.width + len(self.tables) * GAP_FLOATS)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from memrec_convert.encoding.kernel_tables import LEAST_SAMPLES_BY_TABLE, KernelTables, kernel_can_read
+from memrec_convert.encoding.kernel_tables import KernelTables, kernel_can_read
 from memrec_convert.encoding.modules import CompressedEmbeddingBag
 from memrec_convert.encoding.operator import must_trace
 from memrec_convert.encoding.tracking import Changes
@@ -65,9 +65,7 @@ def embed_together(
         return None
     if isinstance(ids, Tensor):
         vectors = kernel.look_up_few(ids)
-        if vectors is not None or not ids.is_cpu:
-            return vectors
-        return kernel.look_up_samples(ids) if len(ids) < LEAST_SAMPLES_BY_TABLE else kernel.look_up_tables(ids)
+        return kernel.look_up_samples(ids) if vectors is None and ids.is_cpu else vectors
     if not first.is_cpu:
         return None
     samples = len(ids[0][1])

@@ -211,6 +211,21 @@ def test_tables_of_one_width_side_by_side() -> None:
             assert same_bits(piece, part)
 
 
+def test_a_large_output_comes_table_by_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the size on where rows of all tables would lie on too many pages."""
+    monkeypatch.setattr(kernel_tables, "LEAST_BYTES_BY_TABLE", 700 * 4 * 48)
+    for dims in ((16, 16, 16), (16, 8, 24)):
+        tables = KernelTables([make_bag(n, kinds=KINDS[n], dim=dim) for n, dim in enumerate(dims)], range(3))
+        for samples in (699, 700):
+            ids = draw_ids(20, samples * 3).view(samples, 3)
+            pieces = tables.look_up_samples(ids)
+            assert isinstance(pieces, Tensor) == (samples < 700 and tables.dim is not None)
+            found = pieces.unbind(1) if isinstance(pieces, Tensor) else pieces
+            for piece, part in zip(found, look_up_separately(tables, ids).split(list(dims), dim=1), strict=True):
+                assert piece.is_contiguous() == (samples == 700)
+                assert same_bits(piece, part)
+
+
 def test_out_is_filled_and_nothing_beside_it() -> None:
     """A given `out` may lie anywhere with any row pitch: what is around it keeps its numbers."""
     tables = make_mixed()

@@ -306,13 +306,12 @@ PyObject* make_tensor(memrec::Output* output, const Tables& tables, int64_t samp
     return static_cast<PyObject*>(memrec::make_tensor(output, tables.as_wide ? 3 : 2, tables.as_wide ? by_table : together));
 }
 
-// look_up_few(tables, ids, most): the vectors of a tensor of ids [B, inputs]. None for others to take or to say what is
-// wrong: where it is no such tensor, has `most` samples or more or a large output, or where an id is outside its table.
+// look_up_few(tables, ids): the vectors of a tensor of ids [B, inputs]. None for others to take or to say what is wrong:
+// where it is no such tensor, has a large output, or an id outside its table.
 PyObject* look_up_few(PyObject*, PyObject* const* args, Py_ssize_t count) {
-    if (count != 3) return wrong_count("look_up_few");
+    if (count != 2) return wrong_count("look_up_few");
     Tables* tables = tables_of(args[0]);
-    int64_t most;
-    if (!tables || !read_numbers(args + 2, 1, &most)) return nullptr;
+    if (!tables) return nullptr;
     Grid grid;
     if (reinterpret_cast<PyObject*>(Py_TYPE(args[1])) != torch[kType] || !memrec::read_grid(args[1], grid)) {
         PyErr_Clear();
@@ -320,7 +319,7 @@ PyObject* look_up_few(PyObject*, PyObject* const* args, Py_ssize_t count) {
     }
     const auto table_count = static_cast<int64_t>(tables->tables.size());
     const int64_t floats = grid.samples * tables->width;
-    if (grid.samples >= most || floats >= kManyFloats || !table_count || grid.inputs <= tables->last_input) Py_RETURN_NONE;
+    if (floats >= kManyFloats || !table_count || grid.inputs <= tables->last_input) Py_RETURN_NONE;
     const int threads = grid.samples * table_count < memrec::kLookupsPerThread ? 1 : count_threads();
     if (threads < 1) return nullptr;
     memrec::Output* output = memrec::take_output(floats);
