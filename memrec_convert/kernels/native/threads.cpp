@@ -1,6 +1,7 @@
 #include "threads.h"
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -15,6 +16,7 @@ namespace memrec {
 namespace {
 
 constexpr int kMostThreads = 256;
+constexpr std::chrono::microseconds kPatience{100};  // before a thread sleeps, which then takes some 40 to wake
 
 class Pool {
   public:
@@ -37,11 +39,21 @@ class Pool {
         work();
         std::unique_lock<std::mutex> lock(mutex_);
         helpers_ = 0;  // whoever has not woken by now is not needed
+        lock.unlock();
+        watch_for([this] { return running_ == 0; });
+        lock.lock();
         done_.wait(lock, [this] { return running_ == 0; });
         return true;
     }
 
   private:
+    // Looks for what mostly comes soon; other threads have the core meanwhile if they want it.
+    template <class F>
+    static void watch_for(F is_there) {
+        const auto end = std::chrono::steady_clock::now() + kPatience;
+        while (!is_there() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    }
+
     // How many of that many helpers there are; fewer where the system gives no more threads.
     int grow(int helpers) {
         try {
@@ -53,8 +65,9 @@ class Pool {
 
     void serve() {
         uint64_t seen = 0;
-        std::unique_lock<std::mutex> lock(mutex_);
         for (;;) {
+            watch_for([&] { return round_ != seen; });
+            std::unique_lock<std::mutex> lock(mutex_);
             wake_.wait(lock, [&] { return round_ != seen && helpers_ > 0; });
             seen = round_;
             --helpers_;
@@ -76,8 +89,9 @@ class Pool {
     Task task_ = nullptr;
     void* context_ = nullptr;
     int64_t count_ = 0;
-    int held_ = 0, helpers_ = 0, running_ = 0;
-    uint64_t round_ = 0;
+    int held_ = 0, helpers_ = 0;
+    std::atomic<int> running_{0};
+    std::atomic<uint64_t> round_{0};
 };
 
 // Never destroyed: its threads may outlive static destructors. A forked child has none of them and starts a new pool.
