@@ -71,12 +71,12 @@ class KernelTables:
 
         IndexError for ids outside a table; all is checked before anything is written.
         """
-        shape, stride = ids.shape, self.width
+        stride = self.width
         if out is None:
-            out = OUTPUTS.take(shape[0], stride)
+            out = OUTPUTS.take(ids.shape[0], stride)
         else:
-            stride = self._check_out(out, shape[0])
-        self._run_grid(ids, shape, out, stride, clock)
+            stride = self._check_out(out, ids.shape[0])
+        self._run_grid(ids, out, stride, clock)
         return out
 
     def look_up_few(self, ids: Tensor) -> Tensor | Sequence[Tensor] | None:
@@ -92,16 +92,15 @@ class KernelTables:
 
         A large output comes per table as well, as `look_up_tables` gives it.
         """
-        if 4 * len(ids) * self.width >= LEAST_BYTES_BY_TABLE:
+        if 4 * ids.shape[0] * self.width >= LEAST_BYTES_BY_TABLE:
             return self.look_up_tables(ids)
         return self.split(self.look_up_grid(ids))
 
     def look_up_tables(self, ids: Tensor) -> tuple[Tensor, ...]:
         """As `look_up_grid`, with each table's vectors in one piece: float32 [samples, dim] per table."""
-        shape = ids.shape
-        samples = shape[0]
+        samples = ids.shape[0]
         out = OUTPUTS.take(samples * self.width + len(self.tables) * GAP_FLOATS)
-        self._run_grid(ids, shape, out, 0)
+        self._run_grid(ids, out, 0)
         if self.dim is not None:  # one view of all
             strides = (samples * self.dim + GAP_FLOATS, self.dim, 1)
             return out.as_strided((len(self.tables), samples, self.dim), strides).unbind(0)
@@ -122,10 +121,8 @@ class KernelTables:
             raise ValueError(f"the rows of out lie on each other: they are {stride} apart and {self.width} wide")
         return stride
 
-    def _run_grid(
-        self, ids: Tensor, shape: Sequence[int], out: Tensor, stride: int, clock: Tensor | None = None
-    ) -> None:
-        (samples, columns), dtype = shape, ids.dtype
+    def _run_grid(self, ids: Tensor, out: Tensor, stride: int, clock: Tensor | None = None) -> None:
+        (samples, columns), dtype = ids.shape, ids.dtype
         narrow = dtype is torch.int32
         if not narrow and dtype is not torch.int64:
             raise TypeError(f"ids are {dtype}, expected int64 or int32")

@@ -16,17 +16,13 @@ from torch import Tensor
 from memrec_convert.encoding.kernel_tables import KernelTables, count_idle_bytes
 from memrec_convert.encoding.together import TogetherCache, embed_together
 
-pytestmark = pytest.mark.usefixtures("native")
+pytestmark = [
+    pytest.mark.usefixtures("native"),
+    pytest.mark.skipif(not hasattr(Tensor, "__dlpack_c_exchange_api__"), reason="this torch is too old for the step"),
+]
 
 ROWS = 20
 """That each of the random tables has at least."""
-
-
-@pytest.fixture(autouse=True)
-def connected(native: ModuleType) -> None:
-    """Torch has what the step needs."""
-    if not native.connect(torch.Tensor, torch.get_num_threads):
-        pytest.skip("this torch does not say how its tensors lie in memory")
 
 
 def make_tables(dim: int = 16, count: int = 5) -> KernelTables:
@@ -205,14 +201,14 @@ def test_an_output_can_be_learned_through_and_written_to() -> None:
         assert take(tables, ids).is_inference()
 
 
-def test_without_the_step_lookups_are_the_same(native: ModuleType) -> None:
+def test_without_the_step_lookups_are_the_same() -> None:
     """As with a torch that is too old for it."""
     tables = make_tables()
     ids = draw_ids(ROWS, 200).view(40, 5)
     cache = TogetherCache()
     with_it = embed_together(tables.tables, tables.inputs, ids, cache)
     assert cache.kernel is not None
-    cache.kernel.native = SimpleNamespace(look_up_few=lambda *_: None, look_up_grid=native.look_up_grid)
+    cache.kernel.native = SimpleNamespace(look_up_few=lambda *_: None)
     without = embed_together(tables.tables, tables.inputs, ids, cache)
     assert isinstance(with_it, Tensor)
     assert isinstance(without, Tensor)

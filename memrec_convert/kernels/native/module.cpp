@@ -21,7 +21,7 @@ using memrec::Request;
 using memrec::Table;
 
 constexpr const char* kCapsule = "memrec_convert.kernels.tables";
-constexpr int64_t kManyFloats = 256 << 10;  // of an output that look_up_few leaves to others
+constexpr int64_t kManyFloats = 256 << 10;  // of an output that look_up_few leaves to the pool of large pages
 
 enum { kType, kCountThreads };
 PyObject* torch[2] = {nullptr, nullptr};  // the type of its tensors, and what says its number of threads

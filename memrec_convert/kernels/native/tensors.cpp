@@ -56,15 +56,13 @@ std::atomic<const Exchange*> exchange{nullptr};
 
 }  // namespace
 
-struct Output {
+struct alignas(kLineBytes) Output {  // the floats lie behind it
     Owned owned;
     int64_t shape[kMostDimensions], strides[kMostDimensions];
     int64_t floats;  // that there is room for
 };
 
 namespace {
-
-constexpr int64_t kHead = (sizeof(Output) + kLineBytes - 1) / kLineBytes * kLineBytes;
 
 std::atomic<Output*> idle{nullptr};
 
@@ -78,8 +76,6 @@ bool set_exchange(const void* table) {
     exchange = found;
     return true;
 }
-
-bool has_exchange() { return exchange.load() != nullptr; }
 
 bool read_grid(void* tensor, Grid& grid) {
     View view;
@@ -95,15 +91,14 @@ Output* take_output(int64_t floats) {
     Output* output = idle.exchange(nullptr);
     if (output && output->floats >= floats) return output;
     if (output) free_output(output);
-    const auto bytes = static_cast<size_t>(kHead) + sizeof(float) * static_cast<size_t>(floats);
-    void* memory = ::operator new(bytes, std::align_val_t{kLineBytes}, std::nothrow);
+    void* memory = ::operator new(sizeof(Output) + sizeof(float) * static_cast<size_t>(floats), std::align_val_t{kLineBytes}, std::nothrow);
     if (!memory) return nullptr;
     output = new (memory) Output{};
     output->floats = floats;
     return output;
 }
 
-float* memory_of(Output* output) { return reinterpret_cast<float*>(reinterpret_cast<char*>(output) + kHead); }
+float* memory_of(Output* output) { return reinterpret_cast<float*>(output + 1); }
 
 void give_back(Output* output) {
     if (Output* other = idle.exchange(output)) free_output(other);
@@ -112,7 +107,7 @@ void give_back(Output* output) {
 int64_t idle_output_bytes() {
     Output* output = idle.exchange(nullptr);
     if (!output) return 0;
-    const int64_t bytes = kHead + static_cast<int64_t>(sizeof(float)) * output->floats;
+    const int64_t bytes = static_cast<int64_t>(sizeof(Output)) + static_cast<int64_t>(sizeof(float)) * output->floats;
     give_back(output);
     return bytes;
 }

@@ -9,7 +9,6 @@ namespace memrec {
 
 // Uses this table from now on; false where it is of another major version or lacks a function.
 bool set_exchange(const void* table);
-bool has_exchange();
 
 // A matrix of ids: strides in ids.
 struct Grid {

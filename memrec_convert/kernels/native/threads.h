@@ -1,4 +1,5 @@
-// A pool of threads that sleeps when calls are a while apart. One request uses it at a time; others meanwhile run on their own thread.
+// A pool of threads that sleeps when calls are a while apart. One request uses it at a time; others meanwhile run on their
+// own thread.
 #pragma once
 
 #include <cstdint>
