@@ -182,11 +182,16 @@ def main() -> None:
         seconds, peak = run(arguments)
         report = json.loads(out.with_name("small.report.json").read_text())
         row: dict[str, Any] = {
-            "rows": options.rows, "dim": options.dim, "MB": round(path.stat().st_size / 1e6),
+            "rows": options.rows,
+            "dim": options.dim,
+            "MB": round(path.stat().st_size / 1e6),
             "write s": round(written, 1),
-            "read once s": round(once, 1), "convert s": round(seconds, 1), "s per million rows":
-            round(seconds / options.rows * 1e6, 2), "peak MB": round(peak), "file bytes": out.stat().st_size,
-        }  # fmt: skip
+            "read once s": round(once, 1),
+            "convert s": round(seconds, 1),
+            "s per million rows": round(seconds / options.rows * 1e6, 2),
+            "peak MB": round(peak),
+            "file bytes": out.stat().st_size,
+        }
         left = sorted(one.name for one in Path(folder).iterdir())
     forms = [(table["name"], table["rows"], table["bytes_after"], table["form"]) for table in report["tables"]]
     print(tabulate(forms, headers=("table", "rows", "bytes", "form")))

@@ -14,13 +14,13 @@ from memrec_convert.artifact.metadata import Metadata
 from memrec_convert.artifact.writer import write_model
 from memrec_convert.checkpoint import read_source
 from memrec_convert.clicklog import take_profile
-from memrec_convert.conversion.candidates import find_candidates
-from memrec_convert.conversion.fitting import fit_subject
-from memrec_convert.conversion.from_checkpoint import LogChoices, make_schema, make_subject, open_batches
+from memrec_convert.conversion.inputs.from_checkpoint import LogChoices, make_schema, make_subject, open_batches
+from memrec_convert.conversion.inputs.preparing import stay_silent
+from memrec_convert.conversion.inputs.stopwatch import Stopwatch
 from memrec_convert.conversion.options import Options
-from memrec_convert.conversion.preparing import stay_silent
-from memrec_convert.conversion.sizing import complete_metadata, make_counter
-from memrec_convert.conversion.stopwatch import Stopwatch
+from memrec_convert.conversion.steps.candidates import find_candidates
+from memrec_convert.conversion.steps.fitting import fit_subject
+from memrec_convert.conversion.steps.sizing import complete_metadata, make_counter
 from memrec_convert.parallel import single_threaded_torch
 
 CASES = {
@@ -48,9 +48,7 @@ def check(shared: Path, case: str, count: int, seed: int) -> int:
             modules={}, architecture=subject.architecture, dense="fp32", profile={"weights": "log"}, plan=plan, seed=0
         )
         counter = make_counter(subject, blank, oov="error")
-        best = find_candidates(
-            subject, fitted, budget, options, counter, progress=stay_silent, watch=watch
-        )[0]  # fmt: skip
+        best = find_candidates(subject, fitted, budget, options, counter, progress=stay_silent, watch=watch)[0]
         with tempfile.TemporaryDirectory() as folder:
             metadata = complete_metadata(subject, blank, best.specs, oov="error")
             size = write_model(Path(folder) / "artifact.safetensors", best.as_model(subject), metadata)

@@ -32,8 +32,9 @@ import torch
 from embedding import TABLES, Ids, make_tables
 from tabulate import tabulate
 
-from memrec_convert.encoding import CompressedEmbeddingBag, HashGroup, HashSpec, TableSpec, kernel_tables
+from memrec_convert.encoding import HashSpec, TableSpec
 from memrec_convert.kernels.loading import import_native
+from memrec_convert.lookup import CompressedEmbeddingBag, HashGroup, kernel_tables
 
 DIM = 128
 FULL_BYTES = 5_000_000_000
@@ -42,9 +43,18 @@ WAYS = 14  # a last level of 14, 28 or 56 MiB then has a power of two of sets
 PUBLISHED = HashSpec("all", DIM, 75_000, 1, blocks=4688, k_weights=4, token_codec="fp32")
 NATIVE = Path(__file__).resolve().parent / "native"
 ADDRESSES = (
-    "frame", "codebook", "base", "codec_rows", "codec_scale", "index", "lines", "codes", "tokens",
-    "token_scale", "token_weights",
-)  # fmt: skip
+    "frame",
+    "codebook",
+    "base",
+    "codec_rows",
+    "codec_scale",
+    "index",
+    "lines",
+    "codes",
+    "tokens",
+    "token_scale",
+    "token_weights",
+)
 ID_LINES = 4 / 64
 MOST_FEWER = 10_000
 """A larger ratio is that of what the simulated interpreter does besides."""
@@ -127,9 +137,18 @@ def make_jobs(folder: Path, artifact_bytes: int, batch: int, batches: int) -> tu
     source = NATIVE / "gather.cpp"
     subprocess.run(["c++", "-O3", "-mavx2", "-shared", "-fPIC", "-o", library, source], check=True)
     common = {
-        "kernel": native.__file__, "instruction_set": "avx2", "gather": str(library), "ids": str(ids_file),
-        "full": False, "batch": batch, "tables": TABLES, "dim": DIM, "rows": ROWS, "blob": "", "descriptions": None,
-    }  # fmt: skip
+        "kernel": native.__file__,
+        "instruction_set": "avx2",
+        "gather": str(library),
+        "ids": str(ids_file),
+        "full": False,
+        "batch": batch,
+        "tables": TABLES,
+        "dim": DIM,
+        "rows": ROWS,
+        "blob": "",
+        "descriptions": None,
+    }
     ours, published = folder / "ours.bin", folder / "published.bin"
     mixed = make_tables(ids, DIM, "mixed", artifact_bytes, k=2, k_weights=4)
     jobs = {
@@ -150,12 +169,23 @@ def simulate(job: dict[str, Any], folder: Path, llc_bytes: int, batches: int) ->
     python = Path(sys.executable).resolve()
     done = subprocess.run(
         [
-            "valgrind", "--tool=cachegrind", "--cache-sim=yes", f"--cachegrind-out-file={folder / 'out'}",
-            "--I1=32768,8,64", "--D1=32768,8,64", f"--LL={llc_bytes},{WAYS},64",
-            python, "-I", "-S", NATIVE / "cache_driver.py", path,
+            "valgrind",
+            "--tool=cachegrind",
+            "--cache-sim=yes",
+            f"--cachegrind-out-file={folder / 'out'}",
+            "--I1=32768,8,64",
+            "--D1=32768,8,64",
+            f"--LL={llc_bytes},{WAYS},64",
+            python,
+            "-I",
+            "-S",
+            NATIVE / "cache_driver.py",
+            path,
         ],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
     text = done.stderr.replace(",", "")
@@ -206,9 +236,15 @@ def render(rows: list[dict[str, Any]]) -> str:
         else:
             fewer = f"{base / misses:.3g}x" if misses > base / MOST_FEWER else f"over {MOST_FEWER:,}x"
         lines.append(
-            (row["llc_mib"], row["contender"], f"{row['bytes'] / 1e6:,.1f}", f"{misses:.4f}", fewer,
-             f"{row['instructions']:.0f}")
-        )  # fmt: skip
+            (
+                row["llc_mib"],
+                row["contender"],
+                f"{row['bytes'] / 1e6:,.1f}",
+                f"{misses:.4f}",
+                fewer,
+                f"{row['instructions']:.0f}",
+            )
+        )
     headers = ["LLC MiB", "tables", "MB", "LLC misses", "fewer by", "instructions"]
     return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
 

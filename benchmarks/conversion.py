@@ -58,13 +58,22 @@ def run(shared: Path, case: str, budget: str, mode: str, seed: int, work: Path |
         )
     values = report.to_json()
     return {
-        "case": case, "budget": budget, "mode": mode, "seed": seed, "bytes": values["artifact"]["bytes"],
-        "budget_bytes": values["budget_bytes"], "auc": values["auc"]["after"], "delta": values["auc"]["delta"],
-        "ci95": values["auc"]["ci95"], "log_loss_delta": values["log_loss"]["delta"], "weights": values["weights"],
-        "divergence": values["plan"]["divergence"], "distortion": values["plan"]["distortion"],
+        "case": case,
+        "budget": budget,
+        "mode": mode,
+        "seed": seed,
+        "bytes": values["artifact"]["bytes"],
+        "budget_bytes": values["budget_bytes"],
+        "auc": values["auc"]["after"],
+        "delta": values["auc"]["delta"],
+        "ci95": values["auc"]["ci95"],
+        "log_loss_delta": values["log_loss"]["delta"],
+        "weights": values["weights"],
+        "divergence": values["plan"]["divergence"],
+        "distortion": values["plan"]["distortion"],
         "tune": values["fine_tune"] and {k: values["fine_tune"][k] for k in ("best_step", "steps", "gain")},
         "seconds": round(time.perf_counter() - start, 1),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

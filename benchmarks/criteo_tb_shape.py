@@ -22,15 +22,13 @@ from tabulate import tabulate
 
 from memrec_convert import convert, inspect
 from memrec_convert.clicklog import SyntheticSpec
-from memrec_convert.planning.shapes import read_shape
+from memrec_convert.lab.shapes.shapes import read_shape
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 from demo import prepare
 
 LEAST_ROWS = 2
-METHODS = {
-    "auto": "our plan", "codes": "codes alone", "int8": "int8 rows of hot ids", "memrec": "MEM-REC, all hashed",
-}  # fmt: skip
+METHODS = {"auto": "our plan", "codes": "codes alone", "int8": "int8 rows of hot ids", "memrec": "MEM-REC, all hashed"}
 """A method's name -> what it is in tables."""
 
 
@@ -47,17 +45,35 @@ def run(folder: Path, method: str, trained: bool, bits: float, seed: int) -> dic
     budget = round(rows * bits / 8) + found["dense_bytes"]
     start = time.perf_counter()
     report = convert(
-        folder / "dlrm.pt", budget, data=folder / "train.parquet", val=folder / "val.parquet",
-        eval=folder / "test.parquet", out=folder / "artifact.safetensors", force=True, seed=seed, work=folder / "fits",
-        epochs=int(trained), method=method,
-    ).to_json()  # fmt: skip
+        folder / "dlrm.pt",
+        budget,
+        data=folder / "train.parquet",
+        val=folder / "val.parquet",
+        eval=folder / "test.parquet",
+        out=folder / "artifact.safetensors",
+        force=True,
+        seed=seed,
+        work=folder / "fits",
+        epochs=int(trained),
+        method=method,
+    ).to_json()
     forms = {table["form"] for table in report["tables"]}
     return {
-        "method": method, "trained": trained, "bits": bits, "seed": seed, "rows": rows, "budget_bytes": budget,
-        "bytes": report["artifact"]["bytes"], "auc": report["auc"]["before"], "delta": report["auc"]["delta"],
-        "ci95": report["auc"]["ci95"], "log_loss_delta": report["log_loss"]["delta"], "forms": sorted(forms),
-        "plan": report["plan"], "seconds": round(time.perf_counter() - start, 1),
-    }  # fmt: skip
+        "method": method,
+        "trained": trained,
+        "bits": bits,
+        "seed": seed,
+        "rows": rows,
+        "budget_bytes": budget,
+        "bytes": report["artifact"]["bytes"],
+        "auc": report["auc"]["before"],
+        "delta": report["auc"]["delta"],
+        "ci95": report["auc"]["ci95"],
+        "log_loss_delta": report["log_loss"]["delta"],
+        "forms": sorted(forms),
+        "plan": report["plan"],
+        "seconds": round(time.perf_counter() - start, 1),
+    }
 
 
 def main() -> None:

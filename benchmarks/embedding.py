@@ -30,15 +30,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from memrec_convert.benchmarking.timing import Timing, calls_in_a_row, time_interleaved
-from memrec_convert.encoding import CompressedEmbeddingBag, HashGroup, HashSpec, LevelSpec, TableSpec, count_bytes
+from memrec_convert.bench.timing import Timing, calls_in_a_row, time_interleaved
+from memrec_convert.encoding import HashSpec, LevelSpec, TableSpec, count_bytes
 from memrec_convert.encoding.build import build_replaced
 from memrec_convert.encoding.index import choose_index
-from memrec_convert.encoding.kernel_tables import KernelTables
-from memrec_convert.encoding.memory import OUTPUTS, settle
-from memrec_convert.encoding.together import TogetherCache, embed_together
 from memrec_convert.kernels.hashing import hash_ids, token_numbers
 from memrec_convert.kernels.loading import describe_path, load_kernel
+from memrec_convert.lookup import CompressedEmbeddingBag, HashGroup
+from memrec_convert.lookup.kernel_tables import KernelTables
+from memrec_convert.lookup.memory import OUTPUTS, settle
+from memrec_convert.lookup.together import TogetherCache, embed_together
 
 TABLES = 26
 FULL_BYTES = {128: 5_000_000_000}
@@ -142,9 +143,14 @@ def make_tables(
         codes = draw.integers(0, 256, (rows, len(spec.stages)), dtype=np.uint8) if spec.stages else np.zeros((rows, 0))
         codebook = torch.from_numpy(draw.integers(-127, 128, (sum(spec.stages), dim)).astype(np.int8))
         tensors = build_replaced(
-            spec, centre=torch.randn(dim), scale=0.01, codebook=codebook if spec.stages else None, codes=codes,
-            levels=levels, read_rows=lambda some: torch.randn(len(some), dim),
-        )  # fmt: skip
+            spec,
+            centre=torch.randn(dim),
+            scale=0.01,
+            codebook=codebook if spec.stages else None,
+            codes=codes,
+            levels=levels,
+            read_rows=lambda some: torch.randn(len(some), dim),
+        )
         table = CompressedEmbeddingBag(spec, name=f"table{number}", group=group)
         table.fill(tensors)
         tables.append(table)
@@ -160,9 +166,15 @@ def _spec(rows: int, dim: int, form: str, hot: int, hashing: HashSpec | None, se
         levels = (LevelSpec("rows", choose_index(rows, hot), codec="int8"),)
     shifts = tuple(range(len(stages)))
     return TableSpec(
-        rows, dim, "replaced", stages=stages, shifts=shifts, levels=levels, hashing=hashing,
+        rows,
+        dim,
+        "replaced",
+        stages=stages,
+        shifts=shifts,
+        levels=levels,
+        hashing=hashing,
         hash_seed=seed if hashing else 0,
-    )  # fmt: skip
+    )
 
 
 def _most_ids(rows: int, dim: int, form: str, nbytes: int) -> int:
@@ -217,9 +229,15 @@ def given_tokens(stage: Stage, ids: Tensor) -> Callable[[Tensor], object] | None
 
     def run(out: Tensor) -> Tensor:
         native.sum_rows(
-            book.data_ptr(), stage.dim, entries.data_ptr(), count.data_ptr(), most, factor.data_ptr(), len(count),
+            book.data_ptr(),
+            stage.dim,
+            entries.data_ptr(),
+            count.data_ptr(),
+            most,
+            factor.data_ptr(),
+            len(count),
             out.data_ptr(),
-        )  # fmt: skip
+        )
         return out
 
     return run
@@ -277,12 +295,18 @@ def make_row(
     """One row of the JSON."""
     ns = {name: timing.median * 1e9 / (batch * TABLES) for name, timing in timings.items()}
     row: dict[str, Any] = {
-        "dim": stage.dim, "form": form, "ids": kind, "batch": batch, "artifact_bytes": stage.nbytes,
-        "ns_per_lookup": ns["ours"], "ratio_to_bags": ns["bags"] / ns["ours"],
-        "ratio_to_full": ns["full"] / ns["ours_out"], "ns": ns,
+        "dim": stage.dim,
+        "form": form,
+        "ids": kind,
+        "batch": batch,
+        "artifact_bytes": stage.nbytes,
+        "ns_per_lookup": ns["ours"],
+        "ratio_to_bags": ns["bags"] / ns["ours"],
+        "ratio_to_full": ns["full"] / ns["ours_out"],
+        "ns": ns,
         "steps": dict(zip(("read and mix", "index", "fetch", "decode and write"), steps, strict=True)),
         "noisy": sorted(name for name, timing in timings.items() if timing.noisy),
-    }  # fmt: skip
+    }
     if "gather" in ns:
         row["ratio_to_gather"] = ns["ours_out"] / ns["gather"]
     return row
@@ -317,9 +341,10 @@ def main() -> None:
             shown = "  ".join(f"{name} {value:.1f}" for name, value in last["ns"].items())
             print(
                 f"{kind:8} {batch:6}  x{last['ratio_to_bags']:.2f} bags  x{last['ratio_to_full']:.2f} full | {shown} | "
-                + " / ".join(f"{value:.1f}" for value in steps) + f" {'noisy' if last['noisy'] else ''}",
+                + " / ".join(f"{value:.1f}" for value in steps)
+                + f" {'noisy' if last['noisy'] else ''}",
                 flush=True,
-            )  # fmt: skip
+            )
     if given.json:
         given.json.write_text(json.dumps({"rows": rows, "kernel": describe_path(), "threads": given.threads}, indent=1))
     print(f"{time.perf_counter() - start:.0f} s")

@@ -31,9 +31,20 @@ from fuzz_forms import Form, make_forms
 from memrec_convert.errors import MemrecError
 
 FORBIDDEN = (
-    "os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.Popen", "exec", "pickle.find_class",
-    "marshal.loads", "socket.", "os.remove", "os.rename", "ctypes.dlopen", "webbrowser.",
-)  # fmt: skip
+    "os.system",
+    "os.exec",
+    "os.fork",
+    "os.posix_spawn",
+    "subprocess.Popen",
+    "exec",
+    "pickle.find_class",
+    "marshal.loads",
+    "socket.",
+    "os.remove",
+    "os.rename",
+    "ctypes.dlopen",
+    "webbrowser.",
+)
 """Beginnings of audit events that reading a file has no reason for, once everything is imported."""
 
 _INSTRUMENTED = ("memrec_convert.checkpoint", "memrec_convert.artifact", "memrec_convert.encoding", "pickletools")

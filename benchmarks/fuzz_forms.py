@@ -68,9 +68,13 @@ def make_forms(work: Path) -> list[Form]:
 
 def _dlrm_state() -> dict[str, torch.Tensor]:
     return {
-        "emb_l.0.weight": torch.randn(7, 4), "emb_l.1.weight": torch.randn(5, 4), "bot_l.0.weight": torch.randn(4, 2),
-        "bot_l.0.bias": torch.randn(4), "top_l.0.weight": torch.randn(1, 7), "top_l.0.bias": torch.randn(1),
-    }  # fmt: skip
+        "emb_l.0.weight": torch.randn(7, 4),
+        "emb_l.1.weight": torch.randn(5, 4),
+        "bot_l.0.weight": torch.randn(4, 2),
+        "bot_l.0.bias": torch.randn(4),
+        "top_l.0.weight": torch.randn(1, 7),
+        "top_l.0.bias": torch.randn(1),
+    }
 
 
 def _saved(work: Path, value: object, **options: Any) -> bytes:  # noqa: ANN401 - torch.save's own
@@ -185,8 +189,14 @@ def _write_blobs(folder: Path, state: dict[str, torch.Tensor]) -> dict[str, obje
     manifest: dict[str, object] = {"0/model": {"type": "OrderedDict", "keys": list(state)}}
     for number, (name, value) in enumerate(state.items()):
         (folder / str(number)).write_bytes(value.numpy().tobytes())
-        blob = {"type": "Tensor", "location": str(number), "serializer": "buffer_protocol", "dtype": "torch.float32",
-                "shape": list(value.shape), "byte_range": None}  # fmt: skip
+        blob = {
+            "type": "Tensor",
+            "location": str(number),
+            "serializer": "buffer_protocol",
+            "dtype": "torch.float32",
+            "shape": list(value.shape),
+            "byte_range": None,
+        }
         shard = {"offsets": [0] * value.dim(), "sizes": list(value.shape), "tensor": blob}
         cut = name == "emb_l.0.weight"
         manifest[f"0/model/{name}"] = {"type": "ShardedTensor", "shards": [shard]} if cut else blob
@@ -231,36 +241,71 @@ def _artifact_forms(work: Path) -> list[Form]:
     ]
 
 
-
 _EBC = "sparse_arch.embedding_bag_collection.embedding_bags"
 _DCN = {
-    f"{_EBC}.t_a.weight": [7, 4], f"{_EBC}.t_b.weight": [5, 4], "dense_arch.model._mlp.0._linear.weight": [4, 2],
-    "dense_arch.model._mlp.0._linear.bias": [4], "over_arch.model.1.weight": [1, 12], "over_arch.model.1.bias": [1],
-    "inter_arch.crossnet.W_kernels.0": [12, 3], "inter_arch.crossnet.V_kernels.0": [3, 12],
+    f"{_EBC}.t_a.weight": [7, 4],
+    f"{_EBC}.t_b.weight": [5, 4],
+    "dense_arch.model._mlp.0._linear.weight": [4, 2],
+    "dense_arch.model._mlp.0._linear.bias": [4],
+    "over_arch.model.1.weight": [1, 12],
+    "over_arch.model.1.bias": [1],
+    "inter_arch.crossnet.W_kernels.0": [12, 3],
+    "inter_arch.crossnet.V_kernels.0": [3, 12],
     "inter_arch.crossnet.bias.0": [12],
-}  # fmt: skip
-_QUANTISED = {
-    key: value for key, value in _DCN.items() if "crossnet" not in key
-} | {f"{_EBC}.t_a.weight": [7, 16, "U8"], f"{_EBC}.t_b.weight": [5, 16, "U8"], "tbes.0.D_offsets": [3, "I32"],
-     "tbes.0.weights_tys": [2, "U8"], "tbes.0.rows_per_table": [2, "I64"]}  # fmt: skip
+}
+_QUANTISED = {key: value for key, value in _DCN.items() if "crossnet" not in key} | {
+    f"{_EBC}.t_a.weight": [7, 16, "U8"],
+    f"{_EBC}.t_b.weight": [5, 16, "U8"],
+    "tbes.0.D_offsets": [3, "I32"],
+    "tbes.0.weights_tys": [2, "U8"],
+    "tbes.0.rows_per_table": [2, "I64"],
+}
 _MLP = {
-    "mlp.mlp.0.weight": [3, 8], "mlp.mlp.0.bias": [3], "mlp.mlp.1.weight": [3], "mlp.mlp.1.bias": [3],
-    "mlp.mlp.1.running_mean": [3], "mlp.mlp.1.running_var": [3], "mlp.mlp.4.weight": [1, 3], "mlp.mlp.4.bias": [1],
-}  # fmt: skip
+    "mlp.mlp.0.weight": [3, 8],
+    "mlp.mlp.0.bias": [3],
+    "mlp.mlp.1.weight": [3],
+    "mlp.mlp.1.bias": [3],
+    "mlp.mlp.1.running_mean": [3],
+    "mlp.mlp.1.running_var": [3],
+    "mlp.mlp.4.weight": [1, 3],
+    "mlp.mlp.4.bias": [1],
+}
 _STATES: tuple[dict[str, list[Any]], ...] = (
     _DCN,
     _QUANTISED,
-    {"emb_l.0.weight_q": [3, 4], "emb_l.0.weight_r": [4, 4], "emb_l.1.embs.weight": [5, 2],
-     "emb_l.1.proj.weight": [4, 2], "emb_l.2.weight": [9, 4], "v_W_l.2": [9], "bot_l.0.weight": [4, 2],
-     "bot_l.0.bias": [4], "top_l.0.weight": [1, 10], "top_l.0.bias": [1]},
-    {"embedding.embed_dict.a.weight": [7, 4], "embedding.embed_dict.b.weight": [5, 4], "linear.fc.weight": [1, 8],
-     "linear.fc.bias": [1], **_MLP},
+    {
+        "emb_l.0.weight_q": [3, 4],
+        "emb_l.0.weight_r": [4, 4],
+        "emb_l.1.embs.weight": [5, 2],
+        "emb_l.1.proj.weight": [4, 2],
+        "emb_l.2.weight": [9, 4],
+        "v_W_l.2": [9],
+        "bot_l.0.weight": [4, 2],
+        "bot_l.0.bias": [4],
+        "top_l.0.weight": [1, 10],
+        "top_l.0.bias": [1],
+    },
+    {
+        "embedding.embed_dict.a.weight": [7, 4],
+        "embedding.embed_dict.b.weight": [5, 4],
+        "linear.fc.weight": [1, 8],
+        "linear.fc.bias": [1],
+        **_MLP,
+    },
     {"embedding.embedding.weight": [12, 4], "linear.fc.weight": [12, 1], "linear.bias": [1], **_MLP},
-    {"embedding_dict.a.weight": [7, 4], "embedding_dict.b.weight": [5, 4], "linear_model.weight": [2, 1],
-     "linear_model.embedding_dict.a.weight": [7, 1], "linear_model.embedding_dict.b.weight": [5, 1],
-     "dnn.linears.0.weight": [3, 10], "dnn.linears.0.bias": [3], "dnn_linear.weight": [1, 3], "out.bias": [1]},
+    {
+        "embedding_dict.a.weight": [7, 4],
+        "embedding_dict.b.weight": [5, 4],
+        "linear_model.weight": [2, 1],
+        "linear_model.embedding_dict.a.weight": [7, 1],
+        "linear_model.embedding_dict.b.weight": [5, 1],
+        "dnn.linears.0.weight": [3, 10],
+        "dnn.linears.0.bias": [3],
+        "dnn_linear.weight": [1, 3],
+        "out.bias": [1],
+    },
     {"token_embedding_table.weight": [12, 4], "mlp.0.weight": [1, 4], "mlp.0.bias": [1]},
-)  # fmt: skip
+)
 
 
 _BYTES = {"U8": 1, "I32": 4, "I64": 8}

@@ -21,8 +21,8 @@ import numpy as np
 
 from memrec_convert import convert, load
 from memrec_convert.checkpoint import read_source
-from memrec_convert.conversion.from_checkpoint import LogChoices, make_schema, open_batches, run_on_batch
-from memrec_convert.conversion.judging import read_groups, read_labels
+from memrec_convert.conversion.inputs.from_checkpoint import LogChoices, make_schema, open_batches, run_on_batch
+from memrec_convert.conversion.measuring.judging import read_groups, read_labels
 from memrec_convert.evaluation.delong import compare_auc
 from memrec_convert.evaluation.groups import RESAMPLES, bootstrap_rows, compare_groups
 from memrec_convert.evaluation.scoring import score_batches
@@ -64,14 +64,26 @@ def check(shared: Path, case: str, budget: str, group: str, resamples: int) -> d
     assert grouped is not None
     delong = (difference.ci95[1] - difference.ci95[0]) / 2 / Z95
     return {
-        "case": case, "budget": budget, "rows": len(labels), "delta": difference.delta, "resamples": resamples,
-        "delong_error": delong, "row_bootstrap_error": float(np.std(rows)),
-        "ratio": delong / float(np.std(rows)), "delong_ci95": list(difference.ci95),
-        "row_ci95": np.quantile(rows, [0.025, 0.975]).tolist(), "row_seconds": round(middle - start, 1),
-        "group": group, "groups": grouped.groups, "covered": grouped.covered, "group_ci95": list(grouped.auc_ci95),
-        "gauc_before": grouped.gauc_before, "gauc_delta": grouped.gauc_delta, "gauc_ci95": grouped.gauc_ci95,
+        "case": case,
+        "budget": budget,
+        "rows": len(labels),
+        "delta": difference.delta,
+        "resamples": resamples,
+        "delong_error": delong,
+        "row_bootstrap_error": float(np.std(rows)),
+        "ratio": delong / float(np.std(rows)),
+        "delong_ci95": list(difference.ci95),
+        "row_ci95": np.quantile(rows, [0.025, 0.975]).tolist(),
+        "row_seconds": round(middle - start, 1),
+        "group": group,
+        "groups": grouped.groups,
+        "covered": grouped.covered,
+        "group_ci95": list(grouped.auc_ci95),
+        "gauc_before": grouped.gauc_before,
+        "gauc_delta": grouped.gauc_delta,
+        "gauc_ci95": grouped.gauc_ci95,
         "group_seconds": round(time.perf_counter() - middle, 1),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

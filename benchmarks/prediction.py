@@ -20,16 +20,16 @@ import torch
 from tabulate import tabulate
 
 from memrec_convert import convert, plan
-from memrec_convert.benchmarking.compare import MEMREC
-from memrec_convert.benchmarking.contest import Contender, Contest
-from memrec_convert.benchmarking.entrant import Entrant
-from memrec_convert.benchmarking.fits import FitStore
-from memrec_convert.benchmarking.held import RivalTable
-from memrec_convert.benchmarking.own import Conversion
-from memrec_convert.benchmarking.rivals import RIVALS
-from memrec_convert.benchmarking.view import TableView
-from memrec_convert.conversion.explaining import AucModel, model_auc
-from memrec_convert.conversion.preparing import Job, prepare, stay_silent
+from memrec_convert.conversion.inputs.preparing import Job, prepare, stay_silent
+from memrec_convert.conversion.measuring.prediction import AucModel, model_auc
+from memrec_convert.lab.compare import MEMREC
+from memrec_convert.lab.contest import Contender, Contest
+from memrec_convert.lab.entrant import Entrant
+from memrec_convert.lab.fits import FitStore
+from memrec_convert.lab.held import RivalTable
+from memrec_convert.lab.own import Conversion
+from memrec_convert.lab.rivals import RIVALS
+from memrec_convert.lab.view import TableView
 from memrec_convert.parallel import single_threaded_torch
 
 CASES = {
@@ -60,9 +60,14 @@ def predict_curve(shared: Path, case: str, budget: str, work: Path) -> list[dict
     for point in (one for one in curve if one["ratio"] in RATIOS):
         with tempfile.TemporaryDirectory() as out:
             report = convert(
-                source, point["budget_bytes"], data=logs["data"], eval=folder / "test.parquet", epochs=0,
-                out=Path(out) / "artifact.safetensors", work=work,
-            )  # fmt: skip
+                source,
+                point["budget_bytes"],
+                data=logs["data"],
+                eval=folder / "test.parquet",
+                epochs=0,
+                out=Path(out) / "artifact.safetensors",
+                work=work,
+            )
         assert report.auc is not None
         measured, predicted = -report.auc.delta, point["predicted_auc_drop"]
         factor = predicted / measured if measured > TELLING_DROP else None
@@ -93,9 +98,16 @@ def open_job(shared: Path, case: str, budget: str, **choices: object) -> Job:
     checkpoint, log = CASES[case]
     folder = shared / "data" / log
     return prepare(
-        shared / "checkpoints" / checkpoint, budget, None, folder / "train.parquet", folder / "val.parquet",
-        folder / "test.parquet", None, {"epochs": 0, **choices}, stay_silent,
-    )  # fmt: skip
+        shared / "checkpoints" / checkpoint,
+        budget,
+        None,
+        folder / "train.parquet",
+        folder / "val.parquet",
+        folder / "test.parquet",
+        None,
+        {"epochs": 0, **choices},
+        stay_silent,
+    )
 
 
 def list_contenders(
@@ -112,9 +124,13 @@ def list_contenders(
 
 
 def describe(
-    name: str, contest: Contest, model: torch.nn.Module, nbytes: int | None, views: tuple[TableView, ...],
+    name: str,
+    contest: Contest,
+    model: torch.nn.Module,
+    nbytes: int | None,
+    views: tuple[TableView, ...],
     auc_model: AucModel,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """What a plan loses over all rows, what that predicts, and what it loses in truth."""
     modules = list(model.tables)
     total = 0.0
@@ -122,9 +138,13 @@ def describe(
         total += view.total(lambda piece, module=module: read_rows(module, piece))  # type: ignore[misc]
     difference, _ = contest.measure(model)
     return {
-        "plan": name, "bytes": nbytes, "distortion": total, "predicted": auc_model.drop(total),
-        "measured": -difference.delta, "ci95": [-bound for bound in reversed(difference.ci95)],
-    }  # fmt: skip
+        "plan": name,
+        "bytes": nbytes,
+        "distortion": total,
+        "predicted": auc_model.drop(total),
+        "measured": -difference.delta,
+        "ci95": [-bound for bound in reversed(difference.ci95)],
+    }
 
 
 def read_rows(module: torch.nn.Module, piece: slice) -> torch.Tensor:

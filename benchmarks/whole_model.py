@@ -29,10 +29,10 @@ from embedding import TABLES, Ids, make_stage
 from tabulate import tabulate
 
 from memrec_convert import convert
-from memrec_convert.benchmarking.latency.bench import bench
-from memrec_convert.benchmarking.latency.contenders import CONVERTED, converted_contenders, original_contenders
-from memrec_convert.benchmarking.latency.draws import Draw, make_draw
-from memrec_convert.benchmarking.latency.measuring import add_ratios, time_batch
+from memrec_convert.bench.bench import bench
+from memrec_convert.bench.contenders import CONVERTED, converted_contenders, original_contenders
+from memrec_convert.bench.draws import Draw, make_draw
+from memrec_convert.bench.measuring import add_ratios, time_batch
 from memrec_convert.kernels.loading import describe_path
 from memrec_convert.models import build_model
 
@@ -62,9 +62,13 @@ def run_criteo(batches: list[int], seconds: float, artifact_mb: float) -> list[d
     """Rows of the Criteo-TB-shaped DLRM."""
     stage = make_stage(DIM, "mixed", int(artifact_mb * 1e6), k=2, k_weights=4)
     architecture = {
-        "name": "dlrm", "bottom": BOTTOM, "top": TOP, "interaction": "dot", "pairs": "lower",
+        "name": "dlrm",
+        "bottom": BOTTOM,
+        "top": TOP,
+        "interaction": "dot",
+        "pairs": "lower",
         "tables": [[stage.rows, DIM]] * TABLES,
-    }  # fmt: skip
+    }
     models = [build_model(architecture, tables).eval() for tables in (stage.tables, stage.bags)]
     models[1].load_state_dict({k: v for k, v in models[0].state_dict().items() if "tables" not in k}, strict=False)
     inputs = tuple(range(TABLES))
@@ -118,10 +122,18 @@ def time_evaluation(artifact: Path, checkpoint: Path, log: Path) -> dict[str, An
 def show(model: str, rows: list[dict[str, Any]]) -> None:
     """A line per stage and batch of the converted model."""
     lines = [
-        (model, row["stage"], row["batch"], f"{row['ns_per_lookup']:.1f}", f"{row['ratio_to_original']:.2f}x",
-         ", ".join(f"{name} {ratio:.2f}x" for name, ratio in row["ratio_to"].items()), "noisy" * row["noisy"])
-        for row in rows if row["contender"] == CONVERTED
-    ]  # fmt: skip
+        (
+            model,
+            row["stage"],
+            row["batch"],
+            f"{row['ns_per_lookup']:.1f}",
+            f"{row['ratio_to_original']:.2f}x",
+            ", ".join(f"{name} {ratio:.2f}x" for name, ratio in row["ratio_to"].items()),
+            "noisy" * row["noisy"],
+        )
+        for row in rows
+        if row["contender"] == CONVERTED
+    ]
     headers = ["model", "stage", "batch", "ns per lookup", "to original", "to", ""]
     print(tabulate(lines, headers, disable_numparse=True), flush=True)
 

@@ -40,8 +40,12 @@ SECTIONS: tuple[tuple[str, str, tuple[object, ...]], ...] = (
         "Files",
         "Verbs that take paths. Each is the command of the same name.",
         (
-            memrec_convert.inspect, memrec_convert.plan, memrec_convert.convert, memrec_convert.evaluate,
-            memrec_convert.compare, memrec_convert.verify,
+            memrec_convert.inspect,
+            memrec_convert.plan,
+            memrec_convert.convert,
+            memrec_convert.evaluate,
+            memrec_convert.compare,
+            memrec_convert.verify,
         ),
     ),
     (
@@ -59,8 +63,15 @@ SECTIONS: tuple[tuple[str, str, tuple[object, ...]], ...] = (
         "Logs",
         "In `memrec_convert.clicklog`.",
         (
-            clicklog.open_log, clicklog.LogSchema, clicklog.ClickLog, clicklog.Batch, clicklog.take_profile,
-            clicklog.save_profile, clicklog.load_profile, clicklog.Profile, clicklog.write_synthetic_log,
+            clicklog.open_log,
+            clicklog.LogSchema,
+            clicklog.ClickLog,
+            clicklog.Batch,
+            clicklog.take_profile,
+            clicklog.save_profile,
+            clicklog.load_profile,
+            clicklog.Profile,
+            clicklog.write_synthetic_log,
             clicklog.SyntheticSpec,
         ),
     ),
@@ -68,13 +79,25 @@ SECTIONS: tuple[tuple[str, str, tuple[object, ...]], ...] = (
         "Report",
         "In `memrec_convert.report`. The JSON file holds the fields and the properties of all these.",
         (
-            report.Report, report.ArtifactFile, report.TableReport, report.Sizes, report.SourceSizes,
-            report.ArtifactSizes, report.Comparison, report.AucComparison, report.SliceReport, report.GroupReport,
-            report.DecileComparison, report.DecileReport, report.AblationReport, report.ControlReport,
-            report.Alternative, report.Provenance,
+            report.Report,
+            report.ArtifactFile,
+            report.TableReport,
+            report.Sizes,
+            report.SourceSizes,
+            report.ArtifactSizes,
+            report.Comparison,
+            report.AucComparison,
+            report.SliceReport,
+            report.GroupReport,
+            report.DecileComparison,
+            report.DecileReport,
+            report.AblationReport,
+            report.ControlReport,
+            report.Alternative,
+            report.Provenance,
         ),
     ),
-)  # fmt: skip
+)
 
 
 def build_page() -> str:

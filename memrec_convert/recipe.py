@@ -23,9 +23,13 @@ _SUFFIXES = (".yaml", ".yml")
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring = 2, 60  # a few aliases in YAML make a value without end
 _KINDS = {
-    str: "text", bool: "true or false", int: "a whole number", float: "a number",
-    dict: "a mapping", list: "a list",
-}  # fmt: skip
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    dict: "a mapping",
+    list: "a list",
+}
 
 
 class RecipeData(BaseModel):

@@ -13,10 +13,17 @@ SHARE_ALLOWANCE_BYTES = 20_000
 """What a budget given as a share of the tables grants for header and metadata."""
 
 _FACTORS = {
-    "": 1, "b": 1,
-    "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
-    "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
-}  # fmt: skip
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
 _LARGEST_BYTES = 2**63 - 1
 _NUMBER = r"([0-9]{1,30}(?:\.[0-9]{1,30})?|\.[0-9]{1,30})"
 _FORMS = "bytes as 600kB, 48MB, 46MiB, 1GB or a plain number; a share as 5% or 100x; or llc"

@@ -6,33 +6,60 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import click
 import pytest
 
 import memrec_convert
-from memrec_convert.cli import cli
+from memrec_convert.cli.commands import cli
 
 ROOT = Path(memrec_convert.__file__).resolve().parent
 FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"cli_bench", "cli_experiments", "cli_report"},
-    {"cli_options", "console"},
-    {"benchmarking"},
+    {"lab"},
+    {"bench"},
     {"conversion"},
-    {"planning", "distill", "finetune", "evaluation", "artifact", "report"},
-    {"encoding", "checkpoint", "clicklog", "models"},
-    {"kernels", "recipe", "safe_files", "units", "errors", "parallel"},
+    {"report", "artifact"},
+    {"finetune", "distill"},
+    {"planning"},
+    {"models"},
+    {"lookup"},
+    {"encoding", "clicklog", "checkpoint", "evaluation"},
+    {"kernels", "recipe", "safe_files", "units", "errors", "parallel", "version"},
 )
 """Unit (subpackage or module of the top level) by layer, the highest first; imports point down, or sideways."""
+FLOORS = (
+    {"convert", "plan", "compress", "evaluate", "verify", "report"},
+    {"gating"},
+    {"shrink"},
+    {"measuring"},
+    {"steps"},
+    {"inputs"},
+    {"options"},
+)
+"""The same inside `conversion`."""
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
-COMMAND_LINE = {"cli.py", "cli_bench.py", "cli_experiments.py", "cli_report.py", "console.py"}
+FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+COMMAND_LINE = ROOT / "cli"
 VERBS = {name for name in memrec_convert.__all__ if not name.startswith("_")}
+MOST_FILES, MOST_LINES, MOST_FUNCTION_LINES = 14, 399, 59
+
+
+def module_of(file: Path) -> str:
+    """A file's dotted name; a package's own file has the package's."""
+    parts = ("memrec_convert", *file.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(file): file for file in FILES}
+FACE = "memrec_convert"
+"""The package's own file only names where the verbs are, for type checkers; nothing in the package imports it."""
 
 
 def unit_of(file: Path) -> str:
@@ -41,26 +68,31 @@ def unit_of(file: Path) -> str:
     return "" if first == "__init__.py" else first.removesuffix(".py")
 
 
-def imported_names(file: Path) -> Iterator[str]:
-    """Every module that a file imports from, at any depth of the code; relative ones made absolute."""
+def imported_modules(file: Path) -> set[str]:
+    """Every module of this package that a file imports, at any depth of the code, for type checkers too."""
     package = ["memrec_convert", *file.relative_to(ROOT).parent.parts]
+    found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found.update(alias.name for alias in node.names if alias.name in MODULES)
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package[: len(package) + 1 - node.level]) if node.level else ""
             module = ".".join(part for part in (base, node.module) if part)
-            yield from (f"{module}.{alias.name}" for alias in node.names)
+            for alias in node.names:
+                name = f"{module}.{alias.name}"
+                found.update({name if name in MODULES else module} & MODULES.keys())
+    return found
 
 
 def imported_units(file: Path) -> set[str]:
     """The units of this package that a file imports from, its own left out."""
-    units = set()
-    for name in imported_names(file):
-        parts = name.split(".")
-        if parts[0] == "memrec_convert" and len(parts) > 1 and parts[1] in LEVEL:
-            units.add(parts[1])
-    return units - {unit_of(file)}
+    return {name.split(".")[1] for name in imported_modules(file) if name != FACE} - {unit_of(file)}
+
+
+def room_of(module: str) -> str | None:
+    """The room inside `conversion` that a module is, or lies in."""
+    parts = module.split(".")
+    return parts[2] if len(parts) > 2 and parts[1] == "conversion" else None
 
 
 def all_commands() -> list[tuple[str, click.Command]]:
@@ -88,13 +120,52 @@ def test_imports_never_point_up(file):
         assert not higher
 
 
-def test_units_do_not_import_each_other_in_a_circle():
-    """The graph of units has an order."""
-    graph: dict[str, set[str]] = {}
-    for file in FILES:
-        if unit_of(file):
-            graph.setdefault(unit_of(file), set()).update(imported_units(file))
-    assert len(list(TopologicalSorter(graph).static_order())) >= len(graph)
+@pytest.mark.parametrize("file", sorted((ROOT / "conversion").rglob("*.py")), ids=lambda file: module_of(file))
+def test_inside_conversion_imports_point_down_too(file):
+    """Verbs import steps and measuring, those import inputs, never the other way round."""
+    own = room_of(module_of(file))
+    if own is not None:
+        rooms = {room for name in imported_modules(file) if (room := room_of(name)) is not None}
+        assert not {room for room in rooms if FLOOR[room] < FLOOR[own]}
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """The graph of all files has an order: imports inside functions and for type checkers are counted."""
+    graph = {name: imported_modules(file) - {name, FACE} for name, file in MODULES.items() if name != FACE}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_nothing_imports_the_face():
+    """The package's own file hands on verbs: who imports it inside the package would go round in a circle."""
+    assert not [name for name, file in MODULES.items() if FACE in imported_modules(file)]
+
+
+def test_nothing_but_the_command_line_imports_the_lab():
+    """The study of the method stands apart: a conversion never needs it."""
+    users = {unit_of(file) for file in FILES if "lab" in imported_units(file)}
+    assert users - {""} == {"cli"}
+
+
+def test_no_folder_holds_more_files_than_the_eye_takes_in():
+    """At most 14 Python files in a folder."""
+    counts = Counter(file.parent for file in FILES)
+    assert not {str(folder): count for folder, count in counts.items() if count > MOST_FILES}
+
+
+def test_files_and_functions_are_short():
+    """Files stay under 400 lines, functions under 60, signature and docstring included."""
+    long = []
+    for name, file in MODULES.items():
+        text = file.read_text(encoding="utf-8")
+        if text.count("\n") > MOST_LINES:
+            long.append(name)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= MOST_FUNCTION_LINES:
+                long.append(f"{name}.{node.name}")
+    assert not long
 
 
 def test_no_top_level_module_bears_the_name_of_a_verb():
@@ -173,9 +244,9 @@ def calls_of(file: Path) -> Iterator[str]:
 
 
 def test_only_the_command_line_prints_or_exits():
-    """print, click.echo, sys.exit and the streams belong to cli.py and its helpers."""
+    """print, click.echo, sys.exit and the streams belong to the package `cli`."""
     loud = {"print", "click.echo", "echo", "sys.exit", "exit", "sys.stdout.write", "sys.stderr.write"}
-    assert not {str(f.relative_to(ROOT)) for f in FILES if f.name not in COMMAND_LINE and loud & set(calls_of(f))}
+    assert not {str(f.relative_to(ROOT)) for f in FILES if COMMAND_LINE not in f.parents and loud & set(calls_of(f))}
 
 
 def test_nothing_from_a_checkpoint_is_ever_executed():

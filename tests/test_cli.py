@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from memrec_convert.cli.commands import main
 
-from memrec_convert.cli import main
 from memrec_convert.report import Report
 
 BUDGET = "12kB"
@@ -486,13 +486,27 @@ def test_the_checkpoint_itself_is_no_target(refuse, tiny, tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        ["--method", "magic"], ["--weights", "guess"], ["--dense", "fp8"], ["--targets", "hope"], ["--oov", "drop"],
-        ["--pairs", "sideways"], ["--dense-transform", "square"], ["--epochs", "-1"], ["--epochs", "many"],
-        ["--batch-size", "0"], ["--seed", "-1"], ["--threads", "-1"], ["--threshold", "ten"], ["--no-such-option"],
-        ["--modulus", "0", "--data", "x"], ["--weights", "log"], ["--recipe", "no-such-recipe"], ["extra-argument"],
+        ["--method", "magic"],
+        ["--weights", "guess"],
+        ["--dense", "fp8"],
+        ["--targets", "hope"],
+        ["--oov", "drop"],
+        ["--pairs", "sideways"],
+        ["--dense-transform", "square"],
+        ["--epochs", "-1"],
+        ["--epochs", "many"],
+        ["--batch-size", "0"],
+        ["--seed", "-1"],
+        ["--threads", "-1"],
+        ["--threshold", "ten"],
+        ["--no-such-option"],
+        ["--modulus", "0", "--data", "x"],
+        ["--weights", "log"],
+        ["--recipe", "no-such-recipe"],
+        ["extra-argument"],
     ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_an_option_of_an_unknown_value_is_one_sentence(refuse, tiny, tmp_path, options):
     """Nothing is guessed, and nothing is written."""
     refuse(tiny.bare, "--budget", BUDGET, "--out", tmp_path / "a.safetensors", *options)

@@ -18,21 +18,15 @@ import numpy as np
 import pytest
 import torch
 from docs_pages import PAGES, ROOT, read_blocks, read_commands
+from memrec_convert.cli.commands import cli
 from torch import Tensor, nn
 
 import memrec_convert
-from memrec_convert.cli import cli
 from memrec_convert.conversion.options import Options
-from memrec_convert.encoding import (
-    CompressedEmbedding,
-    CompressedEmbeddingBag,
-    HashGroup,
-    HashSpec,
-    LevelSpec,
-    TableSpec,
-)
+from memrec_convert.encoding import HashSpec, LevelSpec, TableSpec
 from memrec_convert.encoding.build import build_replaced
 from memrec_convert.encoding.index import IndexSpec, choose_index
+from memrec_convert.lookup import CompressedEmbedding, CompressedEmbeddingBag, HashGroup
 
 EXAMPLES = ("convert_checkpoint.py", "compress_custom_model.py", "serve_artifact.py")
 LOG_CHOICES = {"columns", "id_map", "modulus", "pairs", "dense_transform", "assume"}
@@ -122,9 +116,14 @@ def test_example_runs(name, tmp_path):
     """An example runs without arguments and warnings, says something, and leaves its folder as it found it."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(ROOT / "examples" / name)], cwd=tmp_path, env=environment, timeout=120,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-W", "error", str(ROOT / "examples" / name)],
+        cwd=tmp_path,
+        env=environment,
+        timeout=120,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
     assert list(tmp_path.iterdir()) == []
@@ -156,11 +155,14 @@ def make_table(spec: TableSpec, *, bag: bool = False, group: HashGroup | None = 
     codes = np.stack([draw.integers(0, size, spec.rows) for size in spec.stages], axis=1) if spec.stages else None
     source = torch.from_numpy(draw.standard_normal((spec.rows, spec.dim)).astype(np.float32))
     tensors = build_replaced(
-        spec, centre=torch.from_numpy(draw.standard_normal(spec.dim).astype(np.float32)), scale=0.0123,
+        spec,
+        centre=torch.from_numpy(draw.standard_normal(spec.dim).astype(np.float32)),
+        scale=0.0123,
         codebook=torch.from_numpy(draw.integers(-127, 128, (sum(spec.stages), spec.dim)).astype(np.int8)),
-        codes=np.zeros((spec.rows, 0), np.uint8) if codes is None else codes.astype(np.uint8), levels=levels,
+        codes=np.zeros((spec.rows, 0), np.uint8) if codes is None else codes.astype(np.uint8),
+        levels=levels,
         read_rows=lambda ids: source[torch.from_numpy(ids)],
-    )  # fmt: skip
+    )
     kind = CompressedEmbeddingBag if bag else CompressedEmbedding
     module = kind(spec, name="t", group=group, **facts)
     module.fill(tensors)
@@ -173,8 +175,11 @@ def make_group(name: str, **sizes) -> HashGroup:
     generator = torch.Generator().manual_seed(5)
     for name, buffer in group.named_buffers():
         noise = torch.randn(buffer.shape, generator=generator)
-        setattr(group, name, (noise * 40).clamp(-127, 127).to(torch.int8) if buffer.dtype == torch.int8
-                else noise.to(buffer.dtype))  # fmt: skip
+        setattr(
+            group,
+            name,
+            (noise * 40).clamp(-127, 127).to(torch.int8) if buffer.dtype == torch.int8 else noise.to(buffer.dtype),
+        )
     return group
 
 
@@ -196,20 +201,24 @@ def make_model(form: str) -> nn.Module:
     if form == "levels":
         odd = (LevelSpec("codes", choose_index(700, 40), depth=1), LevelSpec("codes", choose_index(700, 7), depth=4))
         bare = LevelSpec("rows", IndexSpec("keys", 5, 3, 4), codec="bf16")
-        return Tables({
-            "a": make_table(TableSpec(ROWS, DIM, "replaced", base_depth=2, levels=two_levels(), **STAGES)),
-            "b": make_table(TableSpec(700, DIM, "replaced", levels=odd, **STAGES)),
-            "c": make_table(TableSpec(5, 3, "replaced", levels=(bare,))),
-        })  # fmt: skip
+        return Tables(
+            {
+                "a": make_table(TableSpec(ROWS, DIM, "replaced", base_depth=2, levels=two_levels(), **STAGES)),
+                "b": make_table(TableSpec(700, DIM, "replaced", levels=odd, **STAGES)),
+                "c": make_table(TableSpec(5, 3, "replaced", levels=(bare,))),
+            }
+        )
     if form == "hashed":
         group, plain = make_group("dim8", blocks=5, k_weights=4), make_group("other", token_codec="fp32")
-        return Tables({
-            "a": make_table(TableSpec(ROWS, DIM, "replaced", hashing=group.spec, hash_seed=3), group=group),
-            "b": make_table(
-                TableSpec(ROWS, DIM, "replaced", hashing=group.spec, levels=two_levels(), **STAGES), group=group
-            ),
-            "c": make_table(TableSpec(60, DIM, "replaced", hashing=plain.spec, hash_seed=9), group=plain),
-        })  # fmt: skip
+        return Tables(
+            {
+                "a": make_table(TableSpec(ROWS, DIM, "replaced", hashing=group.spec, hash_seed=3), group=group),
+                "b": make_table(
+                    TableSpec(ROWS, DIM, "replaced", hashing=group.spec, levels=two_levels(), **STAGES), group=group
+                ),
+                "c": make_table(TableSpec(60, DIM, "replaced", hashing=plain.spec, hash_seed=9), group=plain),
+            }
+        )
     tables = {}
     for codec in ("fp32", "bf16", "int8"):
         rows = torch.randn(50, DIM, generator=torch.Generator().manual_seed(1))

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from docs_pages import ROOT, Block, find_blocks, split_commands
+from memrec_convert.cli.commands import cli
 from torch import nn
 
-from memrec_convert.cli import cli
 from memrec_convert.clicklog import SyntheticSpec
 
 GUIDES = (
@@ -194,7 +194,7 @@ def test_a_command_that_nobody_foresaw_is_an_error():
         ("Accuracy 0.7", ["Accuracy N"]),
         ("12 MB -> 3.4 kB (3.5x)", []),
     ],
-)  # fmt: skip
+)
 def test_output_of_another_kind_is_found(shown, foreign):
     """The comparison passes other figures and sees other words and columns."""
     printed = "18.1 MB -> 1.1 kB (7x)\nAUC 0.75 -> 0.71\n\nsize   before   after\n-----  -------  ------\na  1  2"

@@ -75,9 +75,21 @@ def test_index_leads_to_every_page():
 
 @pytest.mark.parametrize(
     "link",
-    ["gone.md", "page.md#nowhere", "#gone", "other.md#", "../outside.md", "/etc/hosts", "http://example.org/",
-     "https://nowhere", "https//example.org", "file:///x", "//example.org/x", "other.md#not-a-heading"],
-)  # fmt: skip
+    [
+        "gone.md",
+        "page.md#nowhere",
+        "#gone",
+        "other.md#",
+        "../outside.md",
+        "/etc/hosts",
+        "http://example.org/",
+        "https://nowhere",
+        "https//example.org",
+        "file:///x",
+        "//example.org/x",
+        "other.md#not-a-heading",
+    ],
+)
 def test_a_broken_link_is_found(link, tmp_path):
     """The check sees a missing file or heading, a way out of the repository, and an address of a wrong form."""
     (tmp_path / "outside.md").write_text("# There\n", encoding="utf-8")

@@ -165,10 +165,12 @@ def test_a_huge_file_is_not_read(refuse):
         ("zzz: 1", "unknown key 'zzz'"),
         ("1: 2", "unknown key '1'"),
         ("data: {modulos: 3}", "unknown key 'data > modulos' (did you mean 'modulus'?)"),
-        ("Budget: 1MB\nseeds: 1", "unknown key 'Budget' (did you mean 'budget'?); "
-                                  "unknown key 'seeds' (did you mean 'seed'?)"),
+        (
+            "Budget: 1MB\nseeds: 1",
+            "unknown key 'Budget' (did you mean 'budget'?); unknown key 'seeds' (did you mean 'seed'?)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_unknown_keys_are_errors_with_a_suggestion(refuse, text, said):
     """A key that would silently do nothing is named, all of them at once."""
     assert refuse(text) == said
@@ -210,9 +212,15 @@ def test_a_wrong_value_names_key_found_and_expected(refuse, text, said):
 
 
 @pytest.mark.parametrize(
-    ("text", "key"), [("budget:", "budget"), ("data: {modulus: }", "data > modulus"), ("data: ~", "data"),
-                      ("columns: {user: }", "columns > user"), ("columns: null", "columns")],
-)  # fmt: skip
+    ("text", "key"),
+    [
+        ("budget:", "budget"),
+        ("data: {modulus: }", "data > modulus"),
+        ("data: ~", "data"),
+        ("columns: {user: }", "columns > user"),
+        ("columns: null", "columns"),
+    ],
+)
 def test_a_key_without_a_value_is_an_error(refuse, text, key):
     """What would silently do nothing is said once."""
     assert refuse(text) == f"{key}: found nothing, expected a value: give one or leave the key out"
@@ -225,9 +233,15 @@ def test_a_key_given_twice_is_an_error(refuse, text):
 
 
 @pytest.mark.parametrize(
-    ("text", "found"), [("", "nothing"), ("# only a comment", "nothing"), ("- budget", "['budget'] (a list)"),
-                        ("48MB", "'48MB' (text)"), ("3", "3 (a whole number)")],
-)  # fmt: skip
+    ("text", "found"),
+    [
+        ("", "nothing"),
+        ("# only a comment", "nothing"),
+        ("- budget", "['budget'] (a list)"),
+        ("48MB", "'48MB' (text)"),
+        ("3", "3 (a whole number)"),
+    ],
+)
 def test_yaml_that_is_no_mapping_is_refused(refuse, text, found):
     """A recipe is a mapping; anything else is shown."""
     assert refuse(text) == f"found {found}, expected a mapping such as 'budget: 48MB'"
@@ -235,11 +249,24 @@ def test_yaml_that_is_no_mapping_is_refused(refuse, text, found):
 
 @pytest.mark.parametrize(
     "text",
-    ["budget: [", "budget: 48MB: 3", "\tbudget: 1", "a: *unknown", "\x00", b"budget: \xff\xfe", "--- 1\n--- 2",
-     "seed: !!bool maybe", "seed: !!int ''", "seed: !!timestamp x", "seed: 2001-13-45", "? [a]\n: b", "[" * 5000,
-     "seed: " + "9" * 5000],
+    [
+        "budget: [",
+        "budget: 48MB: 3",
+        "\tbudget: 1",
+        "a: *unknown",
+        "\x00",
+        b"budget: \xff\xfe",
+        "--- 1\n--- 2",
+        "seed: !!bool maybe",
+        "seed: !!int ''",
+        "seed: !!timestamp x",
+        "seed: 2001-13-45",
+        "? [a]\n: b",
+        "[" * 5000,
+        "seed: " + "9" * 5000,
+    ],
     ids=range(14),
-)  # fmt: skip
+)
 def test_what_is_not_yaml_is_one_sentence(refuse, text):
     """Broken YAML, other encodings, impossible values and endless nesting end in no traceback."""
     assert refuse(text).startswith("not a YAML recipe")

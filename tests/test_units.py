@@ -48,9 +48,30 @@ def test_sizes_of_the_documentation(text, size):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "MB", "48XB", "-5MB", "1e6", "4,8MB", "4.MB", "0", "0kB", 0, -1, True, "nan", "inf", "٤MB", "9" * 50,
-     "10000000TB", 2**63, pytest.param(10**5000, id="endless"), "5%", "100x"],
-)  # fmt: skip
+    [
+        "",
+        "MB",
+        "48XB",
+        "-5MB",
+        "1e6",
+        "4,8MB",
+        "4.MB",
+        "0",
+        "0kB",
+        0,
+        -1,
+        True,
+        "nan",
+        "inf",
+        "٤MB",
+        "9" * 50,
+        "10000000TB",
+        2**63,
+        pytest.param(10**5000, id="endless"),
+        "5%",
+        "100x",
+    ],
+)
 def test_what_is_no_size_is_refused(text):
     """Everything else is one sentence, including nothing, negative, endless and non-ASCII numbers."""
     with pytest.raises(BudgetError):
@@ -59,11 +80,24 @@ def test_what_is_no_size_is_refused(text):
 
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(0, "0 B"), (600, "600 B"), (999, "999 B"), (1000, "1.00 kB"), (538_000, "538 kB"), (999_400, "999 kB"),
-     (999_600, "1.00 MB"), (9_994_999, "9.99 MB"), (9_996_000, "10.0 MB"), (48_000_000, "48.0 MB"),
-     (99_960_000, "100 MB"), (2_160_000_000, "2.16 GB"), (96.137e9, "96.1 GB"), (1.5e16, "15,000 TB"),
-     (-48e6, "-48.0 MB")],
-)  # fmt: skip
+    [
+        (0, "0 B"),
+        (600, "600 B"),
+        (999, "999 B"),
+        (1000, "1.00 kB"),
+        (538_000, "538 kB"),
+        (999_400, "999 kB"),
+        (999_600, "1.00 MB"),
+        (9_994_999, "9.99 MB"),
+        (9_996_000, "10.0 MB"),
+        (48_000_000, "48.0 MB"),
+        (99_960_000, "100 MB"),
+        (2_160_000_000, "2.16 GB"),
+        (96.137e9, "96.1 GB"),
+        (1.5e16, "15,000 TB"),
+        (-48e6, "-48.0 MB"),
+    ],
+)
 def test_sizes_have_three_digits(size, text):
     """Rounding up to the next power moves to the next unit or drops a decimal, never a fourth digit."""
     assert format_bytes(size) == text
@@ -137,9 +171,14 @@ def test_the_llc_budget_says_where_it_comes_from(monkeypatch):
 
 @pytest.mark.parametrize(
     ("text", "threshold"),
-    [("10000rows", ("rows", 10000)), ("1 ROWS", ("rows", 1)), ("0", ("bytes", 0)), (0, ("bytes", 0)),
-     ("100kB", ("bytes", 10**5))],
-)  # fmt: skip
+    [
+        ("10000rows", ("rows", 10000)),
+        ("1 ROWS", ("rows", 1)),
+        ("0", ("bytes", 0)),
+        (0, ("bytes", 0)),
+        ("100kB", ("bytes", 10**5)),
+    ],
+)
 def test_thresholds_count_rows_or_bytes(text, threshold):
     """A threshold is a number of rows, a size, or zero."""
     assert parse_threshold(text) == threshold

@@ -15,9 +15,18 @@ import mmap
 import sys
 
 ADDRESSES = (
-    "frame", "codebook", "base", "codec_rows", "codec_scale", "index", "lines", "codes", "tokens",
-    "token_scale", "token_weights",
-)  # fmt: skip
+    "frame",
+    "codebook",
+    "base",
+    "codec_rows",
+    "codec_scale",
+    "index",
+    "lines",
+    "codes",
+    "tokens",
+    "token_scale",
+    "token_weights",
+)
 
 
 def address_of(block: mmap.mmap) -> int:

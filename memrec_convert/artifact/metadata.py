@@ -20,9 +20,16 @@ FORMAT_VERSION = 1
 DIGEST_BYTES = 16
 _BLANK_DIGEST = "0" * 2 * DIGEST_BYTES
 _KINDS: Mapping[str, type | tuple[type, ...]] = {
-    "modules": dict, "architecture": (dict, type(None)), "dense": str, "profile": dict, "plan": dict, "seed": int,
-    "aliases": dict, "measured": dict, "digests": dict,
-}  # fmt: skip
+    "modules": dict,
+    "architecture": (dict, type(None)),
+    "dense": str,
+    "profile": dict,
+    "plan": dict,
+    "seed": int,
+    "aliases": dict,
+    "measured": dict,
+    "digests": dict,
+}
 _TEXTS = ("aliases", "measured", "digests")
 METADATA_ATTRIBUTE = "memrec_metadata"
 """The attribute in which a model carries what its file says, or will say, about it."""

@@ -12,17 +12,11 @@ from torch import Tensor, nn
 
 from memrec_convert.artifact.layout import LARGEST_HEADER, METADATA_KEY
 from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE, Metadata, digest_tensor, parse_metadata, quote_error
-from memrec_convert.encoding import (
-    CompressedEmbeddingBag,
-    CompressedModule,
-    CompressedTable,
-    HashGroup,
-    build_module,
-)
 from memrec_convert.encoding.index import check_index
-from memrec_convert.encoding.memory import settle
 from memrec_convert.encoding.spec import TableSpec, table_spec_from_json
 from memrec_convert.errors import ArtifactError, ModelError
+from memrec_convert.lookup import CompressedEmbeddingBag, CompressedModule, CompressedTable, HashGroup, build_module
+from memrec_convert.lookup.memory import settle
 from memrec_convert.models import build_model
 
 
@@ -230,3 +224,13 @@ def check_table(module: CompressedTable, where: str) -> None:
             raise ArtifactError(
                 f"{where}: the index of level {number} is damaged ({problem}); convert the source again."
             )
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether a file begins as this tool's artifacts do; whether it is sound is for its reader to say."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(64)
+    except OSError:
+        return False
+    return f'"__metadata__":{{"{METADATA_KEY}"'.encode() in start

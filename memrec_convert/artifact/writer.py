@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from memrec_convert.artifact.layout import build_header, count_file_bytes, order_names
 from memrec_convert.artifact.metadata import Metadata, tensor_bytes
-from memrec_convert.encoding import CompressedTable, HashGroup
 from memrec_convert.encoding.spec import TableSpec, TensorShapes
 from memrec_convert.errors import ModelError
+from memrec_convert.lookup import CompressedTable, HashGroup
 from memrec_convert.safe_files import write_file
 
 DENSE_DTYPES = {"fp32": None, "bf16": torch.bfloat16}

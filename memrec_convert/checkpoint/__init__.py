@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from memrec_convert.checkpoint.facts import (
-    FACTS,
-    READINGS,
-    Assumption,
-    Facts,
-    parse_assumed,
-    read_facts,
-    state_facts,
-)
+from memrec_convert.checkpoint.facts import FACTS, READINGS, Assumption, Facts, parse_assumed, read_facts, state_facts
 from memrec_convert.checkpoint.reading import digest_files, read_source, verify_storage
 from memrec_convert.checkpoint.source import SourceModel, SourceTable
 from memrec_convert.checkpoint.tensor_ref import StoredTensor, TensorRef
 
 __all__ = [
-    "FACTS", "READINGS", "Assumption", "Facts", "SourceModel", "SourceTable", "StoredTensor", "TensorRef",
-    "digest_files", "parse_assumed", "read_facts", "read_source", "state_facts", "verify_storage",
-]  # fmt: skip
+    "FACTS",
+    "READINGS",
+    "Assumption",
+    "Facts",
+    "SourceModel",
+    "SourceTable",
+    "StoredTensor",
+    "TensorRef",
+    "digest_files",
+    "parse_assumed",
+    "read_facts",
+    "read_source",
+    "state_facts",
+    "verify_storage",
+]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memrec_convert.checkpoint.stand_ins import MalformedPickle
+from memrec_convert.checkpoint.inert.stand_ins import MalformedPickle
 from memrec_convert.checkpoint.tensor_ref import Array, StoredTensor, TensorRef
 
 

@@ -21,13 +21,19 @@ PAIRS = ("lower", "upper")
 INTERACTIONS = ("dot", "dot-with-itself", "cat")
 
 _CHOICES = {
-    "pairs": PAIRS, "dense_transform": DENSE_TRANSFORMS, "qr_operation": QR_OPERATIONS, "interaction": INTERACTIONS,
+    "pairs": PAIRS,
+    "dense_transform": DENSE_TRANSFORMS,
+    "qr_operation": QR_OPERATIONS,
+    "interaction": INTERACTIONS,
     "pooling": POOLINGS,
-}  # fmt: skip
+}
 _WORDS = {
-    "qr_operation": "the quotient-remainder operation", "interaction": "the interaction", "pooling": "the pooling",
-    "pairs": "the order of pairs", "dense_transform": "the dense transform",
-}  # fmt: skip
+    "qr_operation": "the quotient-remainder operation",
+    "interaction": "the interaction",
+    "pooling": "the pooling",
+    "pairs": "the order of pairs",
+    "dense_transform": "the dense transform",
+}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memrec_convert.checkpoint.chunked_ref import Chunk, join_chunks
-from memrec_convert.checkpoint.stand_ins import MalformedPickle, Placeholder, check_sizes, printable
+from memrec_convert.checkpoint.inert.stand_ins import MalformedPickle, Placeholder, check_sizes, printable
 from memrec_convert.checkpoint.tensor_ref import StoredTensor, TensorRef
 from memrec_convert.errors import CheckpointError, IncompleteCheckpointError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from memrec_convert.checkpoint.stand_ins import Placeholder, printable
+from memrec_convert.checkpoint.inert.stand_ins import Placeholder, printable
 from memrec_convert.checkpoint.tensor_ref import StoredTensor
 from memrec_convert.errors import CheckpointError
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
-from memrec_convert.conversion.fitting import fit_subject
+from memrec_convert.conversion.inputs.stopwatch import Stopwatch
+from memrec_convert.conversion.inputs.subject import BatchSource, Progress, Subject
 from memrec_convert.conversion.options import Options
-from memrec_convert.conversion.shrink import Shrunk, shrink
-from memrec_convert.conversion.stopwatch import Stopwatch
-from memrec_convert.conversion.subject import BatchSource, Progress, Subject
+from memrec_convert.conversion.shrink import shrink
+from memrec_convert.conversion.steps.fitting import fit_subject
+from memrec_convert.conversion.steps.outcome import GateResult, Shrunk
 from memrec_convert.errors import BudgetTooSmallError, LogError, QualityError, RecipeError
 from memrec_convert.evaluation.delong import compare_auc
 from memrec_convert.evaluation.scoring import score_batches
@@ -22,35 +22,6 @@ STEP = 1.025
 """Ratio between neighbouring budgets of the search: the next smaller candidate is at most 3 % smaller."""
 
 LARGEST_BOUND = 0.5
-
-
-@dataclass(frozen=True)
-class GateResult:
-    """The drop of AUC (original less artifact) on the judging log, its 95 % interval, and the bound it was held to.
-
-    `tried` lists the budgets of a search with their drops; `supported` says whether the whole interval is in bounds.
-    """
-
-    bound: float
-    drop: float
-    interval: tuple[float, float]
-    judged_on: str
-    samples: int
-    tried: tuple[tuple[int, float], ...] = ()
-
-    @property
-    def supported(self) -> bool:
-        """Whether the bound holds with 95 % confidence, and not in the estimate alone."""
-        return self.interval[1] <= self.bound
-
-    def describe(self) -> str:
-        """One sentence for the report."""
-        low, high = self.interval
-        verdict = "supports" if self.supported else "does not settle"
-        return (
-            f"AUC drop on {self.judged_on} {self.drop:.5f}, allowed {self.bound:.5f}; the 95 % interval {low:.5f} to "
-            f"{high:.5f} on {self.samples:,} rows {verdict} it"
-        )
 
 
 class Gate:
@@ -110,9 +81,14 @@ def require_quality(gate: Gate, shrunk: Shrunk, nbytes: int) -> GateResult:
 
 
 def find_smallest(
-    gate: Gate, options: Options, *, cap_bytes: int | None, profile: dict[str, object], progress: Progress,
+    gate: Gate,
+    options: Options,
+    *,
+    cap_bytes: int | None,
+    profile: dict[str, object],
+    progress: Progress,
     watch: Stopwatch,
-) -> tuple[Shrunk, GateResult]:  # fmt: skip
+) -> tuple[Shrunk, GateResult]:
     """The smallest outcome within the gate's bound, on a grid of budgets that rise by STEP; QualityError if none is.
 
     First without training, by bisection; then, where fine-tuning is possible, downwards from there with it.
@@ -125,9 +101,16 @@ def find_smallest(
     def attempt(budget_bytes: int, *, train: bool, rivals: bool = False) -> tuple[Shrunk, GateResult]:
         progress("search budgets", len(tried), 20)
         shrunk = shrink(
-            subject, Budget(str(budget_bytes), fixed_bytes=budget_bytes), options, profile=profile, watch=watch,
-            progress=_hush, train=train, fitted=fitted, rivals=rivals,
-        )  # fmt: skip
+            subject,
+            Budget(str(budget_bytes), fixed_bytes=budget_bytes),
+            options,
+            profile=profile,
+            watch=watch,
+            progress=_hush,
+            train=train,
+            fitted=fitted,
+            rivals=rivals,
+        )
         found = gate.judge(shrunk)
         tried[budget_bytes] = found
         return shrunk, found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from memrec_convert.errors import MemrecError, RecipeError
+from memrec_convert.errors import LogError, MemrecError, RecipeError
 from memrec_convert.units import parse_threshold
 
 METHODS = ("auto", "memrec", "codes", "int8", "sample-pooled")
@@ -55,15 +55,22 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, choices in (
-            ("method", METHODS), ("weights", WEIGHT_CHOICES), ("dense", DENSE_CHOICES), ("targets", TARGET_CHOICES),
+            ("method", METHODS),
+            ("weights", WEIGHT_CHOICES),
+            ("dense", DENSE_CHOICES),
+            ("targets", TARGET_CHOICES),
             ("oov", OOV_CHOICES),
-        ):  # fmt: skip
+        ):
             if getattr(self, name) not in choices:
                 raise RecipeError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}.")
         for name, least, most in (
-            ("epochs", 0, 1000), ("k", 1, 64), ("k_weights", 0, 16), ("batch_size", 1, 1 << 24), ("seed", 0, 2**31 - 1),
+            ("epochs", 0, 1000),
+            ("k", 1, 64),
+            ("k_weights", 0, 16),
+            ("batch_size", 1, 1 << 24),
+            ("seed", 0, 2**31 - 1),
             ("threads", 0, 4096),
-        ):  # fmt: skip
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
                 raise RecipeError(f"{name} is {value!r}; expected a whole number from {least} to {most}.")
@@ -81,3 +88,32 @@ class Options:
         """Whether a table of this size is over the threshold."""
         unit, least = parse_threshold(self.threshold)
         return (rows if unit == "rows" else nbytes) >= least
+
+
+@dataclass(frozen=True)
+class Extras:
+    """group: the evaluation log's column that says which rows belong together; ablation: every replaced table alone;
+    control: the original fine-tuned as the converted model is.
+    """
+
+    group: str | None = None
+    ablation: bool = False
+    control: bool = False
+
+    def check(self, options: Options, *, data: bool, val: bool, evaluation: bool) -> None:
+        """LogError where a measurement lacks its data, RecipeError for a control run of no training."""
+        for wanted, name in ((self.group, "--group"), (self.ablation, "--ablation"), (self.control, "--control")):
+            if wanted and not evaluation:
+                raise LogError(f"{name} says what to measure, and there is no evaluation data; add --eval.")
+        if not self.control:
+            return
+        missing = [name for name, given in (("--data", data), ("--val", val)) if not given]
+        if missing:
+            raise LogError(
+                f"--control repeats the fine-tuning on the original, and that needs {' and '.join(missing)}; add it."
+            )
+        if not options.epochs:
+            raise RecipeError("--control repeats the fine-tuning on the original, and --epochs 0 asks for none.")
+
+
+NO_EXTRAS = Extras()

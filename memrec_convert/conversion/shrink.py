@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from torch import nn
-
 from memrec_convert.artifact.metadata import Metadata
-from memrec_convert.conversion.assembly import round_dense
-from memrec_convert.conversion.candidates import Candidate, confirm, find_candidates
-from memrec_convert.conversion.fitting import Fitted, fit_subject
+from memrec_convert.conversion.inputs.stopwatch import Stopwatch
+from memrec_convert.conversion.inputs.subject import Progress, Subject
 from memrec_convert.conversion.options import Options
-from memrec_convert.conversion.recoding import teach_rows
-from memrec_convert.conversion.sizing import complete_metadata, make_counter
-from memrec_convert.conversion.stopwatch import Stopwatch
-from memrec_convert.conversion.subject import Progress, Subject
-from memrec_convert.conversion.weighting import NO_DATA_WARNING
+from memrec_convert.conversion.steps.assembly import round_dense
+from memrec_convert.conversion.steps.candidates import Candidate, confirm, find_candidates
+from memrec_convert.conversion.steps.fitting import Fitted, fit_subject
+from memrec_convert.conversion.steps.outcome import Shrunk, pad_budget
+from memrec_convert.conversion.steps.recoding import teach_rows
+from memrec_convert.conversion.steps.sizing import complete_metadata, make_counter
+from memrec_convert.conversion.steps.weighting import NO_DATA_WARNING
 from memrec_convert.errors import RecipeError
-from memrec_convert.finetune.loop import FineTuning
 from memrec_convert.parallel import single_threaded_torch
 from memrec_convert.units import Budget
 
 
-@dataclass(frozen=True)
-class Shrunk:
-    """The outcome: the model with its metadata, the candidate behind it, those that lost, and how training went."""
-
-    model: nn.Module
-    metadata: Metadata
-    chosen: Candidate
-    lost: tuple[Candidate, ...]
-    budget_bytes: int
-    weights: str
-    fitted: Fitted
-    fine_tuning: FineTuning | None
-    warnings: tuple[str, ...]
-
-
 def shrink(
-    subject: Subject, budget: Budget, options: Options, *, profile: dict[str, object], progress: Progress,
-    watch: Stopwatch, train: bool = True, fitted: Fitted | None = None, rivals: bool = True, refine: bool = True,
-) -> Shrunk:  # fmt: skip
+    subject: Subject,
+    budget: Budget,
+    options: Options,
+    *,
+    profile: dict[str, object],
+    progress: Progress,
+    watch: Stopwatch,
+    train: bool = True,
+    fitted: Fitted | None = None,
+    rivals: bool = True,
+    refine: bool = True,
+) -> Shrunk:
     """The subject's model within the budget. `profile` goes into the metadata.
 
     train=False stops before fine-tuning; `fitted` is reused where it is at hand; rivals=False plans one candidate only;
@@ -52,16 +42,20 @@ def shrink(
         budget_bytes = budget.resolve(table_bytes=subject.table_bytes, dense_bytes=subject.dense_bytes(options.dense))
         fitted = fitted or fit_subject(subject, options, progress, watch)
         blank = Metadata(
-            modules={}, architecture=subject.architecture, dense=options.dense, seed=options.seed,
+            modules={},
+            architecture=subject.architecture,
+            dense=options.dense,
+            seed=options.seed,
             profile={"weights": fitted.source} | profile,
             plan={
-                "budget": pad_budget(budget.text, budget_bytes), "budget_bytes": budget_bytes, "method": options.method,
+                "budget": pad_budget(budget.text, budget_bytes),
+                "budget_bytes": budget_bytes,
+                "method": options.method,
             },
-        )  # fmt: skip
+        )
         count = make_counter(subject, blank, oov=options.oov)
         candidates = find_candidates(
-            subject, fitted, budget_bytes, options, count, progress=progress, watch=watch, rivals=rivals,
-            refine=refine,
+            subject, fitted, budget_bytes, options, count, progress=progress, watch=watch, rivals=rivals, refine=refine
         )
         with watch.stage("compare plans"):
             chosen, *lost = confirm(subject, candidates, options, progress=progress, measure_alone=rivals)
@@ -74,18 +68,16 @@ def shrink(
                 model, fine_tuning = teach_rows(subject, fitted, chosen, model, options, progress=progress)
                 round_dense(model, options.dense)
     return Shrunk(
-        model, metadata, chosen, tuple(lost), budget_bytes, fitted.source, fitted, fine_tuning,
+        model,
+        metadata,
+        chosen,
+        tuple(lost),
+        budget_bytes,
+        fitted.source,
+        fitted,
+        fine_tuning,
         _warn(subject, fitted, chosen, options, budget_bytes, train=train),
-    )  # fmt: skip
-
-
-def pad_budget(text: str, budget_bytes: int) -> str:
-    """The budget's text, so padded that text and number have one length together.
-
-    The file's size then does not depend on how the budget is written, and the smallest budget that an error names is
-    still enough when it is given.
-    """
-    return text[:12].ljust(12 + 20 - len(str(budget_bytes)))
+    )
 
 
 def _warn(

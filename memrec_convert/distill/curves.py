@@ -15,47 +15,11 @@ from memrec_convert.distill.rows import RowReader, in_metric, is_large, read_chu
 from memrec_convert.distill.stages import FittedList, fit_lists
 from memrec_convert.distill.survey import Sample, Survey, ValueClasses, draw_sample, group_by_value
 from memrec_convert.encoding.codecs import CODECS
-
-STAGE_LISTS: tuple[tuple[int, ...], ...] = (
-    (16, 16, 256, 256, 256, 256, 256, 256),
-    (16, 16, 64, 64, 64, 64, 64, 64, 64, 64),
-    (4, 4, 16, 16, 64, 64, 256, 256, 256),
-    (2, 4, 16, 64, 256, 256, 256),
-    (4, 16, 64, 256, 256, 256, 256),
-    (8, 32, 128, 256, 256, 256),
-    (4, 8, 16, 32, 64, 128, 256, 256),
-    (2, 2, 2, 4, 8, 16, 32, 64, 128, 256),
-)
-"""Small first stages give every row of a huge table a cheap code; small later ones spare codebook bytes."""
+from memrec_convert.planning.curves import STAGE_LISTS, ListCurve, TableCurves
 
 SAMPLE_ROWS = 32_768
 FP16_END = 65_504.0
 KMEANS_ITERATIONS = 10
-
-
-@dataclass(frozen=True)
-class ListCurve:
-    """A stage list and its distortion: float64 [depth + 1, classes], the sum over rows of weight * |(t - z) A|**2."""
-
-    sizes: tuple[int, ...]
-    distortion: np.ndarray
-
-
-@dataclass(frozen=True)
-class TableCurves:
-    """One table as the planner sees it.
-
-    class_rows int64 [classes], most valuable first; lists: the replaced forms; stored: per row codec the distortion
-    of stored rows, float64 [classes]; kept: per row codec that of the whole table.
-    """
-
-    name: str
-    rows: int
-    dim: int
-    class_rows: np.ndarray
-    lists: tuple[ListCurve, ...]
-    stored: Mapping[str, np.ndarray]
-    kept: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -70,9 +34,16 @@ class TableFit:
 
 
 def fit_table(
-    name: str, reader: RowReader, survey: Survey, *, replaceable: bool, seed: int,
-    lists: Sequence[tuple[int, ...]] = STAGE_LISTS, sample_rows: int = SAMPLE_ROWS, scratch: Scratch = IN_MEMORY,
-) -> TableFit:  # fmt: skip
+    name: str,
+    reader: RowReader,
+    survey: Survey,
+    *,
+    replaceable: bool,
+    seed: int,
+    lists: Sequence[tuple[int, ...]] = STAGE_LISTS,
+    sample_rows: int = SAMPLE_ROWS,
+    scratch: Scratch = IN_MEMORY,
+) -> TableFit:
     """Fits every stage list on a sample and measures every form; a table that is not replaceable only as kept.
 
     What a large table loses as kept comes from the sample too, and the sample's distances are not held.

@@ -77,9 +77,16 @@ def fit_lists(
 
 
 def fit_stage(
-    residual: Tensor, weights: Tensor, metric: Tensor, size: int, *, scale: float, before: Stage | None,
-    iterations: int, generator: torch.Generator,
-) -> Stage:  # fmt: skip
+    residual: Tensor,
+    weights: Tensor,
+    metric: Tensor,
+    size: int,
+    *,
+    scale: float,
+    before: Stage | None,
+    iterations: int,
+    generator: torch.Generator,
+) -> Stage:
     """One codebook for these residuals (float32 [n, dim]), rounded to fixed point."""
     points = in_metric(residual, metric)
     centres = fit_centres(points, weights, size, iterations=iterations, generator=generator)
@@ -141,9 +148,14 @@ class _Prefix:
 
 
 def _extend(
-    prefix: _Prefix, size: int, weights: Tensor, metric: Tensor, scale: float, iterations: int,
+    prefix: _Prefix,
+    size: int,
+    weights: Tensor,
+    metric: Tensor,
+    scale: float,
+    iterations: int,
     generator: torch.Generator,
-) -> _Prefix:  # fmt: skip
+) -> _Prefix:
     before = prefix.stages[-1] if prefix.stages else None
     stage = fit_stage(
         prefix.residual, weights, metric, size, scale=scale, before=before, iterations=iterations, generator=generator

@@ -78,9 +78,14 @@ def _rank_of(values: np.ndarray) -> np.ndarray:
 
 
 def measure_levels(
-    reader: RowReader, survey: Survey, stages: Sequence[Stage], levels: Sequence[int | str], ids: np.ndarray, *,
+    reader: RowReader,
+    survey: Survey,
+    stages: Sequence[Stage],
+    levels: Sequence[int | str],
+    ids: np.ndarray,
+    *,
     workers: int,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """What each of these rising ids loses at each level, float32 [levels, ids]; a level as in `code_table`."""
     rows, dim = reader.shape
     losses = np.empty((len(levels), len(ids)), dtype=np.float32)

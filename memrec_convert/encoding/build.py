@@ -43,9 +43,15 @@ def keep_rows(spec: TableSpec, chunks: Iterable[tuple[int, Tensor]]) -> dict[str
 
 
 def build_replaced(
-    spec: TableSpec, *, centre: Tensor, scale: float, codebook: Tensor | None, codes: np.ndarray, levels: np.ndarray,
+    spec: TableSpec,
+    *,
+    centre: Tensor,
+    scale: float,
+    codebook: Tensor | None,
+    codes: np.ndarray,
+    levels: np.ndarray,
     read_rows: ReadRows,
-) -> dict[str, Tensor]:  # fmt: skip
+) -> dict[str, Tensor]:
     """The tensors of a replaced table.
 
     centre float32 [dim]; codebook int8 [entries, dim]; codes uint8 [rows, >= depth]; levels int8 [rows] numbers the
@@ -68,9 +74,14 @@ def build_replaced(
 
 
 def join_replaced(
-    spec: TableSpec, *, centre: Tensor, scale: float, codebook: Tensor | None, base: np.ndarray,
+    spec: TableSpec,
+    *,
+    centre: Tensor,
+    scale: float,
+    codebook: Tensor | None,
+    base: np.ndarray,
     levels: Sequence[LevelContent],
-) -> dict[str, Tensor]:  # fmt: skip
+) -> dict[str, Tensor]:
     """The tensors of a replaced table whose base codes are packed (uint8) and whose levels are gathered already."""
     tensors = _build_frame(spec, centre, scale, codebook)
     if spec.base_bits():

@@ -161,9 +161,16 @@ def table_spec_from_json(plain: Mapping[str, Any]) -> TableSpec:
     hashing = HashSpec(**plain["hashing"]) if "hashing" in plain else None
     levels = tuple(_level_from_json(level, rows, base_depth, len(stages)) for level in plain["levels"])
     spec = TableSpec(
-        rows, dim, "replaced", stages=stages, shifts=shifts, base_depth=base_depth, levels=levels,
-        hashing=hashing, hash_seed=_whole(plain.get("hash_seed", 0), 0, 2**32 - 1),
-    )  # fmt: skip
+        rows,
+        dim,
+        "replaced",
+        stages=stages,
+        shifts=shifts,
+        base_depth=base_depth,
+        levels=levels,
+        hashing=hashing,
+        hash_seed=_whole(plain.get("hash_seed", 0), 0, 2**32 - 1),
+    )
     _check(spec)
     return spec
 
@@ -223,9 +230,12 @@ def _check(spec: TableSpec) -> None:
         if not isinstance(hashing.group, str):
             raise ValueError(f"the hashed group's name {hashing.group!r} is no text")
         for name, least, most in (
-            ("dim", 1, MOST_ROWS), ("rows", 1, MOST_HASHED_ROWS), ("k", 1, MOST_TOKENS),
-            ("blocks", 0, MOST_HASHED_ROWS), ("k_weights", 0, WEIGHT_LANES),
-        ):  # fmt: skip
+            ("dim", 1, MOST_ROWS),
+            ("rows", 1, MOST_HASHED_ROWS),
+            ("k", 1, MOST_TOKENS),
+            ("blocks", 0, MOST_HASHED_ROWS),
+            ("k_weights", 0, WEIGHT_LANES),
+        ):
             _whole(getattr(hashing, name), least, most)
         if hashing.dim != spec.dim or spec.base_depth or hashing.token_codec not in ("int8", "fp32"):
             raise ValueError("the hashed group does not fit the table")

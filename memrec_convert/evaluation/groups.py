@@ -54,9 +54,16 @@ class GroupComparison:
 
 
 def compare_groups(
-    labels: ArrayLike, before: ArrayLike, after: ArrayLike, groups: ArrayLike, *, resamples: int = RESAMPLES,
-    seed: int = 0, workers: int = 1, margin: float = SAME_MARGIN,
-) -> GroupComparison | None:  # fmt: skip
+    labels: ArrayLike,
+    before: ArrayLike,
+    after: ArrayLike,
+    groups: ArrayLike,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    workers: int = 1,
+    margin: float = SAME_MARGIN,
+) -> GroupComparison | None:
     """GAUC of logits `before` and `after` [n], and paired 95 % intervals over resamples of the groups (int64 [n]).
 
     A resample draws as many groups as there are, with replacement; a drawn group brings all its rows, for both models.
@@ -81,12 +88,16 @@ def compare_groups(
     interval = _middle(overall) if count > 1 else _EVERYTHING
     some = bool(usable.any())
     return GroupComparison(
-        groups=count, both_classes=int(usable.sum()), covered=float(rows[usable].sum() / len(clicked)),
+        groups=count,
+        both_classes=int(usable.sum()),
+        covered=float(rows[usable].sum() / len(clicked)),
         gauc_before=_weighted_mean(aucs_before, rows) if some else None,
         gauc_after=_weighted_mean(aucs_after, rows) if some else None,
         gauc_ci95=(_middle(grouped) if usable.sum() > 1 else _EVERYTHING) if some else None,
-        auc_ci95=interval, verdict=judge(interval, margin=margin), resamples=resamples,
-    )  # fmt: skip
+        auc_ci95=interval,
+        verdict=judge(interval, margin=margin),
+        resamples=resamples,
+    )
 
 
 def group_aucs(clicked: Labels, scores: Float64, members: Int64) -> tuple[Float64, Int64]:
@@ -144,9 +155,15 @@ def _order(clicked: Labels, scores: Float64, members: Int64) -> _Pairs:
 
 
 def _resample(
-    clicked: Labels, before: Float64, after: Float64, members: Int64, own: tuple[Float64, Int64], resamples: int,
-    seed: int, workers: int,
-) -> Float64:  # fmt: skip
+    clicked: Labels,
+    before: Float64,
+    after: Float64,
+    members: Int64,
+    own: tuple[Float64, Int64],
+    resamples: int,
+    seed: int,
+    workers: int,
+) -> Float64:
     """[resamples, 2]: the change of the AUC over all rows and that of the GAUC, per resample; NaN where undefined."""
     old, new = _order(clicked, before, members), _order(clicked, after, members)
     changes, rows = own
@@ -180,9 +197,14 @@ def _middle(values: Float64) -> Interval:
 
 
 def bootstrap_rows(
-    labels: ArrayLike, before: ArrayLike, after: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0,
+    labels: ArrayLike,
+    before: ArrayLike,
+    after: ArrayLike,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
     workers: int = 1,
-) -> Float64:  # fmt: skip
+) -> Float64:
     """The AUC difference in each of `resamples` paired resamples of single rows: what DeLong's interval stands for.
 
     NaN where a resample lacks a class. LogError and ModelError as `metrics.measure`.

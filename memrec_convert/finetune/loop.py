@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from memrec_convert.encoding import CompressedTable
 from memrec_convert.finetune.trainable import open_codes
+from memrec_convert.lookup import CompressedTable
 
 CODEBOOK_RATE = 3e-2
 DENSE_RATE = 1e-4
@@ -202,15 +202,23 @@ def _train(run: _Run, total: int, *, check_every: int = 0) -> FineTuning:
     model.zero_grad(set_to_none=True)
     model.load_state_dict(best_state)
     return FineTuning(
-        run.start.name, tuple(history), best_step, step, rate=plan.codebook_rate,
-        dense_rate=plan.dense_rate if plan.train_dense else 0.0, planned_steps=total, start=run.state,
-    )  # fmt: skip
+        run.start.name,
+        tuple(history),
+        best_step,
+        step,
+        rate=plan.codebook_rate,
+        dense_rate=plan.dense_rate if plan.train_dense else 0.0,
+        planned_steps=total,
+        start=run.state,
+    )
 
 
 def _step(
-    model: nn.Module, lesson: Lesson, optimizers: Sequence[torch.optim.Optimizer],
+    model: nn.Module,
+    lesson: Lesson,
+    optimizers: Sequence[torch.optim.Optimizer],
     schedules: Sequence[torch.optim.lr_scheduler.LRScheduler],
-) -> None:  # fmt: skip
+) -> None:
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     loss = functional.binary_cross_entropy_with_logits(lesson.forward(model), lesson.targets, reduction="sum")

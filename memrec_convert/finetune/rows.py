@@ -32,9 +32,7 @@ class MappedRows:
         if offsets is None:  # bags of one size, a row of ids each
             offsets = torch.arange(len(ids)) * ids.shape[1]
         weights = None if per_sample_weights is None else per_sample_weights.reshape(-1)
-        return pool_bags(
-            rows.reshape(-1, rows.shape[-1]), offsets, weights=weights, mode=self.table.mode, counted=None
-        )  # fmt: skip
+        return pool_bags(rows.reshape(-1, rows.shape[-1]), offsets, weights=weights, mode=self.table.mode, counted=None)
 
     @torch.no_grad()
     def write_back(self) -> None:

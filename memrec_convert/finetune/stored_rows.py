@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from memrec_convert.encoding import CompressedTable
 from memrec_convert.encoding.codecs import CODECS
 from memrec_convert.finetune.row_map import make_map
+from memrec_convert.lookup import CompressedTable
 
 MOST_TRAINED = 1 << 24
 """Numbers of one table's rows that are trained: Adam holds three more floats of each, and moves all at every step."""

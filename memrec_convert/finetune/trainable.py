@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from memrec_convert.encoding import CompressedTable, HashGroup
 from memrec_convert.encoding.codecs import CODECS
 from memrec_convert.finetune.row_map import RowMap
 from memrec_convert.finetune.stored_rows import MOST_TRAINED, TrainableKept, TrainableRows, spread_of
 from memrec_convert.kernels.hashing import hash_ids, token_numbers, weight_positions
+from memrec_convert.lookup import CompressedTable, HashGroup
 
 ROWS_FACTOR = 4.0
 """Of the rate, for rows: few examples of a batch move one."""
@@ -169,9 +169,12 @@ class CodesTrainee:
         rows = [module.rows for part in self.parts for module in part.modules() if isinstance(module, TrainableRows)]
         of_rows = {id(parameter) for parameter in rows}
         shared = [
-            parameter for part in self.parts if isinstance(part, TrainableTable)
-            for parameter in part.parameters() if parameter.numel() and id(parameter) not in of_rows
-        ]  # fmt: skip
+            parameter
+            for part in self.parts
+            if isinstance(part, TrainableTable)
+            for parameter in part.parameters()
+            if parameter.numel() and id(parameter) not in of_rows
+        ]
         hashed = [
             parameter for part in self.parts if isinstance(part, TrainableGroup) for parameter in part.parameters()
         ]
@@ -180,9 +183,10 @@ class CodesTrainee:
         groups = [
             {"params": rows, "lr": rate * ROWS_FACTOR, "eps": ROWS_EPSILON},
             {"params": shared, "lr": rate, "eps": SHARED_EPSILON},
-            {"params": maps, "lr": rate * MAP_FACTOR}, {"params": hashed, "lr": rate},
+            {"params": maps, "lr": rate * MAP_FACTOR},
+            {"params": hashed, "lr": rate},
             {"params": dense, "lr": dense_rate},
-        ]  # fmt: skip
+        ]
         groups = [group for group in groups if group["params"]]
         return [torch.optim.Adam(groups, foreach=False)] if groups else []
 

@@ -19,9 +19,18 @@ from memrec_convert.models.stored_table import StoredTable
 from memrec_convert.models.table_set import TableSet
 
 __all__ = [
-    "DLRM", "ClickNetwork", "DeepFM", "DlrmDcn", "StoredTable", "TableSet", "build_model", "build_original",
-    "load_dense", "read_pooling", "read_table_inputs",
-]  # fmt: skip
+    "DLRM",
+    "ClickNetwork",
+    "DeepFM",
+    "DlrmDcn",
+    "StoredTable",
+    "TableSet",
+    "build_model",
+    "build_original",
+    "load_dense",
+    "read_pooling",
+    "read_table_inputs",
+]
 
 MODELS: dict[str, Callable[[Mapping[str, object], Iterable[nn.Module]], nn.Module]] = {
     "dlrm": DLRM,

@@ -8,8 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from memrec_convert.encoding.together import TogetherCache, embed_together
 from memrec_convert.errors import ModelError
+from memrec_convert.lookup.together import TogetherCache, embed_together
 
 TableInput = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor | None]
 """One input's bags: ids int64 [total], offsets int64 [B] (starts, no closing one), and weights float32 [total]."""
@@ -59,9 +59,7 @@ class ClickNetwork(nn.Module):
         """Everything after the embedding stage: logits [B] of dense features [B, n] and the tables' vectors."""
         raise NotImplementedError
 
-    def _refuse_full_bags(
-        self, number: int, ids: Tensor, offsets: Tensor, weights: Tensor | None = None
-    ) -> None:
+    def _refuse_full_bags(self, number: int, ids: Tensor, offsets: Tensor, weights: Tensor | None = None) -> None:
         """ModelError for a bag of several ids on a table whose original pools before it joins its two parts."""
         ends = torch.cat([offsets[1:], offsets.new_tensor([len(ids)])])
         if weights is not None or bool((ends - offsets > 1).any()):

@@ -39,8 +39,13 @@ class PooledSizes:
     def __post_init__(self) -> None:
         if not self.dw:
             object.__setattr__(self, "dw", self.D if self.kw else 0)
-        for name, least, most in (("D", 1, MOST_ENTRIES), ("l", 1, 1 << 20), ("K", 1, MOST_HASHES),
-                                  ("dw", 0, MOST_ENTRIES), ("kw", 0, MOST_HASHES)):  # fmt: skip
+        for name, least, most in (
+            ("D", 1, MOST_ENTRIES),
+            ("l", 1, 1 << 20),
+            ("K", 1, MOST_HASHES),
+            ("dw", 0, MOST_ENTRIES),
+            ("kw", 0, MOST_HASHES),
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
                 raise ModelError(f"the sample-pooled model's {name} is {value!r}; expected {least} to {most}.")
@@ -165,7 +170,14 @@ def pooled_architecture(
         name: original[name] for name in ("tables", "table_inputs", "dense_transform") if original.get(name) is not None
     }
     return kept | {
-        "name": "sample-pooled", "interaction": "none", "input_names": list(input_names), "bottom": bottom,
-        "top": [bottom[-1] + sizes.l, *top[1:]], "D": sizes.D, "K": sizes.K, "dw": sizes.dw, "kw": sizes.kw,
+        "name": "sample-pooled",
+        "interaction": "none",
+        "input_names": list(input_names),
+        "bottom": bottom,
+        "top": [bottom[-1] + sizes.l, *top[1:]],
+        "D": sizes.D,
+        "K": sizes.K,
+        "dw": sizes.dw,
+        "kw": sizes.kw,
         "l": sizes.l,
-    }  # fmt: skip
+    }

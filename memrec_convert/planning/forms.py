@@ -7,10 +7,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from memrec_convert.distill.curves import ListCurve, TableCurves
 from memrec_convert.encoding.codecs import CODECS
 from memrec_convert.encoding.index import choose_index
 from memrec_convert.encoding.spec import LevelSpec, TableSpec, count_bytes
+from memrec_convert.planning.curves import ListCurve, TableCurves
 
 BYTES_PER_TENSOR = 200
 """About what one tensor adds to the header; only the search uses it, the final count is exact."""
@@ -125,10 +125,12 @@ def _replaced_choice(
     pure = np.array([curve.distortion[base], *(_distortion(curves, curve, level) for level in levels)])
     kept_levels = [number for number, count in enumerate(counts) if count]
     choice = FormChoice(
-        sizes=curve.sizes, base_depth=base, levels=tuple(levels[number] for number in kept_levels),
+        sizes=curve.sizes,
+        base_depth=base,
+        levels=tuple(levels[number] for number in kept_levels),
         counts=tuple(counts[number] for number in kept_levels),
         distortion=float(pure[taken, np.arange(pure.shape[1])].sum()),
-    )  # fmt: skip
+    )
     return replace(choice, nbytes=count_form_bytes(choice, curves.rows, curves.dim))
 
 

@@ -151,9 +151,13 @@ def _gain(losses: np.ndarray, priced: Sequence[np.float32], levels: np.ndarray, 
 
 
 def _loss_without(
-    losses: np.ndarray, priced: Sequence[np.float32], levels: np.ndarray, closed: Sequence[int], number: int,
+    losses: np.ndarray,
+    priced: Sequence[np.float32],
+    levels: np.ndarray,
+    closed: Sequence[int],
+    number: int,
     part: slice,
-) -> float:  # fmt: skip
+) -> float:
     """What the members of a level would lose where it is closed and they go to the other open ones."""
     members = levels[part] == number
     own = losses[:, part][:, members]

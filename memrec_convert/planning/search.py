@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 
-from memrec_convert.distill.curves import TableCurves
 from memrec_convert.encoding.spec import TableSpec
 from memrec_convert.errors import BudgetTooSmallError
+from memrec_convert.planning.curves import TableCurves
 from memrec_convert.planning.forms import FormChoice, choose_form, spec_of
 from memrec_convert.units import format_bytes
 
@@ -38,9 +38,14 @@ class TablePlan:
 
 
 def plan_tables(
-    curves: Sequence[TableCurves], budget_bytes: int, count_file: CountFile, *, methods: str = "auto",
-    memo: FormMemo | None = None, steps: int = STEPS,
-) -> TablePlan:  # fmt: skip
+    curves: Sequence[TableCurves],
+    budget_bytes: int,
+    count_file: CountFile,
+    *,
+    methods: str = "auto",
+    memo: FormMemo | None = None,
+    steps: int = STEPS,
+) -> TablePlan:
     """The forms of least predicted distortion whose file is within the budget; BudgetTooSmallError where none is.
 
     memo is for several searches over the same curves; fewer `steps` (ROUGH_STEPS) leave a little of the budget over.

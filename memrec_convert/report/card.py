@@ -94,9 +94,9 @@ def _measured(values: Mapping[str, Any]) -> list[str]:
         sections.append(_titled("What each table alone costs", [table]))
     if values["deciles"]:
         titles = ["decile", "predicted before", "observed before", "predicted after", "observed after"]
-        sections.append(_titled("Calibration by decile of the prediction", [
-            _table(titles, decile_rows(values["deciles"]))
-        ]))  # fmt: skip
+        sections.append(
+            _titled("Calibration by decile of the prediction", [_table(titles, decile_rows(values["deciles"]))])
+        )
     return sections
 
 
@@ -111,11 +111,17 @@ def _budget(values: Mapping[str, Any]) -> str:
 def _tables(tables: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         [
-            entry["name"], f"{entry['rows']:,}", f"{entry['dim']:,}", format_size(entry["bytes_before"]),
-            format_size(entry["bytes_after"]), entry["method"], entry["form"], describe_shares(entry["lookup_share"]),
+            entry["name"],
+            f"{entry['rows']:,}",
+            f"{entry['dim']:,}",
+            format_size(entry["bytes_before"]),
+            format_size(entry["bytes_after"]),
+            entry["method"],
+            entry["form"],
+            describe_shares(entry["lookup_share"]),
         ]
         for entry in tables
-    ]  # fmt: skip
+    ]
     headers = ["table", "rows", "dim", "before", "after", "method", "form", "lookups by form"]
     return _table(headers, rows, left=(0, 5, 6, 7)) if rows else "None."
 
@@ -133,10 +139,14 @@ def _plan(values: Mapping[str, Any]) -> str:
         parts.append(_list(describe_mapping(values["plan"])))
     if values["alternatives"]:
         rows = [
-            [entry["name"], format_size(entry["bytes"]), "-" if entry["score"] is None else f"{entry['score']:.6g}",
-             entry["note"]]
+            [
+                entry["name"],
+                format_size(entry["bytes"]),
+                "-" if entry["score"] is None else f"{entry['score']:.6g}",
+                entry["note"],
+            ]
             for entry in values["alternatives"]
-        ]  # fmt: skip
+        ]
         parts.append("What lost against it (score: lower is better):")
         parts.append(_table(["alternative", "bytes", "score", "note"], rows, left=(0, 3)))
     return "\n\n".join(parts)

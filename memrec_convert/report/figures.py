@@ -100,22 +100,28 @@ def size_rows(sizes: Mapping[str, Any]) -> list[list[str]]:
     return [
         ["tables", format_size(source["tables"]), format_size(artifact["tables"])],
         ["dense part", format_size(source["dense"]), format_size(artifact["dense"])],
-        ["all else in the file", format_size(source["file"] - source["tables"] - source["dense"]),
-         format_size(artifact["header"])],
+        [
+            "all else in the file",
+            format_size(source["file"] - source["tables"] - source["dense"]),
+            format_size(artifact["header"]),
+        ],
         ["whole file", format_size(source["file"]), format_size(artifact["total"])],
-    ]  # fmt: skip
+    ]
 
 
 def slice_rows(slices: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """[table, form, samples, share, before, after, change] for each slice."""
     return [
         [
-            entry["table"], entry["form"], f"{entry['samples']:,}", format_share(entry["share"]),
+            entry["table"],
+            entry["form"],
+            f"{entry['samples']:,}",
+            format_share(entry["share"]),
             *(format_value(entry[key]) if entry[key] is not None else "-" for key in ("auc_before", "auc_after")),
             format_change(entry["delta"]) if entry["delta"] is not None else "-",
         ]
         for entry in slices
-    ]  # fmt: skip
+    ]
 
 
 def describe_groups(groups: Mapping[str, Any]) -> list[str]:
@@ -147,10 +153,14 @@ def decile_rows(deciles: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[list
 def ablation_rows(ablation: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """[table, AUC, change, 95 % interval] of each table alone."""
     return [
-        [entry["table"], format_value(entry["auc"]), format_change(entry["delta"], 5),
-         _describe_interval(entry["ci95"], 5)]
+        [
+            entry["table"],
+            format_value(entry["auc"]),
+            format_change(entry["delta"], 5),
+            _describe_interval(entry["ci95"], 5),
+        ]
         for entry in ablation
-    ]  # fmt: skip
+    ]
 
 
 def control_rows(control: Mapping[str, Any]) -> list[list[str]]:
@@ -161,11 +171,16 @@ def control_rows(control: Mapping[str, Any]) -> list[list[str]]:
         "compression": "compression costs, both trained",
     }
     return [
-        [title, format_value(entry["before"]), format_value(entry["after"]), format_change(entry["delta"], 5),
-         _describe_interval(entry["ci95"], 5)]
+        [
+            title,
+            format_value(entry["before"]),
+            format_value(entry["after"]),
+            format_change(entry["delta"], 5),
+            _describe_interval(entry["ci95"], 5),
+        ]
         for key, title in titles.items()
         for entry in [control[key]]
-    ]  # fmt: skip
+    ]
 
 
 def describe_control(control: Mapping[str, Any]) -> str:

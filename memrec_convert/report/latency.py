@@ -39,12 +39,16 @@ def _table(rows: Sequence[Mapping[str, Any]], width: int) -> list[str]:
     headers = ["batch", "who", "ns/lookup", "items/s", "p50 ms", "p99 ms", *["speed"] * compared]
     cells = [
         [
-            f"{row['batch']}", row["contender"] + "*" * row["noisy"], _nanoseconds(row["ns_per_lookup"]),
-            f"{row['items_per_second']:,.0f}", _milliseconds(row["ms_p50"]), _milliseconds(row["ms_p99"]),
+            f"{row['batch']}",
+            row["contender"] + "*" * row["noisy"],
+            _nanoseconds(row["ns_per_lookup"]),
+            f"{row['items_per_second']:,.0f}",
+            _milliseconds(row["ms_p50"]),
+            _milliseconds(row["ms_p99"]),
             *[_ratio(row["ratio_to_original"])] * compared,
         ]
         for row in rows
-    ]  # fmt: skip
+    ]
     return table_lines(headers, cells, width, left=(1,))
 
 

@@ -222,11 +222,15 @@ def _measured_blocks(values: Mapping[str, Any], width: int) -> list[list[str]]:
 def _tables_lines(tables: Sequence[Mapping[str, Any]], width: int) -> list[str]:
     rows = [
         [
-            entry["name"], f"{entry['rows']:,}", f"{entry['dim']:,}", format_size(entry["bytes_before"]),
-            format_size(entry["bytes_after"]), entry.get("form") or entry.get("method") or "",
+            entry["name"],
+            f"{entry['rows']:,}",
+            f"{entry['dim']:,}",
+            format_size(entry["bytes_before"]),
+            format_size(entry["bytes_after"]),
+            entry.get("form") or entry.get("method") or "",
         ]
         for entry in tables
-    ]  # fmt: skip
+    ]
     headers = ["table", "rows", "dim", "before", "after", "form"]
     return table_lines(headers, rows, width, left=(0, 5), wrapped=(5,)) if rows else []
 
@@ -255,10 +259,14 @@ def _slice_lines(slices: Sequence[Mapping[str, Any]] | None, width: int) -> list
 
 def _alternative_lines(alternatives: Sequence[Mapping[str, Any]], width: int) -> list[str]:
     rows = [
-        [entry["name"], format_size(entry["bytes"]),
-         "-" if entry.get("score") is None else f"{entry['score']:.6g}", entry.get("note") or ""]
+        [
+            entry["name"],
+            format_size(entry["bytes"]),
+            "-" if entry.get("score") is None else f"{entry['score']:.6g}",
+            entry.get("note") or "",
+        ]
         for entry in alternatives
-    ]  # fmt: skip
+    ]
     headers = ["alternative", "bytes", "score", "note"]
     return table_lines(headers, rows, width, left=(0, 3), wrapped=(3,)) if rows else []
 

@@ -15,24 +15,23 @@ from torch import Tensor, nn
 from memrec_convert import save
 from memrec_convert.artifact.layout import METADATA_KEY
 from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE, Metadata
-from memrec_convert.encoding import (
-    CompressedEmbedding,
-    CompressedEmbeddingBag,
-    HashGroup,
-    HashSpec,
-    LevelSpec,
-    TableSpec,
-)
+from memrec_convert.encoding import HashSpec, LevelSpec, TableSpec
 from memrec_convert.encoding.build import build_kept, build_replaced
 from memrec_convert.encoding.index import IndexSpec
+from memrec_convert.lookup import CompressedEmbedding, CompressedEmbeddingBag, HashGroup
 from memrec_convert.models import build_model
 
 DIM = 2
 HASHING = HashSpec("dim2", DIM, 7, 2, blocks=1, k_weights=4)
 ARCHITECTURE: dict[str, Any] = {
-    "name": "dlrm", "bottom": [1, 2], "top": [12, 1], "interaction": "dot", "pairs": "lower",
-    "self_interaction": False, "tables": [[20, 2], [40, 2], [50, 2], [60, 2]],
-}  # fmt: skip
+    "name": "dlrm",
+    "bottom": [1, 2],
+    "top": [12, 1],
+    "interaction": "dot",
+    "pairs": "lower",
+    "self_interaction": False,
+    "tables": [[20, 2], [40, 2], [50, 2], [60, 2]],
+}
 
 
 def make_group() -> HashGroup:
@@ -49,10 +48,16 @@ def make_spec(rows: int, *, hashed: bool = False) -> TableSpec:
     """A replaced table: a level of codes and one of stored rows over codes or over hashed tokens."""
     keys, bitmap = IndexSpec("keys", rows, 5, 4), IndexSpec("bitmap", rows, 3)
     return TableSpec(
-        rows, DIM, "replaced", stages=(2, 4), shifts=(0, 2), base_depth=0 if hashed else 1,
-        hashing=HASHING if hashed else None, hash_seed=rows if hashed else 0,
+        rows,
+        DIM,
+        "replaced",
+        stages=(2, 4),
+        shifts=(0, 2),
+        base_depth=0 if hashed else 1,
+        hashing=HASHING if hashed else None,
+        hash_seed=rows if hashed else 0,
         levels=(LevelSpec("codes", keys, depth=2), LevelSpec("rows", bitmap, codec="int8")),
-    )  # fmt: skip
+    )
 
 
 def make_bag(rows: int, *, group: HashGroup | None = None, **choices: Any) -> CompressedEmbeddingBag:
@@ -63,11 +68,14 @@ def make_bag(rows: int, *, group: HashGroup | None = None, **choices: Any) -> Co
     order = draw.permutation(rows)
     levels[order[:5]], levels[order[5:8]] = 0, 1
     tensors = build_replaced(
-        spec, centre=torch.tensor([0.5, -0.25]), scale=0.01, levels=levels,
+        spec,
+        centre=torch.tensor([0.5, -0.25]),
+        scale=0.01,
+        levels=levels,
         codebook=torch.from_numpy(draw.integers(-127, 128, (6, DIM)).astype(np.int8)),
         codes=np.stack([draw.integers(0, 2, rows), draw.integers(0, 4, rows)], axis=1).astype(np.uint8),
         read_rows=lambda ids: torch.from_numpy(draw.normal(size=(len(ids), DIM)).astype(np.float32)),
-    )  # fmt: skip
+    )
     module = CompressedEmbeddingBag(spec, name=f"t{rows}", group=group, **choices)
     module.fill(tensors)
     return module

@@ -18,11 +18,38 @@ from memrec_convert.errors import ArtifactError, MemrecError, ModelError
 
 Place = tuple[Any, ...]
 WRONG = (
-    None, True, -1, 0, 1, 7, 2**31, 2**63, 10**30, 0.5, "", "x", "F64", "../../etc/passwd", [], {}, [[1]], {"a": 1},
-)  # fmt: skip
+    None,
+    True,
+    -1,
+    0,
+    1,
+    7,
+    2**31,
+    2**63,
+    10**30,
+    0.5,
+    "",
+    "x",
+    "F64",
+    "../../etc/passwd",
+    [],
+    {},
+    [[1]],
+    {"a": 1},
+)
 FIELDS = (
-    "aliases", "architecture", "dense", "digests", "format", "measured", "modules", "plan", "profile", "seed", "self",
-)  # fmt: skip
+    "aliases",
+    "architecture",
+    "dense",
+    "digests",
+    "format",
+    "measured",
+    "modules",
+    "plan",
+    "profile",
+    "seed",
+    "self",
+)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +131,7 @@ def test_a_forger_who_mends_the_digest_gets_no_further(tmp_path: Path, saved: by
 
 @pytest.mark.parametrize(
     "forge", [lambda table: table.pop("mode"), lambda table: table.update(include_last_offset=True)]
-)  # fmt: skip
+)
 def test_a_table_that_takes_ids_in_another_way_is_refused(
     tmp_path: Path, saved: bytes, forge: Callable[[dict[str, Any]], object]
 ) -> None:

@@ -18,9 +18,17 @@ from memrec_convert.artifact.metadata import tensor_bytes
 from memrec_convert.errors import ModelError
 
 DTYPES = [
-    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
-    torch.uint8, torch.bool,
-]  # fmt: skip
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+]
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(lambda name: name != "__metadata__")
 SHAPES = st.lists(st.integers(0, 4), max_size=3).map(tuple)
 
@@ -28,9 +36,7 @@ SHAPES = st.lists(st.integers(0, 4), max_size=3).map(tuple)
 def draw_tensors(shapes: dict[str, tuple[torch.dtype, tuple[int, ...]]]) -> dict[str, Tensor]:
     """Numbers of every dtype."""
     draw = torch.Generator().manual_seed(1)
-    return {
-        name: torch.randint(0, 100, shape, generator=draw).to(dtype) for name, (dtype, shape) in shapes.items()
-    }  # fmt: skip
+    return {name: torch.randint(0, 100, shape, generator=draw).to(dtype) for name, (dtype, shape) in shapes.items()}
 
 
 def render(tensors: dict[str, Tensor], metadata: str) -> bytes:

@@ -65,9 +65,15 @@ class CountedStream:
 
 
 SYSTEM_CALLS = (
-    (os, "fsync"), (os, "fchmod"), (os, "dup"), (os, "fstat"), (os, "open"), (os, "scandir"), (fcntl, "flock"),
+    (os, "fsync"),
+    (os, "fchmod"),
+    (os, "dup"),
+    (os, "fstat"),
+    (os, "open"),
+    (os, "scandir"),
+    (fcntl, "flock"),
     (Path, "replace"),
-)  # fmt: skip
+)
 
 
 def write_counted(path: Path, due: int, error: int = errno.ENOSPC) -> tuple[list[str], OutputError | None]:
@@ -75,10 +81,7 @@ def write_counted(path: Path, due: int, error: int = errno.ENOSPC) -> tuple[list
     countdown, refused = Countdown(due, error), None
     with pytest.MonkeyPatch.context() as patched:
         opened = os.fdopen
-        patched.setattr(
-            os, "fdopen",
-            lambda *args: CountedStream(countdown.wrap("fdopen", opened)(*args), countdown),
-        )  # fmt: skip
+        patched.setattr(os, "fdopen", lambda *args: CountedStream(countdown.wrap("fdopen", opened)(*args), countdown))
         for holder, name in SYSTEM_CALLS:
             patched.setattr(holder, name, countdown.wrap(name, getattr(holder, name)))
         try:

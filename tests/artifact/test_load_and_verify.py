@@ -22,9 +22,10 @@ from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE
 from memrec_convert.artifact.reader import build_modules, read_artifact
 from memrec_convert.artifact.verification import check_disjoint
 from memrec_convert.artifact.writer import collect_tensors, write_model
-from memrec_convert.encoding import CompressedEmbeddingBag, LevelSpec, TableSpec
+from memrec_convert.encoding import LevelSpec, TableSpec
 from memrec_convert.encoding.index import build_index, choose_index, order_ids
 from memrec_convert.errors import ArtifactError, MemrecError, ModelError, OutputError
+from memrec_convert.lookup import CompressedEmbeddingBag
 
 DENSE = torch.linspace(-1, 1, 6).unsqueeze(1)
 IDS = torch.tensor([[0, 39, 49, 59], [19, 0, 1, 2], [5, 5, 5, 5], [1, 20, 30, 40], [9, 8, 7, 6], [2, 4, 8, 16]])

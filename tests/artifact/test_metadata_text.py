@@ -23,9 +23,15 @@ from memrec_convert.artifact.metadata import (
 from memrec_convert.errors import ArtifactError
 
 SIMPLE = Metadata(
-    modules={"t": {"rows": 3, "name": "ä"}}, architecture=None, dense="fp32", profile={"weights": "log", "samples": 7},
-    plan={"budget": "48MB", "share": 0.1}, seed=3, aliases={"b": "a"}, digests={"a": "0" * 32},
-)  # fmt: skip
+    modules={"t": {"rows": 3, "name": "ä"}},
+    architecture=None,
+    dense="fp32",
+    profile={"weights": "log", "samples": 7},
+    plan={"budget": "48MB", "share": 0.1},
+    seed=3,
+    aliases={"b": "a"},
+    digests={"a": "0" * 32},
+)
 
 
 def forge(**changes: Any) -> str:
@@ -101,13 +107,25 @@ def test_foreign_damaged_and_newer_texts_are_refused(text: str | None, message: 
 @pytest.mark.parametrize(
     "change",
     [
-        {"modules": []}, {"modules": {"t": 3}}, {"architecture": "dlrm"}, {"architecture": []}, {"dense": "fp64"},
-        {"dense": None}, {"profile": None}, {"plan": 1}, {"seed": "3"}, {"seed": True}, {"seed": None},
-        {"aliases": {"a": ["b"]}}, {"aliases": {"a": None}}, {"measured": {"auc_after": 0.8}}, {"digests": {"a": 3}},
+        {"modules": []},
+        {"modules": {"t": 3}},
+        {"architecture": "dlrm"},
+        {"architecture": []},
+        {"dense": "fp64"},
+        {"dense": None},
+        {"profile": None},
+        {"plan": 1},
+        {"seed": "3"},
+        {"seed": True},
+        {"seed": None},
+        {"aliases": {"a": ["b"]}},
+        {"aliases": {"a": None}},
+        {"measured": {"auc_after": 0.8}},
+        {"digests": {"a": 3}},
         {"digests": []},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_fields_of_wrong_kinds_are_refused(change: dict[str, Any]) -> None:
     """A field of another kind is refused even where the digest fits, by its name or its value."""
     with pytest.raises(ArtifactError, match=r"wrong kind|its dense part is in 'fp64'"):

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memrec_convert.checkpoint.chunked_ref import Chunk, join_chunks
+from memrec_convert.checkpoint.inert.stand_ins import MalformedPickle, Placeholder
 from memrec_convert.checkpoint.shards import SHARDED_TENSOR, join_ranks
-from memrec_convert.checkpoint.stand_ins import MalformedPickle, Placeholder
 from memrec_convert.checkpoint.tensor_ref import TensorRef, contiguous_strides
 from memrec_convert.errors import CheckpointError, IncompleteCheckpointError
 
@@ -73,6 +73,7 @@ def test_chunks_that_do_not_tile_are_refused(tmp_path, shape, places, sentence):
 
 def sharded(shape: tuple[int, ...], chunks: list[Chunk], total: int) -> Placeholder:
     """A ShardedTensor as the pickle reader gives it, `total` shards in all."""
+
     def described(chunk: Chunk) -> Placeholder:
         fields = {"shard_offsets": list(chunk.offsets), "shard_sizes": list(chunk.tensor.shape)}
         return Placeholder("ShardMetadata", state=(None, fields))

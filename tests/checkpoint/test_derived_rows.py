@@ -46,9 +46,7 @@ def test_quotient_remainder_rows_follow_their_formula(store, quotients, remainde
     rows = quotients * remainders
     start = data.draw(st.integers(0, rows - 1))
     stop = data.draw(st.integers(start, rows + 1))
-    for operation, join in (
-        ("mult", np.multiply), ("add", np.add), ("concat", lambda a, b: np.concatenate([a, b]))
-    ):  # fmt: skip
+    for operation, join in (("mult", np.multiply), ("add", np.add), ("concat", lambda a, b: np.concatenate([a, b]))):
         width = 6 if operation == "concat" else 3
         derived = QuotientRemainderRows((rows, width), (store(upper), store(lower)), operation=operation)
         expected = [join(upper[i // remainders], lower[i % remainders]) for i in range(start, min(stop, rows))]

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch.distributed import checkpoint as dcp
 
 from memrec_convert.checkpoint import read_source, verify_storage
-from memrec_convert.checkpoint.inspection import inspect
+from memrec_convert.checkpoint.inspect import inspect
 from memrec_convert.errors import CheckpointError, IncompleteCheckpointError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -103,8 +103,15 @@ def snapshot(dlrm_state, tmp_path):
     manifest, batch = {"0/model": {"type": "OrderedDict", "keys": list(state)}}, b""
 
     def blob(name, values, byte_range=None):
-        return {"type": "Tensor", "location": name, "serializer": "buffer_protocol", "dtype": "torch.float32",
-                "shape": list(values.shape), "replicated": False, "byte_range": byte_range}  # fmt: skip
+        return {
+            "type": "Tensor",
+            "location": name,
+            "serializer": "buffer_protocol",
+            "dtype": "torch.float32",
+            "shape": list(values.shape),
+            "replicated": False,
+            "byte_range": byte_range,
+        }
 
     def shard(rank, key, place, values):
         name = f"sharded/{key}_{place[0]}_{place[1]}"

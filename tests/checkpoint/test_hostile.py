@@ -17,12 +17,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memrec_convert.checkpoint import read_source, verify_storage
-from memrec_convert.checkpoint.inspection import inspect
-from memrec_convert.checkpoint.pickle_reader import read_pickle
+from memrec_convert.checkpoint.inert.pickle_reader import read_pickle
+from memrec_convert.checkpoint.inspect import inspect
 from memrec_convert.errors import CheckpointError
 
-EXECUTION_EVENTS = {"os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.Popen", "exec", "compile",
-                    "pickle.find_class", "import", "os.remove", "socket.connect", "code.__new__"}  # fmt: skip
+EXECUTION_EVENTS = {
+    "os.system",
+    "os.exec",
+    "os.fork",
+    "os.posix_spawn",
+    "subprocess.Popen",
+    "exec",
+    "compile",
+    "pickle.find_class",
+    "import",
+    "os.remove",
+    "socket.connect",
+    "code.__new__",
+}
 _seen: list[str] = []
 _watching = False
 
@@ -103,7 +115,7 @@ def test_copies_of_one_long_value_are_bounded():
 
 def test_a_pickle_of_too_many_opcodes_ends(monkeypatch):
     """The number of steps is bounded."""
-    monkeypatch.setattr("memrec_convert.checkpoint.pickle_reader.MOST_OPCODES", 1000)
+    monkeypatch.setattr("memrec_convert.checkpoint.inert.pickle_reader.MOST_OPCODES", 1000)
     with pytest.raises(CheckpointError, match="more than 1,000 opcodes"):
         read_pickle(io.BytesIO(b"N" * 2000 + b"."), "m.pt > data.pkl")
 

@@ -18,10 +18,10 @@ from hostile.legacy import GOOD as GOOD_LEGACY
 from hostile.safetensors import entry, safetensors_bytes
 from hostile.snapshots import GOOD as GOOD_SNAPSHOT
 from hostile.state_dicts import DCN, DLRM, tensors
+from memrec_convert.cli.commands import cli
 
 from memrec_convert.checkpoint import read_source
-from memrec_convert.checkpoint.inspection import inspect
-from memrec_convert.cli import cli
+from memrec_convert.checkpoint.inspect import inspect
 
 CASES = all_cases()
 DRIVER = Path(__file__).parent / "hostile" / "driver.py"
@@ -35,8 +35,11 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
         [sys.executable, str(DRIVER), str(tmp_path_factory.mktemp("corpus"))],
-        capture_output=True, text=True, check=False, env=os.environ | quiet,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | quiet,
+    )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     return {line["name"]: line for line in lines}
@@ -87,9 +90,11 @@ def test_the_unharmed_directories_are_read(tmp_path: Path, good: Any) -> None:
 def test_the_unharmed_files_are_read(tmp_path: Path) -> None:
     """The same of the files: old form, safetensors, and the networks, which even convert."""
     for called, content, count in (
-        ("m.pt", GOOD_LEGACY, 1), ("a.safetensors", safetensors_bytes(entry()), 1),
-        ("b.safetensors", tensors(DLRM), 2), ("c.safetensors", tensors(DCN), 2),
-    ):  # fmt: skip
+        ("m.pt", GOOD_LEGACY, 1),
+        ("a.safetensors", safetensors_bytes(entry()), 1),
+        ("b.safetensors", tensors(DLRM), 2),
+        ("c.safetensors", tensors(DCN), 2),
+    ):
         (tmp_path / called).write_bytes(content)
         assert len(inspect(tmp_path / called)["tables"]) == count
     assert read_source(tmp_path / "b.safetensors").architecture["name"] == "dlrm"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from memrec_convert.checkpoint import Facts, read_source, state_facts
-from memrec_convert.checkpoint.inspection import inspect
+from memrec_convert.checkpoint.inspect import inspect
 from memrec_convert.errors import CheckpointError, IncompleteCheckpointError
 
 
@@ -219,8 +219,10 @@ def normalised_mlp(widths, *, norm=True):
         state[f"mlp.mlp.{4 * place}.weight"] = torch.randn(outputs, inputs)
         state[f"mlp.mlp.{4 * place}.bias"] = torch.randn(outputs)
         if norm and place < len(widths) - 2:
-            state |= {f"mlp.mlp.{4 * place + 1}.{part}": torch.rand(outputs) + 0.1
-                      for part in ("weight", "bias", "running_mean", "running_var")}  # fmt: skip
+            state |= {
+                f"mlp.mlp.{4 * place + 1}.{part}": torch.rand(outputs) + 0.1
+                for part in ("weight", "bias", "running_mean", "running_var")
+            }
     return state
 
 
@@ -231,8 +233,9 @@ def test_batch_norm_is_folded_into_the_layer_before_it(save):
     source = read_source(save(state))
     assert (source.layout, source.architecture["bottom"]) == ("torch-rechub", [2])
     norm = torch.nn.BatchNorm1d(6).eval()
-    norm.load_state_dict({name.removeprefix("mlp.mlp.1."): value for name, value in state.items() if ".1." in name},
-                         strict=False)  # fmt: skip
+    norm.load_state_dict(
+        {name.removeprefix("mlp.mlp.1."): value for name, value in state.items() if ".1." in name}, strict=False
+    )
     inputs = torch.randn(7, 10)
     with torch.no_grad():
         expected = norm(inputs @ state["mlp.mlp.0.weight"].t() + state["mlp.mlp.0.bias"])
@@ -281,12 +284,19 @@ def test_what_counts_as_a_table_in_an_unknown_network(save):
     """Matrices named as embeddings count; a Linear, positions, statistics and a second name of one table do not."""
     tied = torch.randn(6, 4)
     state = {
-        "user_embedding.weight": tied, "tied_emb.weight": tied, "item_emb.weight": torch.randn(5, 4),
-        "embedding_proj.weight": torch.randn(4, 4), "embedding_fc.weight": torch.randn(3, 4),
-        "embedding_fc.bias": torch.randn(3), "position_embedding.weight": torch.randn(10, 4),
-        "emb_norm.running_mean": torch.randn(4), "fc.weight": torch.randn(2, 4), "emb_ids": torch.ones(3, 3).long(),
-        "qr_emb.weight_q": torch.randn(3, 4), "qr_emb.weight_r": torch.randn(2, 4),
-    }  # fmt: skip
+        "user_embedding.weight": tied,
+        "tied_emb.weight": tied,
+        "item_emb.weight": torch.randn(5, 4),
+        "embedding_proj.weight": torch.randn(4, 4),
+        "embedding_fc.weight": torch.randn(3, 4),
+        "embedding_fc.bias": torch.randn(3),
+        "position_embedding.weight": torch.randn(10, 4),
+        "emb_norm.running_mean": torch.randn(4),
+        "fc.weight": torch.randn(2, 4),
+        "emb_ids": torch.ones(3, 3).long(),
+        "qr_emb.weight_q": torch.randn(3, 4),
+        "qr_emb.weight_r": torch.randn(2, 4),
+    }
     report = inspect(save(state))
     assert report["layout"] == "tables only"
     found = [(table["name"], table["bytes"]) for table in report["tables"]]

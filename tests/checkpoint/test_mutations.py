@@ -16,12 +16,24 @@ import fuzz
 from fuzz_forms import Form, make_forms
 
 NAMES = (
-    "pickle of a state dict in a zip", "pickle of a whole module in a zip", "zip .pt", "legacy .pt", "safetensors",
-    "safetensors header", "safetensors index", "npz", ".metadata of a distributed checkpoint",
-    "__0_0.distcp of a distributed checkpoint", ".snapshot_metadata of a snapshot", "metadata.pt of a NVIDIA directory",
-    "embeddings.0.meta.pt of a NVIDIA directory", "top_model.mlp.pt of a NVIDIA directory", "names and shapes",
-    "artifact", "artifact's metadata, forged to fit",
-)  # fmt: skip
+    "pickle of a state dict in a zip",
+    "pickle of a whole module in a zip",
+    "zip .pt",
+    "legacy .pt",
+    "safetensors",
+    "safetensors header",
+    "safetensors index",
+    "npz",
+    ".metadata of a distributed checkpoint",
+    "__0_0.distcp of a distributed checkpoint",
+    ".snapshot_metadata of a snapshot",
+    "metadata.pt of a NVIDIA directory",
+    "embeddings.0.meta.pt of a NVIDIA directory",
+    "top_model.mlp.pt of a NVIDIA directory",
+    "names and shapes",
+    "artifact",
+    "artifact's metadata, forged to fit",
+)
 EDITS = st.lists(st.tuples(*[st.integers(0, 2**16 - 1)] * 4), min_size=1, max_size=5)
 
 
@@ -49,9 +61,13 @@ def test_every_form_is_mutated(forms: dict[str, Form]) -> None:
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=EDITS, chosen=st.integers(0, 99))
 def test_a_mutated_file_is_refused_or_read(
-    forms: dict[str, Form], digests: dict[str, set[object]], tmp_path: Path, name: str,
-    edits: list[tuple[int, int, int, int]], chosen: int,
-) -> None:  # fmt: skip
+    forms: dict[str, Form],
+    digests: dict[str, set[object]],
+    tmp_path: Path,
+    name: str,
+    edits: list[tuple[int, int, int, int]],
+    chosen: int,
+) -> None:
     """Whatever is changed, the end is one of our own sentences, or numbers; where there are checksums, the same."""
     form = forms[name]
     everything = tuple(own for other in forms.values() for own in other.seeds)
@@ -63,6 +79,7 @@ def test_a_mutated_file_is_refused_or_read(
 
 def test_the_watch_sees_an_execution(forms: dict[str, Form], digests: dict[str, set[object]], tmp_path: Path) -> None:
     """The proof can fail: a reader that unpickles or evaluates is caught, and so is one that raises its own."""
+
     def evaluate(_: Path) -> str:
         return str(eval("1 + 1"))
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from memrec_convert.checkpoint import read_source, verify_storage
-from memrec_convert.checkpoint.inspection import inspect
+from memrec_convert.checkpoint.inspect import inspect
 from memrec_convert.errors import CheckpointError, IncompleteCheckpointError, NoTablesError
 
 
@@ -23,13 +23,21 @@ def test_a_dlrm_file_is_read_with_its_figures(dlrm_file):
     source = read_source(dlrm_file)
     assert (source.layout, source.container) == ("facebookresearch-dlrm", "zip .pt")
     assert [(table.name, table.rows, table.dim) for table in source.tables] == [
-        ("emb_l.0", 7, 8), ("emb_l.1", 5, 8), ("emb_l.2", 3, 8),
-    ]  # fmt: skip
+        ("emb_l.0", 7, 8),
+        ("emb_l.1", 5, 8),
+        ("emb_l.2", 3, 8),
+    ]
     assert list(source.dense)[:4] == ["bottom.0.weight", "bottom.0.bias", "bottom.2.weight", "bottom.2.bias"]
     assert source.architecture == {
-        "name": "dlrm", "interaction": "dot", "pairs": "lower", "self_interaction": False, "bottom": [4, 6, 8],
-        "top": [14, 5, 1], "tables": [[7, 8], [5, 8], [3, 8]], "dense_transform": "log1p",
-    }  # fmt: skip
+        "name": "dlrm",
+        "interaction": "dot",
+        "pairs": "lower",
+        "self_interaction": False,
+        "bottom": [4, 6, 8],
+        "top": [14, 5, 1],
+        "tables": [[7, 8], [5, 8], [3, 8]],
+        "dense_transform": "log1p",
+    }
     assert source.stored_metrics == {"test_auc": 0.75, "train_loss": 0.5}
     assert source.table_bytes == 15 * 8 * 4
     assert source.dense_bytes == 4 * sum((4 * 6, 6, 6 * 8, 8, 14 * 5, 5, 5, 1))
@@ -232,8 +240,10 @@ def test_quotient_remainder_and_mixed_dimension_tables_are_listed(dlrm_state, sa
     path = save(state)
     report = inspect(path)
     assert [(table["rows"], table["dim"], table["bytes"]) for table in report["tables"]] == [
-        (12, 8, 4 * 56), (9, 2, 4 * 34), (3, 8, 4 * 24),
-    ]  # fmt: skip
+        (12, 8, 4 * 56),
+        (9, 2, 4 * 34),
+        (3, 8, 4 * 24),
+    ]
     assert [table.get("form") for table in report["tables"]] == ["quotient-remainder", "mixed-dimension", None]
     assert "a bag of several is refused" in report["warnings"][0]
     assert [table.weight.shape for table in read_source(path).tables] == [(12, 8), (9, 8), (3, 8)]
@@ -261,7 +271,7 @@ def test_other_contents_are_named(save, content, error, sentence):
 def test_inspect_is_json_and_needs_no_torch(dlrm_file):
     """`inspect` reads headers alone and never imports torch."""
     code = (
-        "import json, sys; from memrec_convert.checkpoint.inspection import inspect; "
+        "import json, sys; from memrec_convert.checkpoint.inspect import inspect; "
         "report = inspect(sys.argv[1]); assert 'torch' not in sys.modules; print(json.dumps(report))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(dlrm_file)], capture_output=True, text=True, check=True)

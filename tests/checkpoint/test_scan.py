@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from memrec_convert.checkpoint import scan as scan_module
-from memrec_convert.checkpoint.inspection import inspect
+from memrec_convert.checkpoint.inspect import inspect
 from memrec_convert.checkpoint.scan import hash_rows
 
 

@@ -16,9 +16,17 @@ from memrec_convert.checkpoint.tensor_ref import FLOATING, TensorRef
 from memrec_convert.errors import CheckpointError
 
 DTYPES = [
-    torch.float64, torch.float32, torch.float16, torch.bfloat16,
-    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
-]  # fmt: skip
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+]
 
 
 def save_and_open(tensor: torch.Tensor, path: Path, *, legacy: bool = False) -> TensorRef:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from memrec_convert.checkpoint import Facts, read_source, verify_storage
-from memrec_convert.checkpoint.inspection import inspect
+from memrec_convert.checkpoint.inspect import inspect
 from memrec_convert.errors import CheckpointError, IncompleteCheckpointError
 
 pytestmark = pytest.mark.shared
@@ -19,14 +19,27 @@ FIELDS = (50, 30, 1000, 50, 20000, 3, 300)
 @pytest.mark.parametrize(
     ("file", "layout", "tables"),
     [
-        *[(f"{DLRM}/{name}.pt", "facebookresearch-dlrm", FIVE)
-          for name in ("plain_dot", "dot_itself", "cat", "qr_mult", "wp_learned", "rwsadagrad")],
+        *[
+            (f"{DLRM}/{name}.pt", "facebookresearch-dlrm", FIVE)
+            for name in ("plain_dot", "dot_itself", "cat", "qr_mult", "wp_learned", "rwsadagrad")
+        ],
         (f"{DLRM}/md_thr0.pt", "facebookresearch-dlrm", [(1000, 3), (50, 7), (20000, 1), (3, 16), (300, 4)]),
         (f"{DLRM}/dist2_gloo.pt", "facebookresearch-dlrm", FIVE[:3]),
-        *[(f"{TORCHREC}/{name}", "torchrec-dlrm", FIVE)
-          for name in ("dlrm_state_dict.pt", "dlrm_dcn_train_ckpt.pt", "dlrm_whole_module.pt",
-                       "dlrm_quant_state_dict.pt", "dmp_w2/dcp", "dmp_w2/snapshot", "dmp_w2", "dmp_rw_w2/dcp",
-                       "dmp_rw_w2/snapshot", "dmp_rw_w2")],
+        *[
+            (f"{TORCHREC}/{name}", "torchrec-dlrm", FIVE)
+            for name in (
+                "dlrm_state_dict.pt",
+                "dlrm_dcn_train_ckpt.pt",
+                "dlrm_whole_module.pt",
+                "dlrm_quant_state_dict.pt",
+                "dmp_w2/dcp",
+                "dmp_w2/snapshot",
+                "dmp_w2",
+                "dmp_rw_w2/dcp",
+                "dmp_rw_w2/snapshot",
+                "dmp_rw_w2",
+            )
+        ],
         ("zoo/deepctr-torch/deepfm.h5", "deepctr-torch", [*EIGHT, *[(rows, 1) for rows, _ in FIVE]]),
         ("zoo/deepctr-torch/deepfm_weights.h5", "deepctr-torch", [*EIGHT, *[(rows, 1) for rows, _ in FIVE]]),
         ("zoo/pytorch-fm/dfm.pt", "pytorch-fm", [(21433, 16), (21433, 1)]),
@@ -35,7 +48,7 @@ FIELDS = (50, 30, 1000, 50, 20000, 3, 300)
         ("zoo/recbole/DeepFM.pth", "recbole", [(1778, 8), (1778, 1)]),
         ("zoo/torch-rechub/deepfm/model.pth", "torch-rechub", EIGHT),
     ],
-)  # fmt: skip
+)
 def test_every_real_checkpoint_is_inspected(shared_checkpoints, file, layout, tables):
     """Each framework's own file, or directory, shows its tables with their rows and widths."""
     report = inspect(shared_checkpoints / file)

@@ -34,8 +34,12 @@ def checkpoint(demo, tmp_path_factory) -> dict[str, object]:
 def test_layout_is_dlrms(checkpoint):
     """Tables, bottom and top have dlrm's keys and order, and Adagrad's sums have the parameters' shapes."""
     state = checkpoint["state_dict"]
-    layers = [f"{mlp}.{i}.{kind}" for mlp, last in (("bot_l", 2), ("top_l", 4)) for i in range(0, last + 1, 2)
-              for kind in ("weight", "bias")]  # fmt: skip
+    layers = [
+        f"{mlp}.{i}.{kind}"
+        for mlp, last in (("bot_l", 2), ("top_l", 4))
+        for i in range(0, last + 1, 2)
+        for kind in ("weight", "bias")
+    ]
     assert list(state) == ["emb_l.0.weight", "emb_l.1.weight", *layers]
     assert state["top_l.0.weight"].shape[1] == 16 + 3
     sums = [entry["sum"].shape for entry in checkpoint["opt_state_dict"]["state"].values()]

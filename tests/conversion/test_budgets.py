@@ -88,8 +88,11 @@ def test_the_chosen_plan_is_the_nearest_to_the_original(tiny):
 def test_a_share_counts_tables_dense_part_and_an_allowance(tiny):
     """A budget of 10x grants a tenth of the table bytes beside the dense part and 20 kB."""
     found = plan(tiny.bare, "10x", method="int8")
-    dense = sum(t.numel() * 4 for name, t in torch.load(tiny.bare, weights_only=True)["state_dict"].items()
-                if not name.startswith("emb_l."))  # fmt: skip
+    dense = sum(
+        t.numel() * 4
+        for name, t in torch.load(tiny.bare, weights_only=True)["state_dict"].items()
+        if not name.startswith("emb_l.")
+    )
     assert found["budget_bytes"] == tiny.table_bytes // 10 + dense + SHARE_ALLOWANCE_BYTES
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from memrec_convert import compress
-from memrec_convert.conversion import cold
+from memrec_convert.conversion.steps import hashed_base as cold
 from memrec_convert.kernels.hashing import FIRST_HASH_SEED, hash_ids, token_numbers
 from memrec_convert.planning.hashed import size_group
 
@@ -71,9 +71,14 @@ def test_codes_beside_hashed_tokens_still_move():
         with torch.no_grad():
             batches.append((pair, torch.bernoulli(torch.sigmoid(truth(pair)), generator=draw)))
     choices = {
-        "batches": batches[:50], "val": batches[50:], "forward": lambda m, batch: m(batch[0]),
-        "labels": lambda batch: batch[1], "threshold": "1kB", "targets": "labels", "weights": "uniform",
-    }  # fmt: skip
+        "batches": batches[:50],
+        "val": batches[50:],
+        "forward": lambda m, batch: m(batch[0]),
+        "labels": lambda batch: batch[1],
+        "threshold": "1kB",
+        "targets": "labels",
+        "weights": "uniform",
+    }
     plain, _ = compress(model, BUDGET, epochs=0, **choices)
     small, report = compress(model, BUDGET, **choices)
     assert report.plan["chosen"] == cold.NAME

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from memrec_convert import compress, load, save, verify
-from memrec_convert.encoding import CompressedEmbedding, CompressedEmbeddingBag
 from memrec_convert.errors import (
     ArtifactError,
     BudgetError,
@@ -21,6 +20,7 @@ from memrec_convert.errors import (
     OutputError,
     RecipeError,
 )
+from memrec_convert.lookup import CompressedEmbedding, CompressedEmbeddingBag
 from memrec_convert.units import SHARE_ALLOWANCE_BYTES
 
 BUDGET = 9_000

@@ -12,7 +12,7 @@ import torch
 
 from memrec_convert import convert, evaluate, load
 from memrec_convert.checkpoint import read_source
-from memrec_convert.conversion.ablating import with_one_table
+from memrec_convert.conversion.measuring.ablation import with_one_table
 from memrec_convert.errors import LogError, ProfileLeakError, RecipeError
 from memrec_convert.evaluation.groups import compare_groups
 from memrec_convert.evaluation.metrics import auc
@@ -69,9 +69,10 @@ def test_groups_are_measured_by_convert_and_evaluate_alike(tiny, tmp_path):
 def test_the_seed_of_the_resamples_is_the_conversions(tiny, tmp_path):
     """Another column of any type groups too, and another seed gives another interval."""
     log = rewrite(
-        tiny.test, tmp_path / "test.parquet",
+        tiny.test,
+        tmp_path / "test.parquet",
         lambda columns: columns | {"session": [f"s{value % 50}" for value in columns["C1"]]},
-    )  # fmt: skip
+    )
     intervals = [
         tuple(run(tiny, tmp_path, f"{seed}", eval=log, group="session", seed=seed).groups.auc_ci95) for seed in (0, 1)
     ]
@@ -80,9 +81,7 @@ def test_the_seed_of_the_resamples_is_the_conversions(tiny, tmp_path):
 
 def test_few_groups_are_warned_of(tiny, tmp_path):
     """A bootstrap over two groups is given, with a warning."""
-    log = rewrite(
-        tiny.test, tmp_path / "test.parquet", lambda columns: columns | {"half": columns["C1"] % 2}
-    )  # fmt: skip
+    log = rewrite(tiny.test, tmp_path / "test.parquet", lambda columns: columns | {"half": columns["C1"] % 2})
     report = run(tiny, tmp_path, eval=log, group="half")
     assert report.groups.groups == 2
     assert any("2 groups" in warning for warning in report.warnings)
@@ -156,9 +155,17 @@ def test_control_can_learn_where_there_is_something_to_learn(tiny, tmp_path):
             saved["state_dict"][name] *= 0.3
     torch.save(saved, tmp_path / "weak.pt")
     report = convert(
-        tmp_path / "weak.pt", 20_000, data=tiny.train, val=tiny.val, eval=tiny.test, out=tmp_path / "a.safetensors",
-        control=True, epochs=2, assume={"pairs": "lower", "dense_transform": "log1p"}, **CHOICES,
-    ).to_json()  # fmt: skip
+        tmp_path / "weak.pt",
+        20_000,
+        data=tiny.train,
+        val=tiny.val,
+        eval=tiny.test,
+        out=tmp_path / "a.safetensors",
+        control=True,
+        epochs=2,
+        assume={"pairs": "lower", "dense_transform": "log1p"},
+        **CHOICES,
+    ).to_json()
     assert report["control"]["best_step"] > 0
     assert report["control"]["gain"] > 0
     assert report["control"]["training"]["delta"] > 0

@@ -219,10 +219,22 @@ def test_unknown_choices_are_refused_by_name(tiny):
 
 @pytest.mark.parametrize(
     "choice",
-    [{"method": "none"}, {"epochs": -1}, {"epochs": 1.5}, {"seed": True}, {"threads": -1}, {"batch_size": 0},
-     {"k": 0}, {"k_weights": 17}, {"threshold": "tall"}, {"oov": "drop"}, {"dense": "fp16"}, {"targets": "x"}],
+    [
+        {"method": "none"},
+        {"epochs": -1},
+        {"epochs": 1.5},
+        {"seed": True},
+        {"threads": -1},
+        {"batch_size": 0},
+        {"k": 0},
+        {"k_weights": 17},
+        {"threshold": "tall"},
+        {"oov": "drop"},
+        {"dense": "fp16"},
+        {"targets": "x"},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_choices_out_of_range_are_refused(tiny, choice):
     """Each field of Options checks its own value and is named."""
     with pytest.raises(RecipeError, match=next(iter(choice))):
@@ -231,7 +243,7 @@ def test_choices_out_of_range_are_refused(tiny, choice):
 
 def test_every_option_of_convert_is_a_choice():
     """The command line offers no option that the library does not know, and the library none that it hides."""
-    from memrec_convert.cli import cli
+    from memrec_convert.cli.commands import cli
 
     offered = {parameter.name for parameter in cli.commands["convert"].params}
     own = {field.name for field in fields(Options)} - {"k", "k_weights"}
@@ -277,9 +289,15 @@ def test_progress_is_told_in_order(tiny, tmp_path):
     """Every stage ends at its total, and no stage goes back."""
     told: list[tuple[str, int, int]] = []
     convert(
-        tiny.checkpoint, BUDGET, data=tiny.train, val=tiny.val, eval=tiny.test, out=tmp_path / "a.safetensors",
-        progress=lambda *step: told.append(step), method="int8",
-    )  # fmt: skip
+        tiny.checkpoint,
+        BUDGET,
+        data=tiny.train,
+        val=tiny.val,
+        eval=tiny.test,
+        out=tmp_path / "a.safetensors",
+        progress=lambda *step: told.append(step),
+        method="int8",
+    )
     stages = list(dict.fromkeys(stage for stage, _, _ in told))
     assert stages[0] == "profile"
     assert stages[-2:] == ["fine-tune", "evaluate"]

@@ -88,9 +88,14 @@ def test_without_labels_the_divergence_decides(tiny, tmp_path):
     assert report.fine_tune["gain"] >= 0
     with pytest.raises(LogError, match="targets"):
         convert(
-            tiny.checkpoint, 8_000, data=logs["train"], val=logs["val"], out=tmp_path / "b.safetensors",
-            targets="labels", **CHOICES,
-        )  # fmt: skip
+            tiny.checkpoint,
+            8_000,
+            data=logs["train"],
+            val=logs["val"],
+            out=tmp_path / "b.safetensors",
+            targets="labels",
+            **CHOICES,
+        )
 
 
 def test_without_a_hold_out_nothing_is_trained(tiny, tmp_path):
@@ -125,7 +130,7 @@ def test_mixed_targets_lie_between_the_originals_answer_and_the_label():
 
     import torch
 
-    from memrec_convert.conversion.teaching import LABEL_SHARE, make_targets
+    from memrec_convert.conversion.steps.teaching import LABEL_SHARE, make_targets
 
     subject = SimpleNamespace(model=None, forward=lambda _model, batch: batch)
     logits, labels = torch.tensor([[2.0], [-1.0], [0.0]]), torch.tensor([1.0, 0.0, 1.0])
@@ -141,7 +146,7 @@ def test_mixed_targets_lie_between_the_originals_answer_and_the_label():
 
 def test_the_control_of_soft_targets_learns_labels(tiny, tmp_path, monkeypatch):
     """Its own answers would teach the original nothing; other targets are those of the conversion."""
-    from memrec_convert.conversion import teaching
+    from memrec_convert.conversion.steps import teaching
 
     asked = []
 
@@ -160,7 +165,7 @@ def test_the_control_of_soft_targets_learns_labels(tiny, tmp_path, monkeypatch):
 def _subject_of(tiny):
     """The tiny model with its logs."""
     from memrec_convert.checkpoint import read_source
-    from memrec_convert.conversion.from_checkpoint import LogChoices, make_schema, make_subject, open_batches
+    from memrec_convert.conversion.inputs.from_checkpoint import LogChoices, make_schema, make_subject, open_batches
 
     source = read_source(tiny.checkpoint)
     schema = make_schema(source.architecture, [table.name for table in source.tables], LogChoices({}))

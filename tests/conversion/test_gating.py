@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memrec_convert.cli.commands import main
 
 from memrec_convert import convert, plan
-from memrec_convert.cli import main
-from memrec_convert.conversion.explaining import AucModel, soft_auc
 from memrec_convert.conversion.gating import GateResult, bisect_lowest
+from memrec_convert.conversion.measuring.prediction import AucModel, soft_auc
 from memrec_convert.errors import LogError, QualityError, RecipeError
 from memrec_convert.evaluation.metrics import auc
 
@@ -82,18 +82,28 @@ def test_a_result_worse_than_allowed_is_not_written(tiny, tmp_path):
     """The gate raises QualityError and leaves the folder empty."""
     with pytest.raises(QualityError, match="nothing was written"):
         convert(
-            tiny.checkpoint, 5500, data=tiny.train, val=tiny.val, out=tmp_path / "a.safetensors", epochs=0,
+            tiny.checkpoint,
+            5500,
+            data=tiny.train,
+            val=tiny.val,
+            out=tmp_path / "a.safetensors",
+            epochs=0,
             fail_if_worse_than=0.005,
-        )  # fmt: skip
+        )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_result_within_the_bound_is_written_and_says_so(tiny, tmp_path):
     """The report carries bound, drop, interval and where it was judged; without val the evaluation data judges."""
     report = convert(
-        tiny.checkpoint, 20_000, data=tiny.train, eval=tiny.test, out=tmp_path / "a.safetensors", epochs=0,
+        tiny.checkpoint,
+        20_000,
+        data=tiny.train,
+        eval=tiny.test,
+        out=tmp_path / "a.safetensors",
+        epochs=0,
         fail_if_worse_than=0.4,
-    )  # fmt: skip
+    )
     gate = report.to_json()["plan"]["gate"]
     assert gate["judged_on"] == "eval"
     assert gate["drop"] == pytest.approx(-report.to_json()["auc"]["delta"])
@@ -117,9 +127,14 @@ def test_a_cap_below_the_bound_is_a_quality_error(tiny, tmp_path):
     """With a budget as cap and a bound that it cannot meet, nothing is written."""
     with pytest.raises(QualityError, match="even at"):
         convert(
-            tiny.checkpoint, 5500, data=tiny.train, val=tiny.val, out=tmp_path / "a.safetensors", epochs=0,
+            tiny.checkpoint,
+            5500,
+            data=tiny.train,
+            val=tiny.val,
+            out=tmp_path / "a.safetensors",
+            epochs=0,
             max_auc_drop=0.005,
-        )  # fmt: skip
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -145,9 +160,8 @@ def test_a_bound_needs_labels_of_both_classes(tiny, tmp_path, column):
     pq.write_table(clicks if column else table.drop_columns(["label"]), log)
     with pytest.raises(LogError, match="both classes" if column else "needs labels"):
         convert(
-            tiny.checkpoint, 9000, data=tiny.train, val=log, out=tmp_path / "a.safetensors", epochs=0,
-            max_auc_drop=0.01,
-        )  # fmt: skip
+            tiny.checkpoint, 9000, data=tiny.train, val=log, out=tmp_path / "a.safetensors", epochs=0, max_auc_drop=0.01
+        )
 
 
 @pytest.mark.parametrize(
@@ -186,9 +200,14 @@ def test_a_bound_too_fine_for_the_rows_names_how_many_are_needed(tiny, tmp_path)
     """A hold-out that cannot tell such a drop from none is refused with the number of rows that could."""
     with pytest.raises(LogError, match=r"about [\d,]+ rows are needed"):
         convert(
-            tiny.checkpoint, 9000, data=tiny.train, val=tiny.val, out=tmp_path / "a.safetensors", epochs=0,
+            tiny.checkpoint,
+            9000,
+            data=tiny.train,
+            val=tiny.val,
+            out=tmp_path / "a.safetensors",
+            epochs=0,
             fail_if_worse_than=1e-6,
-        )  # fmt: skip
+        )
 
 
 def test_the_plan_explains_itself(tiny):

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from memrec_convert import convert, load
-from memrec_convert.artifact.verification import verify
-from memrec_convert.conversion import fitting, workspace
-from memrec_convert.conversion.files import plan
+from memrec_convert.conversion.inputs import workspace
+from memrec_convert.conversion.plan import plan
+from memrec_convert.conversion.steps import fitting
+from memrec_convert.conversion.verify import verify
 from memrec_convert.distill import rows as rows_module
 from memrec_convert.distill.columns import Scratch
 from memrec_convert.errors import OutputError
@@ -62,7 +63,7 @@ def test_the_number_of_threads_changes_nothing(tiny, tmp_path, large):
 
 def test_the_published_form_is_fitted_to_a_sample(tiny, tmp_path, large, monkeypatch):
     """Where all rows are too many, part of them stand for the others."""
-    from memrec_convert.conversion import candidates
+    from memrec_convert.conversion.steps import candidates
 
     whole = convert(tiny.bare, "20kB", out=tmp_path / "whole.safetensors", method="memrec", threads=1)
     monkeypatch.setattr(candidates, "HASHED_ELEMENTS", 8000)
@@ -79,9 +80,15 @@ def test_rows_that_are_not_finite_read_as_zeros(tiny, tmp_path, large):
     state["emb_l.0.weight"][7] = float("inf")
     torch.save({"state_dict": state}, tmp_path / "odd.pt")
     report = convert(
-        tmp_path / "odd.pt", "20kB", out=tmp_path / "o.safetensors", data=tiny.train, eval=tiny.test, epochs=0,
-        allow_nonfinite=True, threads=1,
-    )  # fmt: skip
+        tmp_path / "odd.pt",
+        "20kB",
+        out=tmp_path / "o.safetensors",
+        data=tiny.train,
+        eval=tiny.test,
+        epochs=0,
+        allow_nonfinite=True,
+        threads=1,
+    )
     assert any("emb_l.0: 1 rows" in warning for warning in report.warnings)
     assert 0.5 < report.auc.before < 1
 
@@ -125,8 +132,10 @@ def test_a_second_call_goes_on_from_the_work_folder(tiny, tmp_path, monkeypatch,
     convert(tiny.bare, "12kB", out=tmp_path / "one.safetensors", work=work, threads=1)
     monkeypatch.setattr(fitting, "fit_table", lambda *_, **__: pytest.fail("fitted again"))
     with monkeypatch.context() as patch:
-        patch.setattr("memrec_convert.conversion.assembly.code_rows", lambda *_, **__: pytest.fail("coded again"))
-        patch.setattr("memrec_convert.conversion.assembly.refine_table", lambda *_, **__: pytest.fail("coded again"))
+        patch.setattr("memrec_convert.conversion.steps.assembly.code_rows", lambda *_, **__: pytest.fail("coded again"))
+        patch.setattr(
+            "memrec_convert.conversion.steps.assembly.refine_table", lambda *_, **__: pytest.fail("coded again")
+        )
         convert(tiny.bare, "12kB", out=tmp_path / "two.safetensors", work=work, threads=1)
     first = (tmp_path / "one.safetensors").read_bytes()
     assert first == (tmp_path / "none.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from click.testing import CliRunner
+from memrec_convert.cli.commands import cli
 
 from memrec_convert import convert, evaluate, verify
-from memrec_convert.cli import cli
 from memrec_convert.clicklog import SyntheticSpec, write_synthetic_log
 from memrec_convert.errors import CheckpointError
 
@@ -27,8 +27,11 @@ def deepfm():
     state = {f"embedding_dict.C{n}.weight": torch.randn(rows, 4) for n, rows in enumerate(ROWS, 1)}
     state |= {f"linear_model.embedding_dict.C{n}.weight": torch.randn(rows, 1) for n, rows in enumerate(ROWS, 1)}
     state |= {"dnn.linears.0.weight": torch.randn(6, 14), "dnn.linears.0.bias": torch.randn(6)}
-    return state | {"dnn_linear.weight": torch.randn(1, 6), "out.bias": torch.zeros(1),
-                    "linear_model.weight": torch.randn(2, 1)}  # fmt: skip
+    return state | {
+        "dnn_linear.weight": torch.randn(1, 6),
+        "out.bias": torch.zeros(1),
+        "linear_model.weight": torch.randn(2, 1),
+    }
 
 
 def joint_table():

@@ -73,8 +73,10 @@ def test_another_process_gets_the_same_bits(converted, shared, tmp_path):
 def test_no_data_at_all_is_enough_where_the_optimizer_left_its_state(shared, tmp_path):
     """The bare command on a checkpoint with Adagrad's state costs no more than a thousandth of AUC."""
     report = convert(
-        shared / "checkpoints" / "ml1m" / "dlrm.pt", "100x", eval=shared / "data" / "ml1m" / "test.parquet",
+        shared / "checkpoints" / "ml1m" / "dlrm.pt",
+        "100x",
+        eval=shared / "data" / "ml1m" / "test.parquet",
         out=tmp_path / "bare.safetensors",
-    )  # fmt: skip
+    )
     assert report.weights == "optimizer"
     assert report.auc.delta >= -0.0010

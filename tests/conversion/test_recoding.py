@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from memrec_convert import compress, load, save
-from memrec_convert.conversion import recoding
+from memrec_convert.conversion.steps import recoding
 from memrec_convert.distill import rows as rows_module
 
 ROWS, DIM = 400, 8
@@ -56,9 +56,17 @@ def shrink(problem, budget, **choices):
     """The compressed copy, trained on labels, and its report."""
     model, batches, val = problem
     return compress(
-        model, budget, batches=batches, val=val, forward=lambda m, batch: m(*batch[:2]), labels=lambda batch: batch[2],
-        threshold="1kB", targets="labels", method="codes", **choices,
-    )  # fmt: skip
+        model,
+        budget,
+        batches=batches,
+        val=val,
+        forward=lambda m, batch: m(*batch[:2]),
+        labels=lambda batch: batch[2],
+        threshold="1kB",
+        targets="labels",
+        method="codes",
+        **choices,
+    )
 
 
 def test_coded_rows_learn_more_than_codebooks(problem, monkeypatch):

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from memrec_convert import convert, evaluate, load
-from memrec_convert.artifact.verification import verify
 from memrec_convert.clicklog import LogSchema, open_log, save_profile, take_profile
+from memrec_convert.conversion.verify import verify
 from memrec_convert.errors import ArtifactError, CheckpointError, IncompleteCheckpointError, LogError
 
 
@@ -101,10 +101,14 @@ def test_a_pair_of_unknown_operation_is_refused(tmp_path):
 
 
 ZOO = {
-    "recbole/DeepFM.pth": 2, "torch-rechub/deepfm/model.pth": 5, "pytorch-fm/dfm_sd.pt": 2,
+    "recbole/DeepFM.pth": 2,
+    "torch-rechub/deepfm/model.pth": 5,
+    "pytorch-fm/dfm_sd.pt": 2,
     "deepctr-torch/deepfm.h5": 10,
-    "facebookresearch-dlrm/qr_mult.pt": 5, "torchrec/dlrm_quant_state_dict.pt": 5, "torchrec/dmp_w2/dcp": 5,
-}  # fmt: skip
+    "facebookresearch-dlrm/qr_mult.pt": 5,
+    "torchrec/dlrm_quant_state_dict.pt": 5,
+    "torchrec/dmp_w2/dcp": 5,
+}
 
 
 @pytest.mark.parametrize("name", ZOO)

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner
+from memrec_convert.cli.commands import cli
 
 from memrec_convert import convert, evaluate, plan
 from memrec_convert.checkpoint import Assumption, parse_assumed, read_facts, read_source, state_facts
-from memrec_convert.cli import cli
-from memrec_convert.conversion.from_checkpoint import LogChoices, read_checked
-from memrec_convert.conversion.trying import FAR_BELOW, TRIED_SAMPLES, try_readings, warn_of_auc
+from memrec_convert.conversion.inputs.from_checkpoint import LogChoices, read_checked
+from memrec_convert.conversion.inputs.readings import FAR_BELOW, TRIED_SAMPLES, try_readings, warn_of_auc
 from memrec_convert.errors import CheckpointError, ModelError, RecipeError
 from memrec_convert.models import build_original
 
@@ -148,9 +148,7 @@ def test_multiplied_parts_that_were_added_are_found(tiny, tmp_path):
     assert ("qr_operation", "mult") in {(one.fact, one.taken) for one in source.open_facts}
     tried = try_readings(source, LogChoices({}), None, tiny.test, batch_size=512, workers=1)
     assert tried.better is None or tried.better.assumption.fact == "qr_operation"
-    stated = read_checked(
-        tmp_path / "qr.pt", pairs=None, dense_transform=None, facts=state_facts(qr_operation="add")
-    )
+    stated = read_checked(tmp_path / "qr.pt", pairs=None, dense_transform=None, facts=state_facts(qr_operation="add"))
     assert "qr_operation" not in {one.fact for one in stated.open_facts}
 
 
@@ -207,10 +205,12 @@ def test_an_interaction_that_fits_twice_is_an_open_fact(tmp_path):
 @pytest.mark.parametrize(
     ("assume", "said"),
     [
-        ({"nonsense": "1"}, "nothing that can be assumed"), ({"pairs": "left"}, "'left' is not one of lower, upper"),
-        ({"pooling": "max"}, "not one of sum, mean"), ({"field-sizes": "5,x"}, "whole numbers"),
+        ({"nonsense": "1"}, "nothing that can be assumed"),
+        ({"pairs": "left"}, "'left' is not one of lower, upper"),
+        ({"pooling": "max"}, "not one of sum, mean"),
+        ({"field-sizes": "5,x"}, "whole numbers"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_assumed_is_refused(tiny, assume, said):
     """Names and values are known ones."""
     with pytest.raises(CheckpointError, match=said):
@@ -226,8 +226,9 @@ def test_two_statements_may_not_contradict_each_other(tiny, tmp_path):
     found = plan(tiny.bare, BUDGET, recipe=recipe, assume={"pairs": "lower"}, data=tiny.train, val=tiny.val)
     assert found["predicted_bytes"] <= BUDGET
     assert parse_assumed({"table-order": "a, b", "field_sizes": "3,4"}) == {
-        "table_order": ["a", "b"], "field_sizes": [3, 4],
-    }  # fmt: skip
+        "table_order": ["a", "b"],
+        "field_sizes": [3, 4],
+    }
 
 
 def test_the_command_line_takes_as_many_as_are_needed(tiny, upper, tmp_path):

@@ -11,7 +11,8 @@ from memrec_convert.distill import hashed
 from memrec_convert.distill import rows as rows_module
 from memrec_convert.distill.hashed import HashedTable, fit_hashed
 from memrec_convert.distill.rows import TensorRows
-from memrec_convert.encoding import HashGroup, HashSpec
+from memrec_convert.encoding import HashSpec
+from memrec_convert.lookup import HashGroup
 
 DIM, TOKENS = 3, 40
 

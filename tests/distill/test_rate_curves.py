@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from memrec_convert.distill import rows as rows_module
-from memrec_convert.distill.curves import STAGE_LISTS, fit_table
+from memrec_convert.distill.curves import fit_table
 from memrec_convert.distill.finish import code_table
 from memrec_convert.distill.rows import TensorRows
 from memrec_convert.distill.survey import survey_table
 from memrec_convert.encoding.codecs import CODECS
+from memrec_convert.planning.curves import STAGE_LISTS
 
 LISTS = ((4, 16, 64), (2, 4))
 

@@ -6,7 +6,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memrec_convert.distill.curves import STAGE_LISTS
 from memrec_convert.distill.rows import TensorRows
 from memrec_convert.distill.stages import (
     LARGEST_SHIFT,
@@ -19,6 +18,7 @@ from memrec_convert.distill.stages import (
 )
 from memrec_convert.distill.survey import survey_table
 from memrec_convert.encoding.spec import LARGEST_ENTRY, LARGEST_SUM
+from memrec_convert.planning.curves import STAGE_LISTS
 
 
 def make_sample(seed, n=700, dim=5):

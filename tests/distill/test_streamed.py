@@ -10,18 +10,12 @@ from memrec_convert.distill.columns import Scratch
 from memrec_convert.distill.curves import fit_table
 from memrec_convert.distill.finish import code_table
 from memrec_convert.distill.rows import TensorRows
-from memrec_convert.distill.streamed import (
-    LEAST_CANDIDATES,
-    code_rows,
-    measure_levels,
-    rank_ids,
-    refine_on_sample,
-)
+from memrec_convert.distill.streamed import LEAST_CANDIDATES, code_rows, measure_levels, rank_ids, refine_on_sample
 from memrec_convert.distill.survey import draw_sample, group_by_value, survey_table
-from memrec_convert.encoding import CompressedEmbedding
 from memrec_convert.encoding.build import join_replaced
 from memrec_convert.encoding.index import choose_index
 from memrec_convert.encoding.spec import LevelSpec, TableSpec
+from memrec_convert.lookup import CompressedEmbedding
 
 SIZES = (4, 16, 16)
 ROWS, DIM = 3001, 6
@@ -58,12 +52,17 @@ def spec_with(levels, shifts):
     """A spec whose base is one token deep, with a level of codes and one of rows."""
     counts = [int((levels == number).sum()) for number in range(2)]
     return TableSpec(
-        ROWS, DIM, "replaced", stages=SIZES, shifts=shifts, base_depth=1,
+        ROWS,
+        DIM,
+        "replaced",
+        stages=SIZES,
+        shifts=shifts,
+        base_depth=1,
         levels=(
             LevelSpec("codes", choose_index(ROWS, counts[0]), depth=3),
             LevelSpec("rows", choose_index(ROWS, counts[1]), codec="int8"),
         ),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("wanted", [0, 10, 500, 3000])

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memrec_convert.encoding import HashGroup, HashSpec, LevelSpec, TableSpec
+from memrec_convert.encoding import HashSpec, LevelSpec, TableSpec
 from memrec_convert.encoding.build import build_kept, build_replaced
 from memrec_convert.encoding.codecs import CODECS
 from memrec_convert.encoding.index import KEY_BITS, MOST_KEYS_PER_BUCKET, IndexSpec
+from memrec_convert.lookup import HashGroup
 
 BASES = ("codes", "mean", "hashed", "weighted", "fp32-hashed")
 
@@ -48,10 +49,14 @@ def random_hashing(draw: np.random.Generator, dim: int, base: str) -> HashSpec |
         return None
     weighted = base == "weighted"
     return HashSpec(
-        f"dim{dim}", dim, int(draw.integers(1, 50)), int(draw.integers(1, 5)),
-        blocks=int(draw.integers(1, 4)) if weighted else 0, k_weights=int(draw.integers(1, 17)) if weighted else 0,
+        f"dim{dim}",
+        dim,
+        int(draw.integers(1, 50)),
+        int(draw.integers(1, 5)),
+        blocks=int(draw.integers(1, 4)) if weighted else 0,
+        k_weights=int(draw.integers(1, 17)) if weighted else 0,
         token_codec="fp32" if base == "fp32-hashed" else "int8",
-    )  # fmt: skip
+    )
 
 
 def random_spec(
@@ -78,10 +83,16 @@ def random_spec(
             specs.append(LevelSpec("rows", index, codec=kind))
     hashing = random_hashing(draw, dim, base)
     spec = TableSpec(
-        rows, dim, "replaced", stages=tuple(int(1 << draw.integers(1, 9)) for _ in range(stages)),
-        shifts=_draw_shifts(draw, stages), base_depth=depth,
-        hashing=hashing, hash_seed=int(draw.integers(2**32)) if hashing else 0, levels=tuple(specs),
-    )  # fmt: skip
+        rows,
+        dim,
+        "replaced",
+        stages=tuple(int(1 << draw.integers(1, 9)) for _ in range(stages)),
+        shifts=_draw_shifts(draw, stages),
+        base_depth=depth,
+        hashing=hashing,
+        hash_seed=int(draw.integers(2**32)) if hashing else 0,
+        levels=tuple(specs),
+    )
     return spec, levels
 
 
@@ -108,9 +119,14 @@ def random_table(seed: int, base: str, kinds: tuple[str, ...], dim: int = 0) -> 
     rows = draw.normal(size=(spec.rows, spec.dim)).astype(np.float32)
     centre, scale = draw.normal(size=spec.dim).astype(np.float32), np.float32(draw.uniform(0.001, 0.1))
     tensors = build_replaced(
-        spec, centre=torch.from_numpy(centre), scale=float(scale), codebook=torch.from_numpy(codebook), codes=codes,
-        levels=levels, read_rows=lambda ids: torch.from_numpy(rows[ids]),
-    )  # fmt: skip
+        spec,
+        centre=torch.from_numpy(centre),
+        scale=float(scale),
+        codebook=torch.from_numpy(codebook),
+        codes=codes,
+        levels=levels,
+        read_rows=lambda ids: torch.from_numpy(rows[ids]),
+    )
     group = None if spec.hashing is None else random_group(draw, spec.hashing)
     return RandomTable(spec, tensors, group, centre, scale, codebook, codes, levels, rows)
 

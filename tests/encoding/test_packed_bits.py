@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from memrec_convert.encoding.bits import SLACK_BYTES, pack_codes, packed_bytes, read_codes
 
 WIDTHS = st.one_of(
-    st.lists(st.integers(1, 8), min_size=1, max_size=10), st.integers(4, 16).map(lambda bits: [bits]),
+    st.lists(st.integers(1, 8), min_size=1, max_size=10),
+    st.integers(4, 16).map(lambda bits: [bits]),
     st.lists(st.integers(1, 16), min_size=2, max_size=4),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("bits", range(1, 17))

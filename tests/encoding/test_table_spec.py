@@ -13,21 +13,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_tables import BASES, random_spec
 
-from memrec_convert.encoding import CompressedEmbedding, HashGroup, TableSpec, count_bytes
-from memrec_convert.encoding.modules import build_module, describe_table
+from memrec_convert.encoding import TableSpec, count_bytes
+from memrec_convert.encoding.description import describe_table
 from memrec_convert.encoding.spec import table_spec_from_json
+from memrec_convert.lookup import CompressedEmbedding, HashGroup
+from memrec_convert.lookup.modules import build_module
 
 KINDS = st.lists(st.sampled_from(["codes", "fp32", "bf16", "int8"]), max_size=2).map(tuple)
 SPECS = st.builds(
     lambda seed, base, kinds: random_spec(np.random.default_rng(seed), base, kinds)[0],
-    st.integers(0, 2**32 - 1), st.sampled_from(BASES), KINDS,
-)  # fmt: skip
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(BASES),
+    KINDS,
+)
 REFUSALS = (ValueError, KeyError, TypeError)
 ODD_VALUES = st.one_of(
-    st.none(), st.booleans(), st.integers(-3, 300), st.sampled_from([2**31, 2**63, 10**30, -(2**63)]), st.floats(),
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 300),
+    st.sampled_from([2**31, 2**63, 10**30, -(2**63)]),
+    st.floats(),
     st.sampled_from(["", "codes", "rows", "keys", "bitmap", "kept", "replaced", "int8", "x"]),
-    st.lists(st.integers(-1, 9), max_size=3), st.just({}), st.just([[]]), st.just([{}]),
-)  # fmt: skip
+    st.lists(st.integers(-1, 9), max_size=3),
+    st.just({}),
+    st.just([[]]),
+    st.just([{}]),
+)
 
 
 def through_json(plain: dict[str, Any]) -> dict[str, Any]:
@@ -89,35 +100,64 @@ def test_falsified_specs_are_refused_or_sound(spec: TableSpec, data: st.DataObje
 
 
 FALSIFIED = {
-    "rows 0": {"rows": 0}, "rows as text": {"rows": "9"}, "rows as a truth": {"rows": True},
+    "rows 0": {"rows": 0},
+    "rows as text": {"rows": "9"},
+    "rows as a truth": {"rows": True},
     "rows as float": {"rows": 9.0},
-    "rows beyond 64 bits": {"rows": 10**30}, "dim 0": {"dim": 0}, "form": {"form": "lost"},
-    "stage sizes that are no powers": {"stages": [3, 4, 16]}, "stage of 512": {"stages": [512, 4, 16]},
-    "stage of 1": {"stages": [1, 4, 16]}, "too few shifts": {"shifts": [0, 1]}, "falling shifts": {"shifts": [2, 1, 3]},
-    "shift 8": {"shifts": [0, 1, 8]}, "sums beyond int16": {"stages": [2] * 9, "shifts": [0] * 8 + [7]},
-    "base beyond the stages": {"base_depth": 4}, "negative base": {"base_depth": -1},
-    "base beyond a level": {"base_depth": 2}, "hash seed": {"hash_seed": 2**32},
-}  # fmt: skip
+    "rows beyond 64 bits": {"rows": 10**30},
+    "dim 0": {"dim": 0},
+    "form": {"form": "lost"},
+    "stage sizes that are no powers": {"stages": [3, 4, 16]},
+    "stage of 512": {"stages": [512, 4, 16]},
+    "stage of 1": {"stages": [1, 4, 16]},
+    "too few shifts": {"shifts": [0, 1]},
+    "falling shifts": {"shifts": [2, 1, 3]},
+    "shift 8": {"shifts": [0, 1, 8]},
+    "sums beyond int16": {"stages": [2] * 9, "shifts": [0] * 8 + [7]},
+    "base beyond the stages": {"base_depth": 4},
+    "negative base": {"base_depth": -1},
+    "base beyond a level": {"base_depth": 2},
+    "hash seed": {"hash_seed": 2**32},
+}
 FALSIFIED_LEVELS = {
-    "kind": {"kind": "pages"}, "count 0": {"count": 0}, "count beyond rows": {"count": 101}, "index": {"index": "tree"},
-    "narrow keys": {"key_bits": 3}, "keys beyond ids": {"key_bits": 8}, "depth beyond stages": {"depth": 4},
-    "depth of the base": {"depth": 1}, "unknown codec": {"kind": "rows", "codec": "fp8"},
+    "kind": {"kind": "pages"},
+    "count 0": {"count": 0},
+    "count beyond rows": {"count": 101},
+    "index": {"index": "tree"},
+    "narrow keys": {"key_bits": 3},
+    "keys beyond ids": {"key_bits": 8},
+    "depth beyond stages": {"depth": 4},
+    "depth of the base": {"depth": 1},
+    "unknown codec": {"kind": "rows", "codec": "fp8"},
     "more keys than buckets take": {"count": 30, "key_bits": 7},
-}  # fmt: skip
+}
 FALSIFIED_HASHING = {
-    "dim of another table": {"dim": 3}, "no tokens": {"rows": 0}, "too many tokens": {"rows": 2**31}, "k 0": {"k": 0},
-    "k 65": {"k": 65}, "17 weights": {"k_weights": 17}, "weights without blocks": {"blocks": 0},
-    "blocks without weights": {"k_weights": 0}, "codec": {"token_codec": "fp16"}, "group": {"group": 5},
+    "dim of another table": {"dim": 3},
+    "no tokens": {"rows": 0},
+    "too many tokens": {"rows": 2**31},
+    "k 0": {"k": 0},
+    "k 65": {"k": 65},
+    "17 weights": {"k_weights": 17},
+    "weights without blocks": {"blocks": 0},
+    "blocks without weights": {"k_weights": 0},
+    "codec": {"token_codec": "fp16"},
+    "group": {"group": 5},
     "unknown field": {"colour": 1},
-}  # fmt: skip
+}
 SOUND: dict[str, Any] = {
-    "rows": 100, "dim": 2, "form": "replaced", "stages": [2, 4, 16], "shifts": [0, 1, 3], "base_depth": 1,
+    "rows": 100,
+    "dim": 2,
+    "form": "replaced",
+    "stages": [2, 4, 16],
+    "shifts": [0, 1, 3],
+    "base_depth": 1,
     "levels": [{"kind": "codes", "count": 20, "index": "keys", "key_bits": 5, "depth": 2}],
-}  # fmt: skip
+}
 HASHED: dict[str, Any] = SOUND | {
-    "base_depth": 0, "hash_seed": 3, "hashing": {"group": "dim2", "dim": 2, "rows": 9, "k": 2, "blocks": 1,
-    "k_weights": 4, "token_codec": "int8"},
-}  # fmt: skip
+    "base_depth": 0,
+    "hash_seed": 3,
+    "hashing": {"group": "dim2", "dim": 2, "rows": 9, "k": 2, "blocks": 1, "k_weights": 4, "token_codec": "int8"},
+}
 
 
 @pytest.mark.parametrize("change", FALSIFIED.values(), ids=FALSIFIED)

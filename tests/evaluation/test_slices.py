@@ -40,8 +40,11 @@ def test_tables_keep_their_order_and_forms_theirs():
     unseen = {"zip": np.array([True, False, False, False])}
     slices = slice_by_form([0, 1, 1, 0], np.zeros(4), np.zeros(4), forms, NAMES, unseen=unseen)
     assert [(s.table, s.form) for s in slices] == [
-        ("zip", "kept"), ("zip", "code(2)"), ("zip", "unseen"), ("age", "row"),
-    ]  # fmt: skip
+        ("zip", "kept"),
+        ("zip", "code(2)"),
+        ("zip", "unseen"),
+        ("age", "row"),
+    ]
 
 
 def test_damage_shows_in_the_slice_that_was_damaged():

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from memrec_convert.encoding import CompressedEmbeddingBag, HashGroup, HashSpec, LevelSpec, TableSpec
+from memrec_convert.encoding import HashSpec, LevelSpec, TableSpec
 from memrec_convert.encoding.build import build_kept, build_replaced
 from memrec_convert.encoding.index import choose_index
 from memrec_convert.finetune.loop import Lesson
+from memrec_convert.lookup import CompressedEmbeddingBag, HashGroup
 
 ROWS, DIM, SCALE = 120, 4, 0.01
 FORMS = ("codes", "levels", "rows", "mean", "hashed", "hashed rows", "fp32 hashed")
@@ -43,9 +44,16 @@ def make_spec(form: str) -> tuple[TableSpec, np.ndarray]:
     shifts = (0, 1, 3)[: len(stages)]
     seed = 7 if hashing else 0
     return TableSpec(
-        ROWS, DIM, "replaced", stages=stages, shifts=shifts, base_depth=base, levels=tuple(specs), hashing=hashing,
+        ROWS,
+        DIM,
+        "replaced",
+        stages=stages,
+        shifts=shifts,
+        base_depth=base,
+        levels=tuple(specs),
+        hashing=hashing,
         hash_seed=seed,
-    ), levels  # fmt: skip
+    ), levels
 
 
 def make_table(form: str, *, seed: int = 0, group: HashGroup | None = None) -> CompressedEmbeddingBag:

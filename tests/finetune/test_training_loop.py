@@ -9,10 +9,10 @@ from students import DIM, ROWS, make_batches, make_lessons, make_original, make_
 from torch import nn
 from torch.nn import functional
 
-from memrec_convert.encoding import CompressedTable
 from memrec_convert.finetune import trainable
 from memrec_convert.finetune.loop import FineTuning, HoldOutScore, Lesson, TrainingPlan, fine_tune
 from memrec_convert.finetune.rows import open_rows
+from memrec_convert.lookup import CompressedTable
 
 TRAINED = {"first.codebook", "first.frame", "second.frame", "second.group.tokens", "second.group.weights"}
 
@@ -166,9 +166,12 @@ def test_training_ends_after_its_steps():
     lessons = make_lessons(make_original(student), make_batches(50))
     plan = TrainingPlan(epochs=3, steps_per_epoch=5)
     told = fine_tune(
-        student, lambda _epoch: iter(lessons), plan, hold_out=Script(range(9)),
+        student,
+        lambda _epoch: iter(lessons),
+        plan,
+        hold_out=Script(range(9)),
         progress=lambda stage, done, total: steps.append((stage, done, total)),
-    )  # fmt: skip
+    )
     assert steps == [("fine-tune", step, 15) for step in range(1, 16)]
     assert told.steps == 15
     assert [step for step, _ in told.history] == [0, 2, 4, 6, 8, 10, 12, 14, 15]
@@ -320,9 +323,13 @@ def test_rows_that_no_batch_has_stay():
     lesson = Lesson(lambda model: model(ids), torch.tensor([1.0, 1.0]))
     script = Script([0, 1])
     fine_tune(
-        student, lambda _epoch: [lesson], TrainingPlan(1, 1), hold_out=script, progress=lambda *_: None,
+        student,
+        lambda _epoch: [lesson],
+        TrainingPlan(1, 1),
+        hold_out=script,
+        progress=lambda *_: None,
         open_model=open_rows,
-    )  # fmt: skip
+    )
     moved = (student.first.weight != before["first.weight"]).any(dim=1).nonzero().flatten()
     assert moved.tolist() == [3, 7]
 
@@ -341,9 +348,13 @@ def test_mapped_rows_of_the_original_move_together():
         return HoldOutScore("script", float(len(seen)))
 
     told = fine_tune(
-        student, lambda _epoch: [lesson] * 3, TrainingPlan(1, 3), hold_out=score, progress=lambda *_: None,
+        student,
+        lambda _epoch: [lesson] * 3,
+        TrainingPlan(1, 3),
+        hold_out=score,
+        progress=lambda *_: None,
         open_model=partial(open_rows, mapped=["first"]),
-    )  # fmt: skip
+    )
     assert told.best_step == 3
     moved = [
         (table.weight != before[f"{name}.weight"]).any(dim=1).float().mean()
@@ -375,11 +386,16 @@ def test_bags_of_mapped_rows_pool_as_the_module_does(mode, weighted):
 
 def test_tables_that_pool_otherwise_get_no_map():
     """Padding, norms, the maximum and few rows: these tables train by their rows alone."""
-    model = nn.ModuleList([
-        nn.EmbeddingBag(ROWS, DIM, mode="sum", padding_idx=0), nn.EmbeddingBag(ROWS, DIM, mode="max"),
-        nn.EmbeddingBag(ROWS, DIM, mode="sum", max_norm=1.0), nn.EmbeddingBag(4 * DIM - 1, DIM, mode="sum"),
-        nn.EmbeddingBag(ROWS, DIM, mode="sum", include_last_offset=True), nn.Embedding(ROWS, DIM, padding_idx=1),
-    ])  # fmt: skip
+    model = nn.ModuleList(
+        [
+            nn.EmbeddingBag(ROWS, DIM, mode="sum", padding_idx=0),
+            nn.EmbeddingBag(ROWS, DIM, mode="max"),
+            nn.EmbeddingBag(ROWS, DIM, mode="sum", max_norm=1.0),
+            nn.EmbeddingBag(4 * DIM - 1, DIM, mode="sum"),
+            nn.EmbeddingBag(ROWS, DIM, mode="sum", include_last_offset=True),
+            nn.Embedding(ROWS, DIM, padding_idx=1),
+        ]
+    )
     with open_rows(model, mapped=[str(number) for number in range(6)]) as trainee:
         assert not trainee.mapped
         assert len(trainee.tables) == 6

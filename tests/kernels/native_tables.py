@@ -6,13 +6,20 @@ import torch
 from random_tables import random_kept, random_table
 from torch import Tensor
 
-from memrec_convert.encoding import CompressedEmbedding, CompressedEmbeddingBag
+from memrec_convert.lookup import CompressedEmbedding, CompressedEmbeddingBag
 
 DIMS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 96, 100, 127, 128, 129, 160, 200, 255, 256)
 """Widths on both sides of every bundle of lanes and its multiples."""
 KINDS = (
-    (), ("codes",), ("int8",), ("fp32",), ("codes", "fp16"), ("bf16", "codes"), ("codes", "codes"), ("int8", "fp32"),
-)  # fmt: skip
+    (),
+    ("codes",),
+    ("int8",),
+    ("fp32",),
+    ("codes", "fp16"),
+    ("bf16", "codes"),
+    ("codes", "codes"),
+    ("int8", "fp32"),
+)
 CODECS = ("fp32", "bf16", "fp16", "int8")
 
 

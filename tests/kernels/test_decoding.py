@@ -20,9 +20,11 @@ def test_token_sums_are_horner_sums(seed: int, stages: int, carried: bool) -> No
     shifts = sorted(draw.integers(0, 8, stages + 1).tolist())
     start = draw.integers(-1000, 1000, (5, 3)) if carried else None
     found = sum_tokens(
-        torch.from_numpy(codebook), [torch.from_numpy(entry) for entry in entries],
-        shifts if carried else [0, *shifts[1:]], None if start is None else torch.from_numpy(start).to(torch.int32),
-    )  # fmt: skip
+        torch.from_numpy(codebook),
+        [torch.from_numpy(entry) for entry in entries],
+        shifts if carried else [0, *shifts[1:]],
+        None if start is None else torch.from_numpy(start).to(torch.int32),
+    )
     for n in range(5):
         for d in range(3):
             acc = 0 if start is None else int(start[n, d])

@@ -120,7 +120,11 @@ def test_a_process_without_the_extension() -> None:
     environment = {name: value for name, value in os.environ.items() if name != KERNEL_VARIABLE}
     ran = subprocess.run(
         [sys.executable, "-W", "always::RuntimeWarning", "-c", "\n".join(line.strip() for line in code.splitlines())],
-        capture_output=True, text=True, timeout=120, check=False, env=environment,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environment,
+    )
     assert ran.returncode == 0, ran.stderr
     assert ran.stderr.count("RuntimeWarning: the C++ kernel of memrec-convert is not installed") == 1

@@ -10,8 +10,8 @@ from native_tables import CODECS, DIMS, KINDS, draw_ids, make_bag, make_kept, sa
 from random_tables import BASES
 from torch import Tensor
 
-from memrec_convert.encoding import CompressedEmbeddingBag
-from memrec_convert.encoding.kernel_tables import KernelTables
+from memrec_convert.lookup import CompressedEmbeddingBag
+from memrec_convert.lookup.kernel_tables import KernelTables
 
 pytestmark = pytest.mark.usefixtures("instruction_set")
 PADDING = 3
@@ -37,9 +37,14 @@ def test_bags_of_every_form_and_width(base: str, mode: str) -> None:
     draw = torch.Generator().manual_seed(1)
     for number, dim in enumerate(DIMS):
         module = make_bag(
-            number, base=base, kinds=KINDS[number % len(KINDS)], dim=dim, mode=mode,
-            padding_idx=PADDING if number % 2 else None, include_last_offset=number % 3 == 0,
-        )  # fmt: skip
+            number,
+            base=base,
+            kinds=KINDS[number % len(KINDS)],
+            dim=dim,
+            mode=mode,
+            padding_idx=PADDING if number % 2 else None,
+            include_last_offset=number % 3 == 0,
+        )
         sizes = torch.randint(0, 41, (20,), generator=draw).tolist()
         ids = draw_ids(module.spec.rows, sum(sizes), number)
         ids[torch.rand(len(ids), generator=draw) < 0.2] = PADDING
@@ -61,7 +66,7 @@ def test_bags_over_kept_tables(codec: str) -> None:
     "sizes",
     [[], [0], [0, 0, 0], [1], [256], [257], [1000, 0, 0, 1], [0, 0, 700], [128] * 5, [0] * 300 + [3], [1] * 300],
     ids=lambda sizes: f"{len(sizes)}bags{sum(sizes)}ids",
-)  # fmt: skip
+)
 def test_bags_at_the_edges_of_pieces(sizes: list[int]) -> None:
     """Bags that end where a piece of the work ends, that span several, and many empty ones."""
     for mode in ("sum", "mean"):
@@ -115,10 +120,15 @@ def test_any_bags_over_any_table(data: st.DataObject) -> None:
     """Whatever the table, the ids, their types and strides, the bags, the weights, and the rules for ids outside."""
     mode, oov = data.draw(st.sampled_from(["sum", "mean"])), data.draw(st.sampled_from(["clip", "hash", "zero"]))
     module = make_bag(
-        data.draw(st.integers(0, 10**6)), base=data.draw(st.sampled_from(BASES)),
-        kinds=data.draw(st.sampled_from(KINDS)), dim=data.draw(st.integers(1, 256)), mode=mode, oov=oov,
-        padding_idx=data.draw(st.sampled_from([None, 0, PADDING])), include_last_offset=data.draw(st.booleans()),
-    )  # fmt: skip
+        data.draw(st.integers(0, 10**6)),
+        base=data.draw(st.sampled_from(BASES)),
+        kinds=data.draw(st.sampled_from(KINDS)),
+        dim=data.draw(st.integers(1, 256)),
+        mode=mode,
+        oov=oov,
+        padding_idx=data.draw(st.sampled_from([None, 0, PADDING])),
+        include_last_offset=data.draw(st.booleans()),
+    )
     rows = module.spec.rows
     sizes = data.draw(st.lists(st.integers(0, 9) | st.integers(0, 300), min_size=1, max_size=12))
     pick = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))

@@ -13,8 +13,8 @@ from native_tables import KINDS, draw_ids, make_bag, make_kept, same_bits
 from random_tables import BASES
 from torch import Tensor
 
-from memrec_convert.encoding.kernel_tables import KernelTables, count_idle_bytes
-from memrec_convert.encoding.together import TogetherCache, embed_together
+from memrec_convert.lookup.kernel_tables import KernelTables, count_idle_bytes
+from memrec_convert.lookup.together import TogetherCache, embed_together
 
 pytestmark = [
     pytest.mark.usefixtures("native"),
@@ -76,14 +76,24 @@ class Strange(Tensor):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda ids: ids.float(), lambda ids: ids.to(torch.int16), lambda ids: ids.bool(), lambda ids: ids.flatten(),
-        lambda ids: ids.unsqueeze(0), lambda ids: ids[:, :4], lambda ids: ids.to("meta"), lambda ids: ids.to_sparse(),
-        lambda ids: ids.as_subclass(Strange), lambda ids: ids.numpy(), lambda ids: ids.tolist(), lambda _ids: None,
+        lambda ids: ids.float(),
+        lambda ids: ids.to(torch.int16),
+        lambda ids: ids.bool(),
+        lambda ids: ids.flatten(),
+        lambda ids: ids.unsqueeze(0),
+        lambda ids: ids[:, :4],
+        lambda ids: ids.to("meta"),
+        lambda ids: ids.to_sparse(),
+        lambda ids: ids.as_subclass(Strange),
+        lambda ids: ids.numpy(),
+        lambda ids: ids.tolist(),
+        lambda _ids: None,
         lambda ids: ids.to(torch.complex64),
-        lambda ids: ids + 10**9, lambda ids: ids - 10**9,
+        lambda ids: ids + 10**9,
+        lambda ids: ids - 10**9,
         lambda ids: torch.nn.Parameter(ids, requires_grad=False),
     ],
-)  # fmt: skip
+)
 def test_anything_else_is_left_to_others(change: Callable[[Tensor], Tensor]) -> None:
     """Whatever is not a small matrix of ids inside the tables gives None and leaves no error behind."""
     tables = make_tables()
@@ -220,9 +230,10 @@ def test_what_does_not_say_how_tensors_lie_is_not_taken(native: ModuleType) -> N
     tables = make_tables()
     ids = draw_ids(ROWS, 30).view(6, 5)
     for kind in (
-        object, SimpleNamespace(__dlpack_c_exchange_api__=3),
+        object,
+        SimpleNamespace(__dlpack_c_exchange_api__=3),
         SimpleNamespace(__dlpack_c_exchange_api__=torch.utils.dlpack.to_dlpack(torch.zeros(2))),
-    ):  # fmt: skip
+    ):
         assert native.connect(kind, torch.get_num_threads) is False
     assert tables.look_up_few(ids) is not None
     with pytest.raises(TypeError, match="connect: wrong number of arguments"):

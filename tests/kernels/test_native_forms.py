@@ -9,10 +9,11 @@ from native_tables import CODECS, DIMS, KINDS, draw_ids, make_bag, make_embeddin
 from random_tables import BASES, random_group
 from torch import Tensor
 
-from memrec_convert.encoding import CompressedEmbeddingBag, HashSpec, LevelSpec, TableSpec, kernel_tables
+from memrec_convert.encoding import HashSpec, LevelSpec, TableSpec
 from memrec_convert.encoding.build import build_replaced
 from memrec_convert.encoding.index import IndexSpec, unmix_ids
-from memrec_convert.encoding.kernel_tables import KernelTables
+from memrec_convert.lookup import CompressedEmbeddingBag, kernel_tables
+from memrec_convert.lookup.kernel_tables import KernelTables
 
 pytestmark = pytest.mark.usefixtures("instruction_set")
 PADDING = 3
@@ -110,14 +111,19 @@ def test_ids_outside_the_table(oov: str, dtype: torch.dtype) -> None:
 def make_crowded(mixed: Tensor, *, rows: int = 4096) -> CompressedEmbeddingBag:
     """A table whose level has the ids that the index mixes to these numbers."""
     spec = TableSpec(
-        rows, 8, "replaced", levels=(LevelSpec("rows", IndexSpec("keys", rows, len(mixed), 8), codec="fp32"),),
-    )  # fmt: skip
+        rows, 8, "replaced", levels=(LevelSpec("rows", IndexSpec("keys", rows, len(mixed), 8), codec="fp32"),)
+    )
     levels = np.full(rows, -1, dtype=np.int8)
     levels[unmix_ids(mixed, 12).numpy()] = 0
     tensors = build_replaced(
-        spec, centre=torch.zeros(8), scale=0.01, codebook=None, codes=np.zeros((rows, 0)), levels=levels,
+        spec,
+        centre=torch.zeros(8),
+        scale=0.01,
+        codebook=None,
+        codes=np.zeros((rows, 0)),
+        levels=levels,
         read_rows=lambda ids: torch.as_tensor(ids, dtype=torch.float32).view(-1, 1).expand(-1, 8) + 1,
-    )  # fmt: skip
+    )
     module = CompressedEmbeddingBag(spec)
     module.fill(tensors)
     return module
@@ -146,16 +152,23 @@ def test_the_most_stages_and_tokens() -> None:
     index = IndexSpec("bitmap", 50, 20)
     for stages, dim in ((32, 48), (32, 128), (33, 48)):
         spec = TableSpec(
-            50, dim, "replaced", stages=(256,) * stages, shifts=(0,) * stages, base_depth=20,
+            50,
+            dim,
+            "replaced",
+            stages=(256,) * stages,
+            shifts=(0,) * stages,
+            base_depth=20,
             levels=(LevelSpec("codes", index, depth=stages),),
-        )  # fmt: skip
+        )
         tensors = build_replaced(
-            spec, centre=torch.randn(dim, generator=draw), scale=0.01,
+            spec,
+            centre=torch.randn(dim, generator=draw),
+            scale=0.01,
             codebook=torch.randint(-127, 128, (256 * stages, dim), generator=draw).to(torch.int8),
             codes=torch.randint(0, 256, (50, stages), generator=draw).to(torch.uint8).numpy(),
             levels=np.where(np.arange(50) % 5 < 2, 0, -1).astype(np.int8),
             read_rows=lambda ids: torch.zeros(len(ids), 1),
-        )  # fmt: skip
+        )
         module = CompressedEmbeddingBag(spec)
         module.fill(tensors)
         assert through_kernel(module) == (stages <= 32)

@@ -7,8 +7,8 @@ import torch
 from native_tables import draw_ids, make_bag, make_embedding, make_kept, move_off_alignment, same_bits, through_kernel
 from random_tables import BASES
 
-from memrec_convert.encoding import CompressedEmbeddingBag
-from memrec_convert.encoding.kernel_tables import KernelTables, kernel_can_read
+from memrec_convert.lookup import CompressedEmbeddingBag
+from memrec_convert.lookup.kernel_tables import KernelTables, kernel_can_read
 
 pytestmark = pytest.mark.usefixtures("instruction_set")
 FILLED = 7.0
@@ -83,9 +83,12 @@ def test_bad_places_for_the_output_are_a_value_error() -> None:
     """`out` must be float32 of the right shape, without gaps in a row; ids must have all columns."""
     tables, ids = KernelTables([make_bag(1), make_bag(2)], [0, 1]), torch.zeros(4, 2, dtype=torch.int64)
     for out in (
-        torch.empty(4, 64, dtype=torch.float64), torch.empty(4, 63), torch.empty(3, 64), torch.empty(64, 4).t(),
+        torch.empty(4, 64, dtype=torch.float64),
+        torch.empty(4, 63),
+        torch.empty(3, 64),
+        torch.empty(64, 4).t(),
         torch.empty(4, 64, device="meta"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ValueError, match=r"out is .* expected float32 \[4, 64\] without gaps"):
             tables.look_up_grid(ids, out)
     with pytest.raises(ValueError, match="ids have 1 columns, the tables take 2"):

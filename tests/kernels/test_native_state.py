@@ -22,10 +22,11 @@ from native_tables import KINDS, draw_ids, make_bag, make_embedding, make_kept, 
 from random_tables import BASES
 from torch import Tensor
 
-from memrec_convert.encoding import CompressedEmbeddingBag, LevelSpec, TableSpec
+from memrec_convert.encoding import LevelSpec, TableSpec
 from memrec_convert.encoding.build import build_replaced
 from memrec_convert.encoding.index import IndexSpec
-from memrec_convert.encoding.kernel_tables import KernelTables
+from memrec_convert.lookup import CompressedEmbeddingBag
+from memrec_convert.lookup.kernel_tables import KernelTables
 
 pytestmark = pytest.mark.usefixtures("native")
 
@@ -79,10 +80,15 @@ def test_a_loaded_index_is_looked_through_at_once() -> None:
         module = CompressedEmbeddingBag(spec)
         module.fill(
             build_replaced(
-                spec, centre=torch.zeros(4), scale=0.01, codebook=None, codes=np.zeros((3000, 0)), levels=levels,
+                spec,
+                centre=torch.zeros(4),
+                scale=0.01,
+                codebook=None,
+                codes=np.zeros((3000, 0)),
+                levels=levels,
                 read_rows=lambda ids: torch.ones(len(ids), 4),
             )
-        )  # fmt: skip
+        )
         check_rows(module)
         modules.append(module)
     modules[0].load_state_dict(modules[1].state_dict())
@@ -187,12 +193,17 @@ def test_outputs_in_use_are_nobody_elses(samples: int) -> None:
     for one, take in zip(
         ids,
         (
-            lambda held: held[5:], lambda held: held.t(), lambda held: held.numpy(), lambda held: held.view(-1)[-256:],
-            lambda held: held.detach(), lambda held: held.unbind(0)[7], lambda held: np.from_dlpack(held),
+            lambda held: held[5:],
+            lambda held: held.t(),
+            lambda held: held.numpy(),
+            lambda held: held.view(-1)[-256:],
+            lambda held: held.detach(),
+            lambda held: held.unbind(0)[7],
+            lambda held: np.from_dlpack(held),
             lambda held: (held * factor).sum(),
         ),
         strict=True,
-    ):  # fmt: skip
+    ):
         views.append(take(module(one)))
         for seed in range(5):
             module(draw_ids(300, samples, 100 + seed).view(-1, 1))
@@ -277,8 +288,12 @@ def run_python(code: str) -> None:
     head = f"import sys; sys.path[:0] = {[str(here), str(here.parent / 'encoding')]!r}\nimport conftest\n"
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", head + textwrap.dedent(code)],
-        capture_output=True, text=True, timeout=120, check=False, env=os.environ | {"OMP_NUM_THREADS": "2"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "2"},
+    )
     assert ran.returncode == 0, ran.stderr
 
 

@@ -53,9 +53,10 @@ def test_pairs_come_row_by_row_of_their_triangle(vectors, lower, itself):
     assert pair_index(vectors, lower=lower, itself=itself).tolist() == expected
 
 
-@pytest.mark.parametrize(("interaction", "pairs", "itself"), [
-    ("dot", "lower", False), ("dot", "lower", True), ("dot", "upper", False), ("cat", "lower", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("interaction", "pairs", "itself"),
+    [("dot", "lower", False), ("dot", "lower", True), ("dot", "upper", False), ("cat", "lower", False)],
+)
 def test_the_logit_is_the_formula(interaction, pairs, itself):
     """The output equals a plain evaluation, sample by sample, in float64."""
     model = build(interaction=interaction, pairs=pairs, itself=itself).double()

@@ -10,13 +10,24 @@ from memrec_convert.errors import ModelError
 from memrec_convert.models import build_model
 
 DCN = {
-    "name": "dlrm-dcn", "interaction": "cross", "bottom": [2, 5, 4], "top": [12, 3, 1], "tables": [[7, 4], [5, 4]],
-    "cross_layers": 2, "cross_rank": 3,
-}  # fmt: skip
+    "name": "dlrm-dcn",
+    "interaction": "cross",
+    "bottom": [2, 5, 4],
+    "top": [12, 3, 1],
+    "tables": [[7, 4], [5, 4]],
+    "cross_layers": 2,
+    "cross_rank": 3,
+}
 DEEPFM = {
-    "name": "deepfm", "interaction": "fm", "fields": 2, "linear": "dense", "bottom": [2], "top": [10, 3, 1],
-    "tables": [[7, 4], [5, 4], [5, 1], [7, 1]], "table_inputs": [0, 1, 1, 0],
-}  # fmt: skip
+    "name": "deepfm",
+    "interaction": "fm",
+    "fields": 2,
+    "linear": "dense",
+    "bottom": [2],
+    "top": [10, 3, 1],
+    "tables": [[7, 4], [5, 4], [5, 1], [7, 1]],
+    "table_inputs": [0, 1, 1, 0],
+}
 
 
 def build(architecture):

@@ -105,10 +105,14 @@ def test_an_architecture_makes_the_model_again():
 @pytest.mark.parametrize(
     ("sizes", "words"),
     [
-        ({"K": 0}, "K is 0"), ({"D": 0}, "D is 0"), ({"D": 1}, "D is 1, smaller than K = 2"),
-        ({"dw": 2}, "dw is 2, smaller than kw = 3"), ({"kw": -1}, "kw is -1"), ({"l": 0}, "l is 0"),
+        ({"K": 0}, "K is 0"),
+        ({"D": 0}, "D is 0"),
+        ({"D": 1}, "D is 1, smaller than K = 2"),
+        ({"dw": 2}, "dw is 2, smaller than kw = 3"),
+        ({"kw": -1}, "kw is -1"),
+        ({"l": 0}, "l is 0"),
     ],
-)  # fmt: skip
+)
 def test_sizes_that_make_no_model_are_refused(sizes, words):
     """No token, no width, or fewer entries than an id sums."""
     with pytest.raises(ModelError, match=words):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from memrec_convert.distill.curves import ListCurve, TableCurves
 from memrec_convert.encoding import TableSpec, count_bytes
+from memrec_convert.planning.curves import ListCurve, TableCurves
 
 LISTS = ((4, 4, 16, 16, 64, 64), (2, 4, 16, 64, 256))
 ROWS = (20_000, 3_000, 700)

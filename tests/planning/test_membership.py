@@ -24,9 +24,12 @@ def make_table(seed):
     shares = [draw.uniform(0, 0.6, rows), draw.uniform(0, 0.1, rows)]
     losses = np.stack([base, *(base * share for share, _ in zip(shares, levels, strict=False))]).astype(np.float32)
     choice = FormChoice(
-        sizes=SIZES, base_depth=int(draw.integers(0, 2)), levels=levels, counts=tuple(rows // 4 for _ in levels),
+        sizes=SIZES,
+        base_depth=int(draw.integers(0, 2)),
+        levels=levels,
+        counts=tuple(rows // 4 for _ in levels),
         distortion=float(base.sum()),
-    )  # fmt: skip
+    )
     return LevelCandidates(choice, rows, 8, SHIFTS, losses)
 
 

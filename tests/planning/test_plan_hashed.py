@@ -13,8 +13,9 @@ from memrec_convert.planning.hashed import KEPT_SHARES, TableShape, plan_hashed,
 
 SHAPES = st.lists(
     st.builds(TableShape, st.integers(200, 50_000), st.sampled_from([1, 3, 8, 24, 100]), st.booleans()),
-    min_size=1, max_size=4,
-).filter(lambda shapes: any(shape.replaceable for shape in shapes))  # fmt: skip
+    min_size=1,
+    max_size=4,
+).filter(lambda shapes: any(shape.replaceable for shape in shapes))
 KINDS = st.sampled_from([(1, 0), (2, 0), (2, 4), (3, 16)])
 
 

@@ -90,9 +90,14 @@ def test_bytes_go_where_they_count():
     for curve in rich.lists:
         curve.distortion[:] *= 1e6
     rich = type(rich)(
-        "rich", rich.rows, rich.dim, rich.class_rows, rich.lists,
-        {"int8": rich.stored["int8"] * 1e6}, {codec: loss * 1e6 for codec, loss in rich.kept.items()},
-    )  # fmt: skip
+        "rich",
+        rich.rows,
+        rich.dim,
+        rich.class_rows,
+        rich.lists,
+        {"int8": rich.stored["int8"] * 1e6},
+        {codec: loss * 1e6 for codec, loss in rich.kept.items()},
+    )
     plan = plan_tables([poor, rich], 30_000, count_file)
     assert plan.choices[1].nbytes > 3 * plan.choices[0].nbytes
 

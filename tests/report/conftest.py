@@ -30,8 +30,14 @@ def build_report(name="user", text="a note", *, tables=2):
         weights="log",
         tables=tuple(
             TableReport(
-                f"{name}{i}", "codes", 33_762_577 * (i + 1), 16, 2_000_000_000, 45_000_000,
-                "codes 1b base + 28b x 4100 ids", {"row": 0.61, "code(3)": 0.3, "hashed": 0.0896, text: 0.0004},
+                f"{name}{i}",
+                "codes",
+                33_762_577 * (i + 1),
+                16,
+                2_000_000_000,
+                45_000_000,
+                "codes 1b base + 28b x 4100 ids",
+                {"row": 0.61, "code(3)": 0.3, "hashed": 0.0896, text: 0.0004},
             )
             for i in range(tables)
         ),
@@ -52,12 +58,23 @@ def build_report(name="user", text="a note", *, tables=2):
             (DecileReport(50_010, 0.1234, 0.12), DecileReport(50_010, 0.61, 0.5876)),
         ),
         groups=GroupReport(
-            name, 6040, 5900, 0.987, AucComparison(0.72, 0.719, (-0.0015, -0.0005), "worse"), (-0.001, -0.0002),
-            "worse", 2000,
+            name,
+            6040,
+            5900,
+            0.987,
+            AucComparison(0.72, 0.719, (-0.0015, -0.0005), "worse"),
+            (-0.001, -0.0002),
+            "worse",
+            2000,
         ),
         ablation=(AblationReport(f"{name}0", 0.8022, -0.0005, (-0.0007, -0.0003)),),
         control=ControlReport(
-            "auc", 293, 0, 0.0, 0.001, AucComparison(0.8027, 0.8027, (0.0, 0.0), "same"),
+            "auc",
+            293,
+            0,
+            0.0,
+            0.001,
+            AucComparison(0.8027, 0.8027, (0.0, 0.0), "same"),
             AucComparison(0.8027, 0.8018, (-0.0012, -0.0006), "worse"),
             AucComparison(0.8027, 0.8021, (-0.0009, -0.0003), "worse"),
         ),
@@ -70,7 +87,7 @@ def build_report(name="user", text="a note", *, tables=2):
         assumed=(f"pairs are the lower triangle of {name}",),
         seconds={"read": 1.25, "plan": 0.5},
         warnings=(text, f"table {name} has unread rows"),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="session")

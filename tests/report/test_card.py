@@ -18,15 +18,25 @@ def test_a_card_says_everything_that_matters(full):
     card = render_card(full)
     assert card.startswith("# user.safetensors\n\n2.16 GB -> 46.0 MB (47x), AUC 0.8027 -> 0.8021 (-0.0006, ")
     for said in (
-        "| AUC | 0.802700 | 0.802100 | -0.000600 |", "| log loss | 0.520000 | 0.521000 | +0.001000 |",
-        "| tables | 2.15 GB | 36.0 MB |", "| dense part | 10.0 MB | 9.99 MB |", "| whole file | 4.40 GB | 46.0 MB |",
-        "the file has 46,000,000 bytes", "| user0 | 33,762,577 | 16 | 2.00 GB | 45.0 MB | codes |",
-        "| user0 | code(3) | 30,000 | 30 % | 0.8000 | 0.7990 | -0.0010 |", "- theta: 1e-09",
-        "| int8 user | 48.0 MB | 0.0123 | a note |", "- kept\\_step: 200", "- table user has unread rows",
-        "| 2 | 0.6000 | 0.5900 | 0.6100 | 0.5876 |", "| user0 | 0.8022 | -0.00050 | -0.00070 to -0.00030 |",
+        "| AUC | 0.802700 | 0.802100 | -0.000600 |",
+        "| log loss | 0.520000 | 0.521000 | +0.001000 |",
+        "| tables | 2.15 GB | 36.0 MB |",
+        "| dense part | 10.0 MB | 9.99 MB |",
+        "| whole file | 4.40 GB | 46.0 MB |",
+        "the file has 46,000,000 bytes",
+        "| user0 | 33,762,577 | 16 | 2.00 GB | 45.0 MB | codes |",
+        "| user0 | code(3) | 30,000 | 30 % | 0.8000 | 0.7990 | -0.0010 |",
+        "- theta: 1e-09",
+        "| int8 user | 48.0 MB | 0.0123 | a note |",
+        "- kept\\_step: 200",
+        "- table user has unread rows",
+        "| 2 | 0.6000 | 0.5900 | 0.6100 | 0.5876 |",
+        "| user0 | 0.8022 | -0.00050 | -0.00070 to -0.00030 |",
         "| compression costs, both trained | 0.8027 | 0.8021 | -0.00060 | -0.00090 to -0.00030 |",
-        "- GAUC 0.7200 -> 0.7190 (-0.0010, ", "- source\\_digest: abab", "- time: (read: 1.2 s, plan: 0.5 s)",
-    ):  # fmt: skip
+        "- GAUC 0.7200 -> 0.7190 (-0.0010, ",
+        "- source\\_digest: abab",
+        "- time: (read: 1.2 s, plan: 0.5 s)",
+    ):
         assert said in card
 
 
@@ -57,11 +67,21 @@ def test_special_characters_are_escaped(char):
 
 @pytest.mark.parametrize(
     ("text", "escaped"),
-    [("- item", "\\- item"), ("1. item", "1\\. item"), ("12) item", "12\\) item"), ("===", "\\==="),
-     ("> x", "\\> x"), ("+1", "\\+1"), ("2.16 GB", "2.16 GB"),
-     ("123456789. x", "123456789\\. x"), ("http://x.org", "http\\://x.org"), ("emb.0-weight", "emb.0-weight"),
-     ("a\n\nb", "a\\\\n\\\\nb"), ("", "")],
-)  # fmt: skip
+    [
+        ("- item", "\\- item"),
+        ("1. item", "1\\. item"),
+        ("12) item", "12\\) item"),
+        ("===", "\\==="),
+        ("> x", "\\> x"),
+        ("+1", "\\+1"),
+        ("2.16 GB", "2.16 GB"),
+        ("123456789. x", "123456789\\. x"),
+        ("http://x.org", "http\\://x.org"),
+        ("emb.0-weight", "emb.0-weight"),
+        ("a\n\nb", "a\\\\n\\\\nb"),
+        ("", ""),
+    ],
+)
 def test_text_at_the_start_of_a_line_starts_nothing(text, escaped):
     """No list, heading, link or paragraph begins in a name; ordinary names stay readable."""
     assert escape_markdown(text) == escaped

@@ -8,9 +8,9 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memrec_convert.cli.commands import cli
 from page_parser import parse_page
 
-from memrec_convert.cli import cli
 from memrec_convert.errors import ArtifactError
 from memrec_convert.report import Report
 from memrec_convert.report.html import read_comparison, read_latency, render_html
@@ -27,27 +27,46 @@ def build_comparison(name="product quantisation", note="a note"):
     def row(method, size, delta):
         auc = None if delta is None else 0.8027 + delta
         return {
-            "method": method, "bytes": size, "auc": auc, "auc_delta": delta, "log_loss": 0.5, "epochs": 0,
-            "ci95": None if delta is None else [delta - 1e-4, delta + 1e-4], "seconds": 1.0, "note": note,
-        }  # fmt: skip
+            "method": method,
+            "bytes": size,
+            "auc": auc,
+            "auc_delta": delta,
+            "log_loss": 0.5,
+            "epochs": 0,
+            "ci95": None if delta is None else [delta - 1e-4, delta + 1e-4],
+            "seconds": 1.0,
+            "note": note,
+        }
 
     ours = "memrec-convert auto"
-    return {"budgets": [
-        {"budget_bytes": 24_000_000, "rows": [row(ours, 24_000_000, -0.002), row(name, 30_000_000, None)]},
-        {"budget_bytes": 48_000_000, "rows": [row(ours, 48_000_000, -3e-4), row(name, 47_000_000, -0.02)]},
-    ]}  # fmt: skip
+    return {
+        "budgets": [
+            {"budget_bytes": 24_000_000, "rows": [row(ours, 24_000_000, -0.002), row(name, 30_000_000, None)]},
+            {"budget_bytes": 48_000_000, "rows": [row(ours, 48_000_000, -3e-4), row(name, 47_000_000, -0.02)]},
+        ]
+    }
 
 
 def build_latency(name="original", size=46_000_000):
     """What `bench --json` writes for two contenders at two batch sizes."""
     rows = [
         {
-            "stage": stage, "batch": batch, "contender": who, "ns_per_lookup": 100.0 * factor / batch,
-            "items_per_second": 1e5 * batch / factor, "ms_p50": 0.01 * factor, "ms_p99": 0.02 * factor, "spread": 0.1,
-            "noisy": batch == 64, "repetitions": 9, "ratio_to_original": 4.0 / factor / (1 + (batch > 1)),
+            "stage": stage,
+            "batch": batch,
+            "contender": who,
+            "ns_per_lookup": 100.0 * factor / batch,
+            "items_per_second": 1e5 * batch / factor,
+            "ms_p50": 0.01 * factor,
+            "ms_p99": 0.02 * factor,
+            "spread": 0.1,
+            "noisy": batch == 64,
+            "repetitions": 9,
+            "ratio_to_original": 4.0 / factor / (1 + (batch > 1)),
         }
-        for stage in ("embedding", "model") for batch in (1, 64) for who, factor in (("converted", 2.0), (name, 4.0))
-    ]  # fmt: skip
+        for stage in ("embedding", "model")
+        for batch in (1, 64)
+        for who, factor in (("converted", 2.0), (name, 4.0))
+    ]
     return {"artifact": {"path": name, "bytes": size}, "threads": 2, "rows": rows, "warnings": [f"noise of {name}"]}
 
 
@@ -57,17 +76,19 @@ def with_curve(report, **plan):
     history = [{"step": step, "score": 0.8 + step * 1e-6} for step in (0, 100, 200)]
     gate = {"says": "within the bound", "tried": [{"budget_bytes": 50_000_000, "drop": 0.0004}]}
     return replace(
-        report, plan={**report.plan, "curve": curve, "gate": gate, **plan},
+        report,
+        plan={**report.plan, "curve": curve, "gate": gate, **plan},
         fine_tune={**report.fine_tune, "metric": "auc", "history": history},
-    )  # fmt: skip
+    )
 
 
 def render_full(report, name="original", note="a note"):
     """The page with everything that can be on it."""
     return render_html(
-        with_curve(report), comparison=read_comparison(build_comparison(name, note)),
+        with_curve(report),
+        comparison=read_comparison(build_comparison(name, note)),
         latency=read_latency(build_latency(name)),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -122,18 +143,47 @@ def test_a_page_says_everything_that_matters(page):
     """Headline, quality, bytes, rivals, curve, lookups, plan, calibration, latency, warnings and provenance."""
     text = page.text
     for said in (
-        "2.16 GB → 46.0 MB", "47x smaller", "-0.0006", "95 % interval -0.0009 to -0.0003: worse", "1.00x to 2.00x",
-        "user0", "codes 1b base + 28b x 4100 ids", "46,000,000 bytes", "0.802700", "user.parquet", "within the bound",
-        "table user has unread rows", "pairs are the lower triangle of user", "ab" * 16, "GAUC 0.7200", "int8 user",
-        "fine-tuned", "noise of original", "original (noisy)", "compression costs, both trained", "teacher",
-    ):  # fmt: skip
+        "2.16 GB → 46.0 MB",
+        "47x smaller",
+        "-0.0006",
+        "95 % interval -0.0009 to -0.0003: worse",
+        "1.00x to 2.00x",
+        "user0",
+        "codes 1b base + 28b x 4100 ids",
+        "46,000,000 bytes",
+        "0.802700",
+        "user.parquet",
+        "within the bound",
+        "table user has unread rows",
+        "pairs are the lower triangle of user",
+        "ab" * 16,
+        "GAUC 0.7200",
+        "int8 user",
+        "fine-tuned",
+        "noise of original",
+        "original (noisy)",
+        "compression costs, both trained",
+        "teacher",
+    ):
         assert said in text, said
     titles = [one.children[0].text for one in page.find("section")]
     assert titles == [
-        "Warnings", "Quality", "Training and compression", "Where the bytes go", "AUC against bytes", "Rate curve",
-        "Lookups by form", "Plan by table", "What each table alone costs", "Calibration", "AUC by form of the lookup",
-        "Latency against batch size", "How the plan was chosen", "Fine-tuning", "Assumptions and provenance",
-    ]  # fmt: skip
+        "Warnings",
+        "Quality",
+        "Training and compression",
+        "Where the bytes go",
+        "AUC against bytes",
+        "Rate curve",
+        "Lookups by form",
+        "Plan by table",
+        "What each table alone costs",
+        "Calibration",
+        "AUC by form of the lookup",
+        "Latency against batch size",
+        "How the plan was chosen",
+        "Fine-tuning",
+        "Assumptions and provenance",
+    ]
 
 
 def test_a_page_of_nothing_measured_claims_nothing(bare):
@@ -273,9 +323,12 @@ def test_a_page_of_thousands_of_tables_stays_under_two_megabytes(make_report):
     """Three thousand tables with long names, slices, warnings: under 2 MB, and it says what it leaves out."""
     report = make_report("n" * 500, "t" * 500, tables=3000)
     report = replace(
-        report, slices=report.slices * 3000, warnings=report.warnings * 1000, ablation=report.ablation * 3000,
+        report,
+        slices=report.slices * 3000,
+        warnings=report.warnings * 1000,
+        ablation=report.ablation * 3000,
         assumed=report.assumed * 1000,
-    )  # fmt: skip
+    )
     page = render_full(report, "o" * 5000, "n" * 5000)
     assert len(page.encode()) < 2_000_000
     assert "(the first 400 of 3,000; all are in the JSON)" in page
@@ -341,9 +394,7 @@ def test_figures_of_another_file_or_log_are_said_to_be(full):
     for table in other["budgets"]:
         for row in table["rows"]:
             row["auc"] = row["auc"] and row["auc"] + 0.01
-    page = render_html(
-        full, comparison=read_comparison(other), latency=read_latency(build_latency(size=7))
-    )
+    page = render_html(full, comparison=read_comparison(other), latency=read_latency(build_latency(size=7)))
     assert "other rows or another checkpoint: its original has an AUC of 0.812700" in page
     assert "Another file was timed than this report" in page
     same = render_full(full)

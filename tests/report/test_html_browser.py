@@ -72,8 +72,10 @@ def test_names_are_shown_and_do_nothing(browser, hostile):
     browser.read_requests()
     browser.show(hostile)
     assert browser.run("return [typeof window.hacked, document.images.length, document.scripts.length];") == [
-        "undefined", 0, 1,
-    ]  # fmt: skip
+        "undefined",
+        0,
+        1,
+    ]
     assert browser.run("return document.querySelector('#tables tbody th').textContent;").startswith("\"'><script>")
     shown = browser.run("return document.querySelector('#warnings li').textContent;")
     assert shown.startswith("\"'><script>window.hacked=1</script><img src=x")

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
+from memrec_convert.cli.commands import cli
 from page_parser import parse_page
 from test_html import build_comparison, build_latency
 
 from memrec_convert import convert
-from memrec_convert.cli import cli
-from memrec_convert.conversion.pages import LARGEST_NUMBER, MOST_LEVELS, Companions, plan_page, show_report
+from memrec_convert.conversion.report import LARGEST_NUMBER, MOST_LEVELS, Companions, plan_page, show_report
 from memrec_convert.errors import ArtifactError, MemrecError, OutputError
 from memrec_convert.report import Report
 
@@ -18,9 +18,7 @@ from memrec_convert.report import Report
 @pytest.fixture
 def files(full, tmp_path):
     """A folder with a report, a comparison and a measurement of speed."""
-    for name, values in (
-        ("a.report", full.to_json()), ("compare", build_comparison()), ("bench", build_latency()),
-    ):  # fmt: skip
+    for name, values in (("a.report", full.to_json()), ("compare", build_comparison()), ("bench", build_latency())):
         (tmp_path / f"{name}.json").write_text(json.dumps(values), encoding="utf-8")
     return tmp_path
 
@@ -30,9 +28,16 @@ def test_a_conversion_writes_its_page_with_the_rate_curve(tiny, tmp_path):
     comparison = tmp_path / "compare.json"
     comparison.write_text(json.dumps(build_comparison()), encoding="utf-8")
     report = convert(
-        tiny.checkpoint, "12kB", data=tiny.train, val=tiny.val, eval=tiny.test, out=tmp_path / "a.safetensors",
-        report_html=tmp_path / "a.html", compare_json=comparison, threads=1,
-    )  # fmt: skip
+        tiny.checkpoint,
+        "12kB",
+        data=tiny.train,
+        val=tiny.val,
+        eval=tiny.test,
+        out=tmp_path / "a.safetensors",
+        report_html=tmp_path / "a.html",
+        compare_json=comparison,
+        threads=1,
+    )
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["a.card.md", "a.html", "a.report.json", "a.safetensors", "compare.json"]
     sections = {one.attributes["id"] for one in parse_page((tmp_path / "a.html").read_text("utf-8")).find("section")}
@@ -57,10 +62,19 @@ def test_without_data_there_is_a_page_and_no_curve(tiny, tmp_path):
 def test_the_command_shows_a_report_and_makes_its_page(files):
     """`report FILE` prints what convert printed; with --html the page appears, with what the other files hold."""
     page = files / "a.html"
-    ran = CliRunner().invoke(cli, [
-        "report", str(files / "a.report.json"), "--html", str(page), "--compare-json", str(files / "compare.json"),
-        "--bench-json", str(files / "bench.json"),
-    ])  # fmt: skip
+    ran = CliRunner().invoke(
+        cli,
+        [
+            "report",
+            str(files / "a.report.json"),
+            "--html",
+            str(page),
+            "--compare-json",
+            str(files / "compare.json"),
+            "--bench-json",
+            str(files / "bench.json"),
+        ],
+    )
     assert ran.exit_code == 0, ran.output
     assert ran.output.startswith("2.16 GB -> 46.0 MB (47x)")
     text = page.read_text("utf-8")
@@ -80,9 +94,7 @@ def test_a_page_replaces_nothing_unasked(files):
     for read in ("a.report.json", "compare.json"):
         before = (files / read).read_bytes()
         with pytest.raises(OutputError, match="it is read too"):
-            show_report(
-                files / "a.report.json", html=files / read, compare_json=files / "compare.json", force=True
-            )
+            show_report(files / "a.report.json", html=files / read, compare_json=files / "compare.json", force=True)
         assert (files / read).read_bytes() == before
     assert page.read_text() == "mine"
 
@@ -107,10 +119,25 @@ def test_figures_without_a_page_are_refused(tmp_path):
             plan_page(None, **{name: tmp_path / "x.json"})
 
 
-@pytest.mark.parametrize("text", [
-    "", "{", "[]", "3", "null", "{}", '{"artifact": 3}', "[" * 100_000, '{"a": 1e999}', f'{{"a": {"9" * 400}}}',
-    '{"a": ' * (MOST_LEVELS + 2) + "1" + "}" * (MOST_LEVELS + 2), "\x00\xff", '{"a": "\\ud800"}', "\ufeff{}",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        "null",
+        "{}",
+        '{"artifact": 3}',
+        "[" * 100_000,
+        '{"a": 1e999}',
+        f'{{"a": {"9" * 400}}}',
+        '{"a": ' * (MOST_LEVELS + 2) + "1" + "}" * (MOST_LEVELS + 2),
+        "\x00\xff",
+        '{"a": "\\ud800"}',
+        "\ufeff{}",
+    ],
+)
 def test_what_is_no_report_is_refused_in_one_sentence(text, files):
     """Empty, broken, foreign, endless and too deep files: ArtifactError, one line, no page."""
     (files / "bad.json").write_text(text, encoding="utf-8")

@@ -6,14 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memrec_convert.report.html.scale import (
-    APART,
-    change_scale,
-    linear_scale,
-    list_scale,
-    log_scale,
-    round_step,
-)
+from memrec_convert.report.html.scale import APART, change_scale, linear_scale, list_scale, log_scale, round_step
 
 FIGURES = st.floats(-1e9, 1e9, allow_subnormal=False)
 SIZES = st.floats(1, 1e13)

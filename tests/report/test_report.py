@@ -10,10 +10,31 @@ from memrec_convert.errors import ArtifactError
 from memrec_convert.report import Comparison, Report
 
 KEYS = {
-    "artifact", "budget_bytes", "weights", "tables", "auc", "log_loss", "normalized_entropy", "calibration", "slices",
-    "sizes", "serving_bytes", "plan", "alternatives", "fine_tune", "architecture", "assumed", "provenance", "seconds",
-    "warnings", "evaluation", "deciles", "groups", "ablation", "control",
-}  # fmt: skip
+    "artifact",
+    "budget_bytes",
+    "weights",
+    "tables",
+    "auc",
+    "log_loss",
+    "normalized_entropy",
+    "calibration",
+    "slices",
+    "sizes",
+    "serving_bytes",
+    "plan",
+    "alternatives",
+    "fine_tune",
+    "architecture",
+    "assumed",
+    "provenance",
+    "seconds",
+    "warnings",
+    "evaluation",
+    "deciles",
+    "groups",
+    "ablation",
+    "control",
+}
 
 
 def test_the_json_has_every_promised_key(full):
@@ -22,20 +43,41 @@ def test_the_json_has_every_promised_key(full):
     assert set(values) == KEYS
     assert values["artifact"] == {"path": "out/user.safetensors", "bytes": 46_000_000}
     assert set(values["tables"][0]) == {
-        "name", "method", "rows", "dim", "bytes_before", "bytes_after", "form", "lookup_share",
-    }  # fmt: skip
+        "name",
+        "method",
+        "rows",
+        "dim",
+        "bytes_before",
+        "bytes_after",
+        "form",
+        "lookup_share",
+    }
     assert set(values["auc"]) == {"before", "after", "delta", "ci95", "verdict"}
     assert set(values["log_loss"]) == {"before", "after", "delta"}
     assert set(values["groups"]) == {
-        "column", "groups", "both_classes", "covered", "gauc", "auc_ci95", "verdict", "resamples",
-    }  # fmt: skip
+        "column",
+        "groups",
+        "both_classes",
+        "covered",
+        "gauc",
+        "auc_ci95",
+        "verdict",
+        "resamples",
+    }
     assert set(values["groups"]["gauc"]) == set(values["auc"])
     assert set(values["deciles"]) == {"before", "after"}
     assert values["deciles"]["after"][1] == {"samples": 50_010, "mean_prediction": 0.61, "mean_label": 0.5876}
     assert values["ablation"] == [{"table": "user0", "auc": 0.8022, "delta": -0.0005, "ci95": [-0.0007, -0.0003]}]
     assert set(values["control"]) == {
-        "metric", "steps", "best_step", "gain", "rate", "training", "conversion", "compression",
-    }  # fmt: skip
+        "metric",
+        "steps",
+        "best_step",
+        "gain",
+        "rate",
+        "training",
+        "conversion",
+        "compression",
+    }
     assert all(set(values["control"][key]) == set(values["auc"]) for key in ("training", "conversion", "compression"))
     assert set(values["sizes"]["source"]) == {"tables", "dense", "file"}
     assert set(values["sizes"]["artifact"]) == {"tables", "dense", "header", "total"}
@@ -56,8 +98,19 @@ def test_derived_figures_follow_from_the_others(full):
 def test_what_was_not_measured_is_null(bare):
     """Without data the figures are null, not zero and not missing."""
     values = bare.to_json()
-    for key in ("auc", "log_loss", "normalized_entropy", "calibration", "slices", "serving_bytes", "fine_tune",
-                "deciles", "groups", "ablation", "control"):  # fmt: skip
+    for key in (
+        "auc",
+        "log_loss",
+        "normalized_entropy",
+        "calibration",
+        "slices",
+        "serving_bytes",
+        "fine_tune",
+        "deciles",
+        "groups",
+        "ablation",
+        "control",
+    ):
         assert values[key] is None
     assert values["tables"][0]["lookup_share"] is None
     assert values["provenance"]["source_digest"] is None

@@ -52,9 +52,7 @@ def test_every_width_is_kept(make_report, width, rows):
 def test_the_headline_says_size_and_auc(full):
     """Both sizes, the ratio, both AUCs, the interval and the verdict, in one sentence."""
     text = " ".join(render_terminal(full).split("\n\n")[0].split())
-    assert text == (
-        "2.16 GB -> 46.0 MB (47x), AUC 0.8027 -> 0.8021 (-0.0006, 95 % interval -0.0009 to -0.0003: worse)"
-    )
+    assert text == ("2.16 GB -> 46.0 MB (47x), AUC 0.8027 -> 0.8021 (-0.0006, 95 % interval -0.0009 to -0.0003: worse)")
 
 
 def test_a_full_report_shows_every_part(full):
@@ -62,19 +60,31 @@ def test_a_full_report_shows_every_part(full):
     text = render_terminal(full)
     flat = " ".join(text.split())
     for said in (
-        "Artifact: out/user.safetensors", "Budget: 48.0 MB, of which 95.8 % is used", "Serving memory: 47.0 MB",
-        "Ids weighted by: log", "Measured on 100,020 rows of user.parquet", "AUC 0.802700 0.802100 -0.000600",
-        "log loss 0.520000 0.521000 +0.001000", "user0 33,762,577 16 2.00 GB 45.0 MB codes 1b base",
-        "row 61 %, code(3) 30 %, hashed 9.0 %, a note <0.1 %", "user0 code(3) 30,000 30 % 0.8000 0.7990 -0.0010",
-        "user0 unseen 12 <0.1 % - - -", "int8 user 48.0 MB 0.0123 a note", "kept_step: 200", "Assumed:", "Warnings:",
-        "source_digest: abab", "read: 1.2 s",
+        "Artifact: out/user.safetensors",
+        "Budget: 48.0 MB, of which 95.8 % is used",
+        "Serving memory: 47.0 MB",
+        "Ids weighted by: log",
+        "Measured on 100,020 rows of user.parquet",
+        "AUC 0.802700 0.802100 -0.000600",
+        "log loss 0.520000 0.521000 +0.001000",
+        "user0 33,762,577 16 2.00 GB 45.0 MB codes 1b base",
+        "row 61 %, code(3) 30 %, hashed 9.0 %, a note <0.1 %",
+        "user0 code(3) 30,000 30 % 0.8000 0.7990 -0.0010",
+        "user0 unseen 12 <0.1 % - - -",
+        "int8 user 48.0 MB 0.0123 a note",
+        "kept_step: 200",
+        "Assumed:",
+        "Warnings:",
+        "source_digest: abab",
+        "read: 1.2 s",
         "Groups by column user: 6,040, of which 5,900 hold both classes and have an AUC, with 99 % of the rows",
         "GAUC 0.7200 -> 0.7190 (-0.0010, 95 % interval -0.0015 to -0.0005: worse)",
         "95 % interval from 2,000 resamples of whole groups: -0.0010 to -0.0002: worse",
         "the hold-out kept step 0, that is the original itself (AUC 0.00000)",
         "conversion alone costs 0.8027 0.8018 -0.00090 -0.00120 to -0.00060",
-        "user0 0.8022 -0.00050 -0.00070 to -0.00030", "2 0.6000 0.5900 0.6100 0.5876",
-    ):  # fmt: skip
+        "user0 0.8022 -0.00050 -0.00070 to -0.00030",
+        "2 0.6000 0.5900 0.6100 0.5876",
+    ):
         assert said in flat
 
 
@@ -92,7 +102,8 @@ def test_what_was_not_measured_says_so(bare):
 def test_the_table_of_sizes_accounts_for_the_whole_file(full):
     """Tables, dense part, the rest and the sum stand on both sides."""
     flat = " ".join(render_terminal(full).split())
-    assert "tables 2.15 GB 36.0 MB dense part 10.0 MB 9.99 MB all else in the file 2.24 GB 10.0 kB whole file 4.40 GB 46.0 MB" in flat  # noqa: E501
+    sizes = "tables 2.15 GB 36.0 MB dense part 10.0 MB 9.99 MB all else in the file 2.24 GB 10.0 kB"
+    assert f"{sizes} whole file 4.40 GB 46.0 MB" in flat
 
 
 def test_many_slices_are_cut_to_the_largest_changes(full):
@@ -110,19 +121,30 @@ def test_an_inspection_lists_the_tables():
     """Layout, container, sizes, optimizer, network, stored figures and warnings of a checkpoint."""
     text = render_inspection(
         {
-            "layout": "facebookresearch-dlrm", "container": "zip .pt", "dense_bytes": 20_000, "file_bytes": 40_000_000,
+            "layout": "facebookresearch-dlrm",
+            "container": "zip .pt",
+            "dense_bytes": 20_000,
+            "file_bytes": 40_000_000,
             "tables": [{"name": "emb_l.0.weight", "rows": 268_532, "dim": 16, "dtype": "float32", "bytes": 17_186_048}],
-            "optimizer": "adagrad", "warnings": ["two tables are missing"], "assumed": ["ReLU between layers"],
-            "stored_metrics": {"test_auc": 0.8075}, "network": {"pairs": "lower"}, "unrun_classes": ["numpy.dtype"],
+            "optimizer": "adagrad",
+            "warnings": ["two tables are missing"],
+            "assumed": ["ReLU between layers"],
+            "stored_metrics": {"test_auc": 0.8075},
+            "network": {"pairs": "lower"},
+            "unrun_classes": ["numpy.dtype"],
         }
-    )  # fmt: skip
+    )
     flat = " ".join(text.split())
     for said in (
         "facebookresearch-dlrm (zip .pt): 1 table, 268,532 rows, 17.2 MB; dense part 20.0 kB; file 40.0 MB",
-        "emb_l.0.weight 268,532 16 float32 17.2 MB", "optimizer state: adagrad", "network: (pairs: lower)",
-        "stored figures: (test_auc: 0.8075)", "classes not run: numpy.dtype", "- two tables are missing",
+        "emb_l.0.weight 268,532 16 float32 17.2 MB",
+        "optimizer state: adagrad",
+        "network: (pairs: lower)",
+        "stored figures: (test_auc: 0.8075)",
+        "classes not run: numpy.dtype",
+        "- two tables are missing",
         "- ReLU between layers",
-    ):  # fmt: skip
+    ):
         assert said in flat
 
 
@@ -220,9 +242,12 @@ def test_shortened_names_fit(texts, width):
 def test_a_narrow_table_wraps_before_it_cuts():
     """The wrapped column goes on below with every word; names lose their middle; figures stay whole."""
     lines = table_lines(
-        ["name", "figure", "text"], [["a_very_long_name_of_a_table", "1,234,567", "one two three four five six"]],
-        40, left=(0, 2), wrapped=(2,),
-    )  # fmt: skip
+        ["name", "figure", "text"],
+        [["a_very_long_name_of_a_table", "1,234,567", "one two three four five six"]],
+        40,
+        left=(0, 2),
+        wrapped=(2,),
+    )
     flat = " ".join(" ".join(lines).split())
     assert "1,234,567" in flat
     assert "..." in flat

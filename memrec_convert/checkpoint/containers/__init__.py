@@ -22,9 +22,16 @@ from memrec_convert.errors import CheckpointError
 __all__ = ["CONTAINERS", "Container", "Contents", "find_container", "open_checkpoint"]
 
 CONTAINERS: tuple[Container, ...] = (
-    NPZ_TABLES, ZIP_ARCHIVE, LEGACY_PICKLE, SAFETENSORS_SHARDS, SAFETENSORS, DISTRIBUTED_CHECKPOINT, TORCHSNAPSHOT,
-    NVIDIA_DIRECTORY, RANK_FILES,
-)  # fmt: skip
+    NPZ_TABLES,
+    ZIP_ARCHIVE,
+    LEGACY_PICKLE,
+    SAFETENSORS_SHARDS,
+    SAFETENSORS,
+    DISTRIBUTED_CHECKPOINT,
+    TORCHSNAPSHOT,
+    NVIDIA_DIRECTORY,
+    RANK_FILES,
+)
 
 
 def find_container(path: Path) -> Container:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from memrec_convert.checkpoint.stand_ins import printable
+from memrec_convert.checkpoint.inert.stand_ins import printable
 from memrec_convert.checkpoint.tensor_ref import TensorRef
 from memrec_convert.errors import CheckpointError, IncompleteCheckpointError
 

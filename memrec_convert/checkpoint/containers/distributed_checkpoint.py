@@ -9,9 +9,9 @@ from memrec_convert.checkpoint.chunked_ref import Chunk, join_chunks
 from memrec_convert.checkpoint.containers.container import Container, Contents, beside
 from memrec_convert.checkpoint.containers.section import Section
 from memrec_convert.checkpoint.containers.zip_archive import read_archive, verify_archive
-from memrec_convert.checkpoint.pickle_reader import read_pickle
+from memrec_convert.checkpoint.inert.pickle_reader import read_pickle
+from memrec_convert.checkpoint.inert.stand_ins import MalformedPickle, Placeholder, check_sizes, printable
 from memrec_convert.checkpoint.shards import read_fields
-from memrec_convert.checkpoint.stand_ins import MalformedPickle, Placeholder, check_sizes, printable
 from memrec_convert.checkpoint.tensor_ref import StoredTensor, TensorRef
 from memrec_convert.errors import CheckpointError, IncompleteCheckpointError
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from memrec_convert.checkpoint.stand_ins import printable
+from memrec_convert.checkpoint.inert.stand_ins import printable
 from memrec_convert.errors import CheckpointError
 
 HEAD_BYTES = 512
@@ -93,10 +93,7 @@ def _is_text(head: bytes) -> bool:
     return len(head) - len(text.encode()) < 4 and all(letter.isprintable() or letter in "\t\r\n\f" for letter in text)
 
 
-_DIRECTORIES = (
-    ("saved_model.pb", "a TensorFlow SavedModel"),
-    ("checkpoint", "a directory of TensorFlow checkpoints"),
-)
+_DIRECTORIES = (("saved_model.pb", "a TensorFlow SavedModel"), ("checkpoint", "a directory of TensorFlow checkpoints"))
 _NESTED = (".metadata", ".snapshot_metadata", "metadata.pt")
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from memrec_convert.checkpoint.containers.container import Container, Contents, no_checksums
-from memrec_convert.checkpoint.pickle_reader import read_pickle
-from memrec_convert.checkpoint.stand_ins import MalformedPickle, Storage, printable
+from memrec_convert.checkpoint.inert.pickle_reader import read_pickle
+from memrec_convert.checkpoint.inert.stand_ins import MalformedPickle, Storage, printable
 from memrec_convert.errors import CheckpointError
 
 NAME = "legacy .pt"

@@ -18,7 +18,7 @@ from memrec_convert.checkpoint.containers.zip_archive import (
     open_directory,
     verify_archive,
 )
-from memrec_convert.checkpoint.stand_ins import Placeholder, printable
+from memrec_convert.checkpoint.inert.stand_ins import Placeholder, printable
 from memrec_convert.checkpoint.tensor_ref import FLOATING, TensorRef, contiguous_strides, itemsize
 from memrec_convert.errors import CheckpointError
 
@@ -33,9 +33,16 @@ _HEADER = re.compile(
 )
 _SIZE = re.compile(r"[0-9]+", re.ASCII)
 _NAMES = {
-    "<f8": "float64", "<f4": "float32", "<f2": "float16", "<i8": "int64", "<i4": "int32", "<i2": "int16",
-    "|i1": "int8", "|u1": "uint8", "|b1": "bool",
-}  # fmt: skip
+    "<f8": "float64",
+    "<f4": "float32",
+    "<f2": "float16",
+    "<i8": "int64",
+    "<i4": "int32",
+    "<i2": "int16",
+    "|i1": "int8",
+    "|u1": "uint8",
+    "|b1": "bool",
+}
 
 
 def is_npz(path: Path, head: bytes) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from memrec_convert.checkpoint.containers.container import Container, Contents, beside, refuse_links
 from memrec_convert.checkpoint.containers.zip_archive import is_zip, read_zip, verify_zip
-from memrec_convert.checkpoint.stand_ins import MalformedPickle, check_sizes
+from memrec_convert.checkpoint.inert.stand_ins import MalformedPickle, check_sizes
 from memrec_convert.checkpoint.tensor_ref import TensorRef, contiguous_strides, itemsize
 from memrec_convert.errors import CheckpointError, IncompleteCheckpointError
 

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from memrec_convert.checkpoint.containers.container import Container, Contents, no_checksums
-from memrec_convert.checkpoint.stand_ins import MalformedPickle, Placeholder, check_sizes, printable
+from memrec_convert.checkpoint.inert.stand_ins import MalformedPickle, Placeholder, check_sizes, printable
 from memrec_convert.checkpoint.tensor_ref import TensorRef, contiguous_strides, itemsize
 from memrec_convert.errors import CheckpointError
 
@@ -15,9 +15,17 @@ NAME = "safetensors"
 _LENGTH_BYTES = 8
 _LARGEST_HEADER = 10_000_000
 _DTYPES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
-    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
-}  # fmt: skip
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
 
 
 def is_safetensors(path: Path, head: bytes) -> bool:

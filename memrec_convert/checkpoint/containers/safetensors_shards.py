@@ -7,7 +7,7 @@ from pathlib import Path
 
 from memrec_convert.checkpoint.containers.container import Container, Contents, beside, no_checksums
 from memrec_convert.checkpoint.containers.safetensors_file import read_safetensors, refuse_repeated
-from memrec_convert.checkpoint.stand_ins import printable
+from memrec_convert.checkpoint.inert.stand_ins import printable
 from memrec_convert.errors import CheckpointError, IncompleteCheckpointError
 
 NAME = "sharded safetensors"

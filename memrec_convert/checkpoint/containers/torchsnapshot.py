@@ -12,7 +12,7 @@ import yaml
 from memrec_convert.checkpoint.chunked_ref import Chunk, join_chunks
 from memrec_convert.checkpoint.containers.container import Container, Contents, beside, no_checksums, refuse_links
 from memrec_convert.checkpoint.containers.safetensors_file import refuse_repeated
-from memrec_convert.checkpoint.stand_ins import MalformedPickle, Placeholder, check_sizes, printable
+from memrec_convert.checkpoint.inert.stand_ins import MalformedPickle, Placeholder, check_sizes, printable
 from memrec_convert.checkpoint.tensor_ref import DTYPES, StoredTensor, TensorRef, contiguous_strides, itemsize
 from memrec_convert.errors import CheckpointError, IncompleteCheckpointError
 

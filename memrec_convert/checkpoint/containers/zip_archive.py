@@ -16,8 +16,8 @@ from typing import BinaryIO
 
 from memrec_convert.checkpoint.containers.container import Container, Contents
 from memrec_convert.checkpoint.containers.section import LargeReadError, Section
-from memrec_convert.checkpoint.pickle_reader import MOST_BYTES, read_pickle
-from memrec_convert.checkpoint.stand_ins import Storage, printable
+from memrec_convert.checkpoint.inert.pickle_reader import MOST_BYTES, read_pickle
+from memrec_convert.checkpoint.inert.stand_ins import Storage, printable
 from memrec_convert.checkpoint.tensor_ref import TensorRef
 from memrec_convert.errors import CheckpointError
 

@@ -17,8 +17,15 @@ from memrec_convert.errors import NoTablesError
 __all__ = ["LAYOUTS", "Layout", "Reading", "find_layout", "keep_tables"]
 
 LAYOUTS: tuple[Layout, ...] = (
-    FACEBOOKRESEARCH_DLRM, TORCHREC_DLRM, NVIDIA_DLRM, DEEPCTR_TORCH, TORCH_RECHUB, PYTORCH_FM, RECBOLE, TABLES_ONLY,
-)  # fmt: skip
+    FACEBOOKRESEARCH_DLRM,
+    TORCHREC_DLRM,
+    NVIDIA_DLRM,
+    DEEPCTR_TORCH,
+    TORCH_RECHUB,
+    PYTORCH_FM,
+    RECBOLE,
+    TABLES_ONLY,
+)
 
 
 def find_layout(state: StateDict, where: str, *, bare_tables: bool = False) -> Layout:

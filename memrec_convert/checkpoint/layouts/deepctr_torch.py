@@ -5,13 +5,19 @@ from __future__ import annotations
 import re
 
 from memrec_convert.checkpoint.facts import Facts
-from memrec_convert.checkpoint.layouts.deepfm_network import describe_deepfm, tensor_at, transpose
-from memrec_convert.checkpoint.layouts.dlrm_network import DENSE_ASSUMPTION
+from memrec_convert.checkpoint.inert.stand_ins import printable
 from memrec_convert.checkpoint.layouts.layout import Layout, Reading
-from memrec_convert.checkpoint.layouts.linear_layers import KIND, NUMBER, Layers, add_layer, check_single_output
+from memrec_convert.checkpoint.layouts.networks.deepfm import describe_deepfm, tensor_at, transpose
+from memrec_convert.checkpoint.layouts.networks.dlrm import DENSE_ASSUMPTION
+from memrec_convert.checkpoint.layouts.networks.linear_layers import (
+    KIND,
+    NUMBER,
+    Layers,
+    add_layer,
+    check_single_output,
+)
 from memrec_convert.checkpoint.layouts.tables import TableForm, TableNames, note_shared, note_unreadable, read_tables
 from memrec_convert.checkpoint.source import PLAIN
-from memrec_convert.checkpoint.stand_ins import printable
 from memrec_convert.checkpoint.state_dict import StateDict
 from memrec_convert.checkpoint.tensor_ref import StoredTensor
 from memrec_convert.errors import CheckpointError, IncompleteCheckpointError
@@ -69,9 +75,7 @@ def _describe(state: StateDict, where: str, reading: Reading, fields: int) -> No
     mlp = _read_dnn(state, where)
     dense = mlp[0][0].shape[1] - sum(table.dim for table in reading.tables[:fields])
     first_order = transpose(tensor_at(state, "linear_model.weight", (dense, 1), where)) if dense > 0 else None
-    describe_deepfm(
-        reading, mlp, fields=fields, inputs=inputs, dense=dense, first_order=first_order, linear="dense"
-    )
+    describe_deepfm(reading, mlp, fields=fields, inputs=inputs, dense=dense, first_order=first_order, linear="dense")
     reading.architecture["input_names"] = list(features)
     reading.assumed = [
         "a DeepFM whose features are all in its linear part, its FM and its DNN, one id each per sample",

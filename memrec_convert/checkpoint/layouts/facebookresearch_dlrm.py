@@ -8,25 +8,19 @@ from functools import partial
 
 from memrec_convert.checkpoint.derived_rows import ProjectedRows, QuotientRemainderRows, WeightedRows
 from memrec_convert.checkpoint.facts import Assumption, Facts
-from memrec_convert.checkpoint.layouts.dlrm_network import (
+from memrec_convert.checkpoint.inert.stand_ins import printable
+from memrec_convert.checkpoint.layouts.layout import Layout, Reading
+from memrec_convert.checkpoint.layouts.networks.dlrm import (
     DENSE_ASSUMPTION,
     DlrmNames,
     deduce,
     describe_dlrm,
     read_mlps,
 )
-from memrec_convert.checkpoint.layouts.interaction import CAT, DOT, DOT_ITSELF
-from memrec_convert.checkpoint.layouts.layout import Layout, Reading
-from memrec_convert.checkpoint.layouts.linear_layers import KIND, NUMBER
-from memrec_convert.checkpoint.layouts.tables import (
-    TableForm,
-    TableNames,
-    note_shared,
-    note_unreadable,
-    read_tables,
-)
+from memrec_convert.checkpoint.layouts.networks.interaction import CAT, DOT, DOT_ITSELF
+from memrec_convert.checkpoint.layouts.networks.linear_layers import KIND, NUMBER
+from memrec_convert.checkpoint.layouts.tables import TableForm, TableNames, note_shared, note_unreadable, read_tables
 from memrec_convert.checkpoint.source import PLAIN
-from memrec_convert.checkpoint.stand_ins import printable
 from memrec_convert.checkpoint.state_dict import StateDict
 from memrec_convert.checkpoint.tensor_ref import FLOATING, StoredTensor
 from memrec_convert.errors import CheckpointError

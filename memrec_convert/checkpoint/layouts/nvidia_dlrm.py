@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 from memrec_convert.checkpoint.facts import Facts, assume_one
-from memrec_convert.checkpoint.layouts.dlrm_network import Mlps, describe_dlrm
-from memrec_convert.checkpoint.layouts.interaction import CAT, DOT, Interaction, top_width
 from memrec_convert.checkpoint.layouts.layout import Layout, Reading
-from memrec_convert.checkpoint.layouts.linear_layers import Layers, add_layer, check_single_output
+from memrec_convert.checkpoint.layouts.networks.dlrm import Mlps, describe_dlrm
+from memrec_convert.checkpoint.layouts.networks.interaction import CAT, DOT, Interaction, top_width
+from memrec_convert.checkpoint.layouts.networks.linear_layers import Layers, add_layer, check_single_output
 from memrec_convert.checkpoint.layouts.tables import check_table, note_unreadable
 from memrec_convert.checkpoint.source import SourceTable
 from memrec_convert.checkpoint.state_dict import StateDict

@@ -6,16 +6,16 @@ import re
 
 from memrec_convert.checkpoint.derived_rows import RowRange
 from memrec_convert.checkpoint.facts import Facts
-from memrec_convert.checkpoint.layouts.deepfm_network import (
+from memrec_convert.checkpoint.inert.stand_ins import printable
+from memrec_convert.checkpoint.layouts.layout import Layout, Reading
+from memrec_convert.checkpoint.layouts.networks.deepfm import (
     add_biases,
     describe_deepfm,
     read_normalised_mlp,
     tensor_at,
 )
-from memrec_convert.checkpoint.layouts.layout import Layout, Reading
 from memrec_convert.checkpoint.layouts.tables import TableForm, TableNames, note_unreadable, read_tables
 from memrec_convert.checkpoint.source import PLAIN, SourceTable
-from memrec_convert.checkpoint.stand_ins import printable
 from memrec_convert.checkpoint.state_dict import StateDict
 from memrec_convert.checkpoint.tensor_ref import StoredTensor
 from memrec_convert.errors import CheckpointError

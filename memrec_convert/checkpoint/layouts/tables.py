@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from memrec_convert.checkpoint.inert.stand_ins import Placeholder, printable
 from memrec_convert.checkpoint.layouts.layout import Reading
 from memrec_convert.checkpoint.source import PLAIN, SourceTable
-from memrec_convert.checkpoint.stand_ins import Placeholder, printable
 from memrec_convert.checkpoint.state_dict import StateDict
 from memrec_convert.checkpoint.tensor_ref import FLOATING, StoredTensor, TensorRef
 from memrec_convert.errors import CheckpointError, IncompleteCheckpointError

@@ -8,9 +8,9 @@ from functools import partial
 
 from memrec_convert.checkpoint.chunked_ref import ChunkedRef
 from memrec_convert.checkpoint.facts import Facts
+from memrec_convert.checkpoint.inert.stand_ins import printable
 from memrec_convert.checkpoint.layouts.layout import Layout, Reading
 from memrec_convert.checkpoint.source import SourceTable
-from memrec_convert.checkpoint.stand_ins import printable
 from memrec_convert.checkpoint.state_dict import StateDict
 from memrec_convert.checkpoint.tensor_ref import FLOATING, StoredTensor, TensorRef
 from memrec_convert.errors import CheckpointError, IncompleteCheckpointError

@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 
 from memrec_convert.checkpoint.facts import Facts
-from memrec_convert.checkpoint.layouts.deepfm_network import (
+from memrec_convert.checkpoint.inert.stand_ins import printable
+from memrec_convert.checkpoint.layouts.layout import Layout, Reading
+from memrec_convert.checkpoint.layouts.networks.deepfm import (
     add_biases,
     describe_deepfm,
     read_normalised_mlp,
     tensor_at,
 )
-from memrec_convert.checkpoint.layouts.dlrm_network import DENSE_ASSUMPTION
-from memrec_convert.checkpoint.layouts.layout import Layout, Reading
+from memrec_convert.checkpoint.layouts.networks.dlrm import DENSE_ASSUMPTION
 from memrec_convert.checkpoint.layouts.tables import TableForm, TableNames, note_shared, note_unreadable, read_tables
 from memrec_convert.checkpoint.source import PLAIN
-from memrec_convert.checkpoint.stand_ins import printable
 from memrec_convert.checkpoint.state_dict import StateDict
 from memrec_convert.errors import CheckpointError
 
@@ -50,9 +50,14 @@ def _describe(state: StateDict, where: str, reading: Reading) -> None:
     first_order = tensor_at(state, "linear.fc.weight", (1, width), where)
     mlp = add_biases(read_normalised_mlp(state, where), [tensor_at(state, "linear.fc.bias", (1,), where)])
     describe_deepfm(
-        reading, mlp, fields=fields, inputs=range(fields), dense=mlp[0][0].shape[1] - width, first_order=first_order,
+        reading,
+        mlp,
+        fields=fields,
+        inputs=range(fields),
+        dense=mlp[0][0].shape[1] - width,
+        first_order=first_order,
         linear="rows",
-    )  # fmt: skip
+    )
     reading.assumed = [
         "features in the order of the tables, dense features after them; one id per feature and sample",
         "ReLU in the MLP, and BatchNorm with an epsilon of 1e-5 (folded into the layer before it)",

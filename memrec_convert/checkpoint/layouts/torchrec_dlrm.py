@@ -6,7 +6,9 @@ import re
 from itertools import pairwise
 
 from memrec_convert.checkpoint.facts import Assumption, Facts
-from memrec_convert.checkpoint.layouts.dlrm_network import (
+from memrec_convert.checkpoint.inert.stand_ins import printable
+from memrec_convert.checkpoint.layouts.layout import Layout, Reading
+from memrec_convert.checkpoint.layouts.networks.dlrm import (
     DENSE_ASSUMPTION,
     DlrmNames,
     Mlps,
@@ -14,9 +16,8 @@ from memrec_convert.checkpoint.layouts.dlrm_network import (
     describe_dlrm,
     read_mlps,
 )
-from memrec_convert.checkpoint.layouts.interaction import CAT, DOT
-from memrec_convert.checkpoint.layouts.layout import Layout, Reading
-from memrec_convert.checkpoint.layouts.linear_layers import KIND, NUMBER
+from memrec_convert.checkpoint.layouts.networks.interaction import CAT, DOT
+from memrec_convert.checkpoint.layouts.networks.linear_layers import KIND, NUMBER
 from memrec_convert.checkpoint.layouts.quantised import dequantise_tables
 from memrec_convert.checkpoint.layouts.tables import (
     TableForm,
@@ -27,7 +28,6 @@ from memrec_convert.checkpoint.layouts.tables import (
     read_tables,
 )
 from memrec_convert.checkpoint.source import PLAIN, SourceTable
-from memrec_convert.checkpoint.stand_ins import printable
 from memrec_convert.checkpoint.state_dict import StateDict
 from memrec_convert.checkpoint.tensor_ref import FLOATING, StoredTensor
 from memrec_convert.errors import CheckpointError, IncompleteCheckpointError

@@ -34,17 +34,23 @@ from memrec_convert.report.html.svg import Line, plot_lines
 DRAWN_KEYS = ("curve", "gate", "budget_bytes")
 """Parts of the plan that have a chart, a sentence or a card of their own."""
 PLAN_NAMES = {
-    "chosen": "what was chosen", "predicted_bytes": "bytes predicted for the file",
+    "chosen": "what was chosen",
+    "predicted_bytes": "bytes predicted for the file",
     "distortion": "predicted distortion (squared error of the rows, weighted by lookups)",
     "price_per_byte": "distortion that one byte more would save",
     "divergence": "divergence from the original's predictions",
-    "budget": "budget as asked for", "method": "method asked for",
-}  # fmt: skip
+    "budget": "budget as asked for",
+    "method": "method asked for",
+}
 TRAINING_NAMES = {
-    "metric": "judged on the hold-out by", "steps": "steps taken", "planned_steps": "steps planned",
-    "best_step": "step whose state was kept", "recoded": "score once rows were coded anew",
-    "gain": "gain on the hold-out", "rate": "learning rate",
-}  # fmt: skip
+    "metric": "judged on the hold-out by",
+    "steps": "steps taken",
+    "planned_steps": "steps planned",
+    "best_step": "step whose state was kept",
+    "recoded": "score once rows were coded anew",
+    "gain": "gain on the hold-out",
+    "rate": "learning rate",
+}
 MOST_STEPS = 500
 
 Values = Mapping[str, Any]
@@ -85,10 +91,14 @@ def show_plan(values: Values) -> Section:
     content = [make_facts(facts)]
     if values["alternatives"]:
         rows = [
-            [entry["name"], Cell(format_size(entry["bytes"]), entry["bytes"]),
-             Cell("-" if entry["score"] is None else f"{entry['score']:.6g}", entry["score"] or 0.0), entry["note"]]
+            [
+                entry["name"],
+                Cell(format_size(entry["bytes"]), entry["bytes"]),
+                Cell("-" if entry["score"] is None else f"{entry['score']:.6g}", entry["score"] or 0.0),
+                entry["note"],
+            ]
             for entry in values["alternatives"]
-        ]  # fmt: skip
+        ]
         headers = ["alternative", "bytes", "score", "note"]
         content.append(make_table("What lost against it (score: lower is better)", headers, rows, words=(0, 3)))
     return Section("plan", "How the plan was chosen", side_by_side(*content))
@@ -103,9 +113,10 @@ def show_training(values: Values) -> Section:
     if "metric" in facts:
         facts["metric"] = name_metric(facts["metric"])
     return Section(
-        "training", "Fine-tuning",
+        "training",
+        "Fine-tuning",
         side_by_side(_draw_history(training), make_facts(split_facts(describe_mapping(facts), TRAINING_NAMES))),
-    )  # fmt: skip
+    )
 
 
 def show_origin(values: Values) -> Section:
@@ -163,10 +174,16 @@ def _card(title: str, figure: Child, said: Child, *, alarm: bool = False) -> Htm
 
 def _draw_history(training: Values) -> Html | None:
     points = read_points(
-        [{**entry, "step": entry["step"] + 1} for entry in training["history"] if isinstance(entry, Mapping)
-         and isinstance(entry.get("step"), int)] if isinstance(training.get("history"), list) else None,
-        "step", "score",
-    )[:MOST_STEPS]  # fmt: skip
+        [
+            {**entry, "step": entry["step"] + 1}
+            for entry in training["history"]
+            if isinstance(entry, Mapping) and isinstance(entry.get("step"), int)
+        ]
+        if isinstance(training.get("history"), list)
+        else None,
+        "step",
+        "score",
+    )[:MOST_STEPS]
     if len(points) < 2:
         return None
     line = Line("hold-out", tuple((step - 1, score) for step, score in points), 0, ours=True)
@@ -175,7 +192,11 @@ def _draw_history(training: Values) -> Html | None:
     metric = name_metric(training.get("metric"))
     title = f"{metric} on the hold-out"
     chart = plot_lines(
-        [line], across, up, title=title, axes=("step", metric),
+        [line],
+        across,
+        up,
+        title=title,
+        axes=("step", metric),
         description=f"{len(points)} measurements while training.",
-    )  # fmt: skip
+    )
     return make_figure("The hold-out while training; the best state was kept.", chart)

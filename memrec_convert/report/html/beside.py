@@ -38,10 +38,14 @@ def show_rivals(values: Values, comparison: Sequence[RivalTable]) -> Section | N
         across = log_scale((x for line in lines for x, _ in line.points), label_size)
         up = change_scale(y for line in lines for _, y in line.points)
         chart = plot_lines(
-            lines, across, up, title="Change of the AUC against bytes", level=0.0,
+            lines,
+            across,
+            up,
+            title="Change of the AUC against bytes",
+            level=0.0,
             axes=("bytes of the whole file", "change of the AUC"),
             description=f"{len(lines)} methods at {len(comparison)} budgets; all figures are in the table.",
-        )  # fmt: skip
+        )
         caption = (
             f"Every method at {len(comparison)} sizes. Small changes are to scale, large ones by their logarithm; "
             "up is better."
@@ -89,16 +93,19 @@ def _draw_ranking(values: Values, comparison: Sequence[RivalTable]) -> Html | No
 def _list_rivals(comparison: Sequence[RivalTable]) -> Html:
     rows: list[list[Cell | str]] = [
         [
-            row.method, Cell(format_size(table.budget_bytes), table.budget_bytes),
+            row.method,
+            Cell(format_size(table.budget_bytes), table.budget_bytes),
             Cell("-" if row.bytes is None else f"{row.bytes:,}", row.bytes or 0),
             Cell("-" if row.auc is None else format_value(row.auc, 5), row.auc or 0.0),
-            Cell("-" if row.auc_delta is None else format_change(row.auc_delta, 5),
-                 -1.0 if row.auc_delta is None else row.auc_delta),
+            Cell(
+                "-" if row.auc_delta is None else format_change(row.auc_delta, 5),
+                -1.0 if row.auc_delta is None else row.auc_delta,
+            ),
             row.note,
         ]
         for table in comparison
         for row in sorted(table.rows, key=lambda row: -(-2.0 if row.auc_delta is None else row.auc_delta))
-    ]  # fmt: skip
+    ]
     headers = ["method", "budget", "bytes", "AUC", "change", "note"]
     return make_table("Methods at equal bytes", headers, rows, words=(0, 5), sortable=True)
 
@@ -121,9 +128,14 @@ def show_curve(values: Values) -> Section | None:
     across = log_scale((x for line in lines for x, _ in line.points), label_size)
     up = change_scale(y for line in lines for _, y in line.points)
     chart = plot_lines(
-        lines, across, up, title="Rate curve", axes=("bytes of the whole file", "change of the AUC"), level=0.0,
+        lines,
+        across,
+        up,
+        title="Rate curve",
+        axes=("bytes of the whole file", "change of the AUC"),
+        level=0.0,
         description=f"{len(predicted) + len(tried)} other sizes and this artifact.",
-    )  # fmt: skip
+    )
     caption = (
         "What other sizes cost in AUC, and where this artifact lies, as measured on the evaluation data. Up is better."
     )
@@ -147,10 +159,12 @@ def show_latency(values: Values, latency: Latency | None) -> Section | None:
         say("Timed on ", name_of(timed.path), f" with {threads}, medians of interleaved calls.")
     ]
     if timed.bytes != values["artifact"]["bytes"]:
-        content.append(say(
-            f"Another file was timed than this report's: it has {timed.bytes:,} bytes, this one "
-            f"{values['artifact']['bytes']:,}."
-        ))  # fmt: skip
+        content.append(
+            say(
+                f"Another file was timed than this report's: it has {timed.bytes:,} bytes, this one "
+                f"{values['artifact']['bytes']:,}."
+            )
+        )
     if latency.warnings:
         content.append(tag("div", make_list(latency.warnings), class_="warnings"))
     stages = [*STAGES, *sorted({row.stage for row in latency.rows} - set(STAGES))]
@@ -244,18 +258,25 @@ def _draw_stage(stage: str, rows: Sequence[LatencyRow], numbers: Mapping[str, in
     up = log_scale((y for line in lines for _, y in line.points), lambda value: f"{value:g}")
     title = STAGES.get(stage, stage)
     chart = plot_lines(
-        lines, across, up, title=f"Latency, {title.lower()}", axes=("samples per call", "microseconds per sample"),
+        lines,
+        across,
+        up,
+        title=f"Latency, {title.lower()}",
+        axes=("samples per call", "microseconds per sample"),
         description=f"{len(lines)} contenders at {len(lines[0].points)} batch sizes, both axes logarithmic.",
-    )  # fmt: skip
+    )
     return make_figure(join(title, "; both axes are logarithmic, down is better."), chart)
 
 
 def _latency_row(row: LatencyRow) -> list[Cell | str]:
     ratio = row.ratio_to_original
     return [
-        STAGES.get(row.stage, row.stage), row.contender + " (noisy)" * row.noisy, Cell(f"{row.batch:,}", row.batch),
+        STAGES.get(row.stage, row.stage),
+        row.contender + " (noisy)" * row.noisy,
+        Cell(f"{row.batch:,}", row.batch),
         Cell(f"{row.ns_per_lookup:,.1f}", row.ns_per_lookup),
         Cell(f"{row.items_per_second:,.0f}", row.items_per_second),
-        Cell(f"{row.ms_p50:.4g}", row.ms_p50), Cell(f"{row.ms_p99:.4g}", row.ms_p99),
+        Cell(f"{row.ms_p50:.4g}", row.ms_p50),
+        Cell(f"{row.ms_p99:.4g}", row.ms_p99),
         Cell("-" if ratio is None else f"{ratio:.2f}x" if ratio < 9.95 else format_ratio(ratio), ratio or 0.0),
-    ]  # fmt: skip
+    ]

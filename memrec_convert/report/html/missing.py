@@ -38,22 +38,45 @@ def _find_missing(values: Values, comparison: Sequence[RivalTable], latency: Lat
     """(what is missing, commands that measure it), the most telling first."""
     hints: list[Hint] = []
     if values["auc"] is None:
-        hints.append(("AUC, calibration and AUC by form: give convert a test log that nothing was chosen on.",
-                      ("memrec-convert CHECKPOINT --budget SIZE --eval TEST_LOG",)))  # fmt: skip
+        hints.append(
+            (
+                "AUC, calibration and AUC by form: give convert a test log that nothing was chosen on.",
+                ("memrec-convert CHECKPOINT --budget SIZE --eval TEST_LOG",),
+            )
+        )
     if latency is None:
-        hints.append(("Speed, against the original:", (
-            "memrec-convert bench NAME.safetensors --against CHECKPOINT --data LOG --json bench.json",
-            f"{AGAIN} --bench-json bench.json",
-        )))  # fmt: skip
+        hints.append(
+            (
+                "Speed, against the original:",
+                (
+                    "memrec-convert bench NAME.safetensors --against CHECKPOINT --data LOG --json bench.json",
+                    f"{AGAIN} --bench-json bench.json",
+                ),
+            )
+        )
     if not comparison:
-        hints.append(("AUC against bytes, beside every other method at the same size:", (
-            "memrec-convert compare CHECKPOINT --budget SIZE --data LOG --val LOG --eval LOG --json > compare.json",
-            f"{AGAIN} --compare-json compare.json",
-        )))  # fmt: skip
+        hints.append(
+            (
+                "AUC against bytes, beside every other method at the same size:",
+                (
+                    "memrec-convert compare CHECKPOINT --budget SIZE --data LOG --val LOG --eval LOG --json "
+                    "> compare.json",
+                    f"{AGAIN} --compare-json compare.json",
+                ),
+            )
+        )
     if not any(read_tried(values)):
-        hints.append(("The rate curve, which needs the checkpoint: convert with the page at once.",
-                      ("memrec-convert CHECKPOINT --budget SIZE --data LOG --report-html NAME.html",)))  # fmt: skip
+        hints.append(
+            (
+                "The rate curve, which needs the checkpoint: convert with the page at once.",
+                ("memrec-convert CHECKPOINT --budget SIZE --data LOG --report-html NAME.html",),
+            )
+        )
     if not any(table["lookup_share"] for table in values["tables"]):
-        hints.append(("Which form serves which lookups: give convert the training log, or a profile of it.",
-                      ("memrec-convert CHECKPOINT --budget SIZE --data LOG",)))  # fmt: skip
+        hints.append(
+            (
+                "Which form serves which lookups: give convert the training log, or a profile of it.",
+                ("memrec-convert CHECKPOINT --budget SIZE --data LOG",),
+            )
+        )
     return hints

@@ -15,13 +15,7 @@ from memrec_convert.report.html.given import Latency, RivalTable
 from memrec_convert.report.html.markup import Html, join, make_harmless, name_of, tag
 from memrec_convert.report.html.missing import show_missing
 from memrec_convert.report.html.parts import Section
-from memrec_convert.report.html.quality import (
-    show_ablation,
-    show_calibration,
-    show_control,
-    show_quality,
-    show_slices,
-)
+from memrec_convert.report.html.quality import show_ablation, show_calibration, show_control, show_quality, show_slices
 from memrec_convert.report.html.script import SCRIPT
 from memrec_convert.report.html.sizes import show_bytes, show_lookups, show_tables
 from memrec_convert.report.html.style import STYLE
@@ -35,14 +29,21 @@ def render_html(report: Report, *, comparison: Sequence[RivalTable] = (), latenc
     sections = list_sections(values, comparison, latency)
     made = report.provenance
     header = tag(
-        "header", tag("h1", name_of(name)),
+        "header",
+        tag("h1", name_of(name)),
         tag("p", "Converted from ", name_of(made.layout), " (", name_of(made.container), ")."),
-        show_headline(values, latency), _contents(sections),
-    )  # fmt: skip
+        show_headline(values, latency),
+        _contents(sections),
+    )
     footer = tag(
-        "footer", tag("p", "Made by memrec-convert ", name_of(made.version), ". Sizes are in powers of ten. This page "
-                      "loads nothing from anywhere."),
-    )  # fmt: skip
+        "footer",
+        tag(
+            "p",
+            "Made by memrec-convert ",
+            name_of(made.version),
+            ". Sizes are in powers of ten. This page loads nothing from anywhere.",
+        ),
+    )
     main = tag("main", *(section.render() for section in sections), id="content")
     body = tag("body", header, main, footer, tag("script", Html(SCRIPT)))
     page = tag("html", _head(name, describe_conversion(values)), body, lang="en")
@@ -54,12 +55,23 @@ def list_sections(
 ) -> list[Section]:
     """The sections in their order; those that nothing is known about are left out, or say so."""
     found = [
-        show_warnings(values), show_quality(values), show_control(values), show_bytes(values),
-        show_rivals(values, comparison), show_curve(values), show_lookups(values), show_tables(values),
-        show_ablation(values), show_calibration(values), show_slices(values), show_latency(values, latency),
-        show_plan(values), show_training(values), show_origin(values),
+        show_warnings(values),
+        show_quality(values),
+        show_control(values),
+        show_bytes(values),
+        show_rivals(values, comparison),
+        show_curve(values),
+        show_lookups(values),
+        show_tables(values),
+        show_ablation(values),
+        show_calibration(values),
+        show_slices(values),
+        show_latency(values, latency),
+        show_plan(values),
+        show_training(values),
+        show_origin(values),
         show_missing(values, comparison, latency),
-    ]  # fmt: skip
+    ]
     return [section for section in found if section is not None]
 
 
@@ -70,14 +82,16 @@ def _head(name: str, description: str) -> Html:
         "base-uri 'none'; form-action 'none'"
     )
     return tag(
-        "head", Html('<meta charset="utf-8">'),
+        "head",
+        Html('<meta charset="utf-8">'),
         Html(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
         Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
         Html('<meta name="color-scheme" content="light dark">'),
         tag("meta", name="description", content=make_harmless(description)),
         tag("link", rel="icon", href="data:,"),
-        tag("title", join(name, " - conversion report")), tag("style", Html(STYLE)),
-    )  # fmt: skip
+        tag("title", join(name, " - conversion report")),
+        tag("style", Html(STYLE)),
+    )
 
 
 def _digest(text: str) -> str:

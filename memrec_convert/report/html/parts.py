@@ -32,9 +32,8 @@ class Section:
         """The section, named by its heading."""
         heading = tag("h2", self.title, id=f"{self.anchor}-title")
         return tag(
-            "section", heading, self.content, id=self.anchor, class_=self.kind,
-            aria_labelledby=f"{self.anchor}-title",
-        )  # fmt: skip
+            "section", heading, self.content, id=self.anchor, class_=self.kind, aria_labelledby=f"{self.anchor}-title"
+        )
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,13 @@ class Cell:
 
 
 def make_table(
-    caption: str, headers: Sequence[str], rows: Sequence[Sequence[Cell | str]], *, words: Collection[int] = (0,),
+    caption: str,
+    headers: Sequence[str],
+    rows: Sequence[Sequence[Cell | str]],
+    *,
+    words: Collection[int] = (0,),
     sortable: bool = False,
-) -> Html:  # fmt: skip
+) -> Html:
     """A table that scrolls within itself where it is too wide; the first column heads the rows.
 
     Columns in `words` are text, the others figures.
@@ -93,7 +96,7 @@ def make_facts(facts: Sequence[tuple[str, str]]) -> Html:
         "dl",
         *(join(tag("dt", name_of(name)), tag("dd", _keep_units(name_of(said)))) for name, said in facts[:MOST_ITEMS]),
         class_="facts",
-    )  # fmt: skip
+    )
 
 
 def split_facts(lines: Sequence[str], names: Mapping[str, str] = EMPTY) -> list[tuple[str, str]]:

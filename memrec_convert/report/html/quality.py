@@ -78,11 +78,14 @@ def show_ablation(values: Values) -> Section | None:
     if left_out:
         caption += f" The {left_out:,} smallest changes are in the table only."
     table = make_table(
-        "AUC with one table alone compressed", ["table", "AUC", "change", "95 % interval"],
-        [[name, auc, Cell(change, entry["delta"]), interval] for (name, auc, change, interval), entry in
-         zip(ablation_rows(entries), entries, strict=True)],
+        "AUC with one table alone compressed",
+        ["table", "AUC", "change", "95 % interval"],
+        [
+            [name, auc, Cell(change, entry["delta"]), interval]
+            for (name, auc, change, interval), entry in zip(ablation_rows(entries), entries, strict=True)
+        ],
         sortable=True,
-    )  # fmt: skip
+    )
     chart = _draw_intervals(rows, "What each table alone costs")
     return Section("ablation", "What each table alone costs", side_by_side(make_figure(caption, chart), table))
 
@@ -99,11 +102,14 @@ def show_calibration(values: Values) -> Section:
     ends = [value for line in lines for point in line.points for value in point]
     scale = linear_scale([0.0, *ends], lambda value: f"{value:g}")
     chart = plot_lines(
-        lines, scale, scale, title="Calibration by decile of the prediction",
+        lines,
+        scale,
+        scale,
+        title="Calibration by decile of the prediction",
         axes=("mean prediction", "observed share of clicks"),
         description=f"{len(lines[0].points)} points before and after; on the dashed line both are equal.",
         diagonal=True,
-    )  # fmt: skip
+    )
     caption = "Mean prediction and observed share of clicks in each tenth of the rows, lowest predictions first."
     legend = draw_legend([(line.name, line.number, line.ours) for line in lines])
     titles = ["decile", "predicted before", "observed before", "predicted after", "observed after"]

@@ -7,13 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from memrec_convert.report.figures import (
-    describe_shares,
-    format_ratio,
-    format_share,
-    format_size,
-    size_rows,
-)
+from memrec_convert.report.figures import describe_shares, format_ratio, format_share, format_size, size_rows
 from memrec_convert.report.html.markup import Html, join, shorten_names
 from memrec_convert.report.html.parts import (
     Cell,
@@ -114,21 +108,27 @@ def _table_row(table: Values) -> list[Cell | str]:
     ratio = before / after if after else None
     bits = 8 * after / rows if rows else None
     return [
-        table["name"], Cell(f"{rows:,}", rows), Cell(f"{table['dim']:,}", table["dim"]),
-        Cell(format_size(before), before), Cell(format_size(after), after),
+        table["name"],
+        Cell(f"{rows:,}", rows),
+        Cell(f"{table['dim']:,}", table["dim"]),
+        Cell(format_size(before), before),
+        Cell(format_size(after), after),
         Cell("-" if ratio is None else format_ratio(ratio), ratio or 0.0),
-        Cell("-" if bits is None else f"{bits:,.1f}", bits or 0.0), table["method"], table["form"],
+        Cell("-" if bits is None else f"{bits:,.1f}", bits or 0.0),
+        table["method"],
+        table["form"],
         describe_shares(table["lookup_share"]),
-    ]  # fmt: skip
+    ]
 
 
 def _draw_parts(tables: Sequence[Values], sizes: Values) -> Html:
     source, artifact = sizes["source"], sizes["artifact"]
     totals = (source["tables"] + source["dense"], artifact["total"])
     named, left_out = take_largest(
-        tables, NAMED_TABLES,
+        tables,
+        NAMED_TABLES,
         lambda table: max(_share(table["bytes_before"], totals[0]), _share(table["bytes_after"], totals[1])),
-    )  # fmt: skip
+    )
     bars = []
     for side, total, dense, header in (
         ("bytes_before", totals[0], source["dense"], 0),
@@ -137,22 +137,22 @@ def _draw_parts(tables: Sequence[Values], sizes: Values) -> Html:
         parts = [(table["name"], _share(table[side], total), number) for number, table in enumerate(named)]
         others = sum(table[side] for table in tables) - sum(table[side] for table in named)
         parts += [
-            ("other tables", _share(others, total), OTHERS), ("dense part", _share(dense, total), DENSE),
+            ("other tables", _share(others, total), OTHERS),
+            ("dense part", _share(dense, total), DENSE),
             ("names and header", _share(header, total), REST),
-        ]  # fmt: skip
+        ]
         bars.append(Row("Before" if side == "bytes_before" else "After", format_size(total), tuple(parts)))
     legend = [(table["name"], number, False) for number, table in enumerate(named)]
     if left_out:
         legend.append((f"{left_out:,} other table" + "s" * (left_out != 1), OTHERS, False))
     legend += [("dense part", DENSE, False), ("names and header", REST, False)]
     chart = plot_shares(
-        bars, title="Bytes by part",
+        bars,
+        title="Bytes by part",
         description=f"The source's {format_size(totals[0])} and the artifact's {format_size(totals[1])}, each as a "
         "bar split into tables, dense part and header.",
-    )  # fmt: skip
-    return make_figure(
-        "Shares of the bytes, each bar of its own whole.", draw_legend(legend, marks=False), chart
     )
+    return make_figure("Shares of the bytes, each bar of its own whole.", draw_legend(legend, marks=False), chart)
 
 
 def _draw_changes(tables: Sequence[Values]) -> Html | None:
@@ -163,16 +163,19 @@ def _draw_changes(tables: Sequence[Values]) -> Html | None:
     labels = shorten_names([table["name"] for table in shown], LABEL)
     rows = [
         Row(
-            label, f"{format_size(one['bytes_before'])} → {format_size(one['bytes_after'])}",
+            label,
+            f"{format_size(one['bytes_before'])} → {format_size(one['bytes_after'])}",
             span=(one["bytes_before"], one["bytes_after"]),
         )
         for label, one in zip(labels, shown, strict=True)
-    ]  # fmt: skip
+    ]
     scale = log_scale((end for row in rows if row.span for end in row.span), label_size)
     chart = plot_changes(
-        rows, scale, title="Bytes of each table before and after",
+        rows,
+        scale,
+        title="Bytes of each table before and after",
         description=f"{len(rows)} tables on a logarithmic scale; all figures are in the plan by table.",
-    )  # fmt: skip
+    )
     caption = "Bytes of each table, before (hollow) and after (full), on a logarithmic scale."
     return make_figure(caption + _say_left_out(left_out), chart)
 

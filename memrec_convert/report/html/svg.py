@@ -61,9 +61,16 @@ class Row:
 
 
 def plot_lines(
-    lines: Sequence[Line], across: Scale, up: Scale, *, title: str, description: str, axes: tuple[str, str],
-    diagonal: bool = False, level: float | None = None,
-) -> Html:  # fmt: skip
+    lines: Sequence[Line],
+    across: Scale,
+    up: Scale,
+    *,
+    title: str,
+    description: str,
+    axes: tuple[str, str],
+    diagonal: bool = False,
+    level: float | None = None,
+) -> Html:
     """A chart of lines with a mark on each point; `axes` say what runs across and what goes up.
 
     `diagonal` draws where both are equal, `level` a line across at one value.

@@ -10,7 +10,12 @@ def all_cases() -> dict[str, Case]:
     from hostile import archives, directories, legacy, pickles, safetensors, snapshots, state_dicts
 
     modules = {
-        "pickle": pickles, "zip": archives, "legacy": legacy, "safetensors": safetensors, "directory": directories,
-        "snapshot": snapshots, "state dict": state_dicts,
-    }  # fmt: skip
+        "pickle": pickles,
+        "zip": archives,
+        "legacy": legacy,
+        "safetensors": safetensors,
+        "directory": directories,
+        "snapshot": snapshots,
+        "state dict": state_dicts,
+    }
     return {f"{kind}: {name}": case for kind, module in modules.items() for name, case in module.CASES.items()}

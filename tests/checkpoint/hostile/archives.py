@@ -108,9 +108,13 @@ def _wrong_storage(content: bytearray) -> bytearray:
 
 
 def _script(folder: Path) -> Path:
-    return write_archive(folder / "m.pt", state(tensor()), m__code____torch__=b"", m__constants=b"", **{
-        "m__constants.pkl": b"\x80\x02).", "m__code__x.py": b"import os",
-    })  # fmt: skip
+    return write_archive(
+        folder / "m.pt",
+        state(tensor()),
+        m__code____torch__=b"",
+        m__constants=b"",
+        **{"m__constants.pkl": b"\x80\x02).", "m__code__x.py": b"import os"},
+    )
 
 
 def _zip64(folder: Path) -> Path:
@@ -141,9 +145,13 @@ def _header(descr: str = "'<f4'", shape: str = "(3, 2)", order: str = "False") -
 
 _OUTSIDE, _DAMAGED = "leads out of the archive", "truncated or damaged"
 _PLACES = {
-    "absolute": {"__etc__passwd": b"x"}, "above": {"m__..__..__x": b"x"}, "backslash": {"m__a\\b": b"x"},
-    "above alone": {"..": b"x"}, "above at the end": {"m__..": b"x"}, "drive": {"C:\\x": b"x"},
-}  # fmt: skip
+    "absolute": {"__etc__passwd": b"x"},
+    "above": {"m__..__..__x": b"x"},
+    "backslash": {"m__a\\b": b"x"},
+    "above alone": {"..": b"x"},
+    "above at the end": {"m__..": b"x"},
+    "drive": {"C:\\x": b"x"},
+}
 CASES: dict[str, Case] = {
     **{f"a member's name is {kind}": (_archive(**members)[0], _OUTSIDE) for kind, members in _PLACES.items()},
     "a pickle twice": (_twice, "twice"),
@@ -201,4 +209,4 @@ CASES: dict[str, Case] = {
     "npz whose header has 4 GB": _npz(_header(), version=b"\2\0", claimed=2**32 - 1),
     "npz of another version": _npz(_header(), version=b"\7\0"),
     "npz of numbers too small": _npz(_header("'<f4'", shape="(6,)")),
-}  # fmt: skip
+}

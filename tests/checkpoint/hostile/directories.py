@@ -41,14 +41,23 @@ _HERE = {"relative_path": "__0_0.distcp", "offset": 0, "length": len(_PART)}
 
 
 def _metadata(
-    *, size: object = (3, 2), chunks: object = (((0, 0), (3, 2)),), places: object = (((0, 0), {}),),
-    path: object = (_TABLE,), fqn: object = _TABLE, twice: bool = False,
-) -> bytes:  # fmt: skip
+    *,
+    size: object = (3, 2),
+    chunks: object = (((0, 0), (3, 2)),),
+    places: object = (((0, 0), {}),),
+    path: object = (_TABLE,),
+    fqn: object = _TABLE,
+    twice: bool = False,
+) -> bytes:
     """A `.metadata` of one table in these chunks, stored in these places."""
-    listed = b"](" + b"".join(
-        _object("ChunkStorageMetadata", {"offsets": _plain(at), "sizes": _plain(sizes)})
-        for at, sizes in chunks  # type: ignore[attr-defined]
-    ) + b"e"  # fmt: skip
+    listed = (
+        b"]("
+        + b"".join(
+            _object("ChunkStorageMetadata", {"offsets": _plain(at), "sizes": _plain(sizes)})
+            for at, sizes in chunks  # type: ignore[attr-defined]
+        )
+        + b"e"
+    )
     table = _object("TensorStorageMetadata", {"size": _plain(size), "chunks": listed})
     stored = b"".join(
         _object("MetadataIndex", {"fqn": _plain(fqn), "offset": _plain(at)})
@@ -67,9 +76,13 @@ def _metadata(
 
 
 def _dcp(
-    sentence: str, *, part: bytes = _PART, metadata: bytes | None = None, links: dict[str, str] | None = None,
+    sentence: str,
+    *,
+    part: bytes = _PART,
+    metadata: bytes | None = None,
+    links: dict[str, str] | None = None,
     **options: object,
-) -> Case:  # fmt: skip
+) -> Case:
     described = _metadata(**options) if metadata is None else metadata  # type: ignore[arg-type]
     return directory_of({".metadata": described, "__0_0.distcp": part}, sentence, links=links)
 
@@ -112,7 +125,8 @@ _DCP: dict[str, Case] = {
     "chunks of no place": _dcp("is missing", chunks=_MANY),
     "chunk of another shape": _dcp("is not a tensor of shape", chunks=(((0, 0), (2, 2)),)),
     "chunk that calls": _dcp(
-        "is not a tensor", part=_archive(b"\x80\x02" + name("os", "system") + b"(" + ops("true") + b"tR."),
+        "is not a tensor",
+        part=_archive(b"\x80\x02" + name("os", "system") + b"(" + ops("true") + b"tR."),
         places=_in_place(length=len(_archive(b"\x80\x02" + name("os", "system") + b"(" + ops("true") + b"tR."))),
     ),
     "chunk with a wrong checksum": _dcp("do not match", part=_PART.replace(bytes(24), bytes(23) + b"\1")),
@@ -124,7 +138,7 @@ _DCP: dict[str, Case] = {
     "place that is a list of lists": _dcp("is taken or no place", path=([_TABLE],)),
     "place of a million steps": _dcp("is taken or no place", path=("a",) * 1000),
     "place that is taken": _dcp("is taken or no place", twice=True, path=("a",), part=_PART * 2),
-}  # fmt: skip
+}
 
 
 def _pt(pickled: bytes, data: bytes = bytes(24)) -> bytes:
@@ -146,11 +160,15 @@ def _mlp(inputs: int, outputs: int, *, named: tuple[str, str] = ("weights", "bia
 
 _ORDER = {"data": {"device_mapping": {"embedding": [[0, 1]]}}, "config": {"interaction_op": "dot"}}
 NVIDIA: dict[str, bytes] = {
-    "metadata.pt": _pt(_plain(_ORDER)), "bottom_model.mlp.pt": _mlp(2, 4), "top_model.mlp.pt": _mlp(8, 2),
-    "top_model.out.pt": _mlp(2, 1, named=("weight", "bias"), lists=False), "bottom_model.embeddings.0.bin": bytes(112),
-    "embeddings.0.meta.pt": _pt(_plain({"shape": (7, 4)})), "bottom_model.embeddings.1.bin": bytes(80),
+    "metadata.pt": _pt(_plain(_ORDER)),
+    "bottom_model.mlp.pt": _mlp(2, 4),
+    "top_model.mlp.pt": _mlp(8, 2),
+    "top_model.out.pt": _mlp(2, 1, named=("weight", "bias"), lists=False),
+    "bottom_model.embeddings.0.bin": bytes(112),
+    "embeddings.0.meta.pt": _pt(_plain({"shape": (7, 4)})),
+    "bottom_model.embeddings.1.bin": bytes(80),
     "embeddings.1.meta.pt": _pt(_plain({"shape": (5, 4)})),
-}  # fmt: skip
+}
 
 
 def _nvidia(
@@ -198,7 +216,7 @@ _NVIDIA: dict[str, Case] = {
     "order of a table that is not there": _nvidia("is missing", _order([[0, 1, 2]])),
     "order of negative numbers": _nvidia("does not name each table once", _order([[0, -1]])),
     "order of true": _nvidia("which of them the network reads", _order([[0, True]])),
-}  # fmt: skip
+}
 
 
 def _shard(rank: int, *, at: tuple[int, int], rows: int = 3, claimed: int = 2) -> bytes:

@@ -14,11 +14,38 @@ import traceback
 from pathlib import Path
 
 FORBIDDEN = (
-    "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "subprocess.Popen", "pty.spawn",
-    "exec", "compile", "import", "pickle.find_class", "marshal.loads", "code.__new__", "function.__new__",
-    "ctypes.dlopen", "ctypes.dlsym", "socket.", "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.truncate",
-    "os.chmod", "os.link", "os.symlink", "shutil.", "webbrowser.", "urllib.", "tempfile.", "builtins.input",
-)  # fmt: skip
+    "os.system",
+    "os.exec",
+    "os.fork",
+    "os.forkpty",
+    "os.posix_spawn",
+    "os.spawn",
+    "subprocess.Popen",
+    "pty.spawn",
+    "exec",
+    "compile",
+    "import",
+    "pickle.find_class",
+    "marshal.loads",
+    "code.__new__",
+    "function.__new__",
+    "ctypes.dlopen",
+    "ctypes.dlsym",
+    "socket.",
+    "os.remove",
+    "os.rename",
+    "os.mkdir",
+    "os.rmdir",
+    "os.truncate",
+    "os.chmod",
+    "os.link",
+    "os.symlink",
+    "shutil.",
+    "webbrowser.",
+    "urllib.",
+    "tempfile.",
+    "builtins.input",
+)
 """Beginnings of audit events that no reader of a checkpoint has reason for."""
 
 _watched: Path | None = None

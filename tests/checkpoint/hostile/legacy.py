@@ -11,9 +11,15 @@ _MAGIC, _SYSTEM = 0x1950A86A20F9469CFC6C, {"protocol_version": 1001, "little_end
 
 
 def _legacy(
-    *, magic: object = _MAGIC, protocol: object = 1001, system: object = _SYSTEM, value: bytes | None = None,
-    keys: object = ("0",), count: int = 6, data: bytes = bytes(24),
-) -> bytes:  # fmt: skip
+    *,
+    magic: object = _MAGIC,
+    protocol: object = 1001,
+    system: object = _SYSTEM,
+    value: bytes | None = None,
+    keys: object = ("0",),
+    count: int = 6,
+    data: bytes = bytes(24),
+) -> bytes:
     kept = storage()[:-2] + b"NtQ"
     state = b"\x80\x02}" + ops("emb_l.0.weight") + (tensor(kept) if value is None else value) + b"s."
     heads = b"".join(pickle.dumps(one, 2) for one in (magic, protocol, system))

@@ -38,15 +38,37 @@ _TRICKS: dict[str, object] = {
     "in a list": [1, {"a": (Reduced(os.system, _COMMAND),)}],
 }
 _CALLABLES = (
-    ("importlib", "import_module"), ("builtins", "compile"), ("builtins", "breakpoint"), ("runpy", "_run_code"),
-    ("pty", "spawn"), ("code", "interact"), ("timeit", "timeit"), ("marshal", "loads"), ("types", "FunctionType"),
-    ("functools", "partial"), ("operator", "methodcaller"), ("shutil", "rmtree"), ("socket", "create_connection"),
-    ("webbrowser", "open"), ("ctypes", "CDLL"), ("torch", "load"), ("torch.hub", "load"), ("torch.jit", "load"),
-    ("numpy", "load"), ("pickle", "loads"), ("_pickle", "loads"), ("cloudpickle.cloudpickle", "_builtin_type"),
-    ("torch._inductor.codecache", "compile_file"), ("numpy.testing._private.utils", "runstring"),
-    ("torch.serialization", "_maybe_decode_ascii"), ("pip._internal", "main"), ("asyncio", "run"),
-    ("_posixsubprocess", "fork_exec"), ("bdb", "Bdb.run"), ("builtins", "getattr.__self__.exec"),
-)  # fmt: skip
+    ("importlib", "import_module"),
+    ("builtins", "compile"),
+    ("builtins", "breakpoint"),
+    ("runpy", "_run_code"),
+    ("pty", "spawn"),
+    ("code", "interact"),
+    ("timeit", "timeit"),
+    ("marshal", "loads"),
+    ("types", "FunctionType"),
+    ("functools", "partial"),
+    ("operator", "methodcaller"),
+    ("shutil", "rmtree"),
+    ("socket", "create_connection"),
+    ("webbrowser", "open"),
+    ("ctypes", "CDLL"),
+    ("torch", "load"),
+    ("torch.hub", "load"),
+    ("torch.jit", "load"),
+    ("numpy", "load"),
+    ("pickle", "loads"),
+    ("_pickle", "loads"),
+    ("cloudpickle.cloudpickle", "_builtin_type"),
+    ("torch._inductor.codecache", "compile_file"),
+    ("numpy.testing._private.utils", "runstring"),
+    ("torch.serialization", "_maybe_decode_ascii"),
+    ("pip._internal", "main"),
+    ("asyncio", "run"),
+    ("_posixsubprocess", "fork_exec"),
+    ("bdb", "Bdb.run"),
+    ("builtins", "getattr.__self__.exec"),
+)
 
 
 def calls() -> dict[str, bytes]:
@@ -74,20 +96,27 @@ def calls() -> dict[str, bytes]:
         "name in full-width letters": ops("\uff4f\uff53") + ops("system") + b"\x93(" + call + b"tR.",
         "called result": name("operator", "attrgetter") + b"(" + ops("system") + b"tR(" + name("os", "x") + b"tR.",
         "chain of calls": system + b"(" + call + b"tR" + b")R" * 50 + b".",
-        "BUILD with __setstate__": name("os", "x")
-        + b")\x81}" + ops("__setstate__") + system + b"sb" + call + b"b.",
+        "BUILD with __setstate__": name("os", "x") + b")\x81}" + ops("__setstate__") + system + b"sb" + call + b"b.",
         "BUILD with __class__": name("os", "x") + b")\x81}" + ops("__class__") + system + b"sb.",
         "BUILD with __reduce__": name("os", "x") + b")\x81}" + ops("__reduce__") + system + b"sb.",
         "nested pickle": name("torch.storage", "_load_from_bytes") + b"(" + ops(b"cos\nsystem\n.") + b"tR.",
         "subclass rebuild": name("torch._tensor", "_rebuild_from_type_v2")
-        + b"(" + system + name("os", "x") + b"(" + call + b"t}tR.",
+        + b"("
+        + system
+        + name("os", "x")
+        + b"("
+        + call
+        + b"t}tR.",
         "dict factory": name("collections", "defaultdict") + b"(" + system + b"tR" + ops("k") + b"Ns.",
         "code object": name("types", "CodeType") + b"(" + call + b"tR.",
         "hook of a tensor": name("torch._utils", "_rebuild_tensor_v2") + b"(" + system + call + b"))tR.",
         "parameter of a call": name("torch._utils", "_rebuild_parameter") + b"(" + system + b"(" + call + b"tRtR.",
-        "copyreg of a function": name("copyreg", "_reconstructor") + b"(" + system + name("builtins", "object")
+        "copyreg of a function": name("copyreg", "_reconstructor")
+        + b"("
+        + system
+        + name("builtins", "object")
         + b"NtR.",
-    }  # fmt: skip
+    }
 
 
 F8 = name("numpy", "dtype") + b"(" + ops("f8") + b"tR"
@@ -145,10 +174,18 @@ DAMAGED: dict[str, bytes] = {
     "storage of true elements": state(tensor(storage(elements=True))),
     "storage of doubles in the bytes of floats": state(tensor(storage(kind="DoubleStorage"))),
     "storage of halves in the bytes of floats": state(tensor(storage(kind="HalfStorage"))),
-    "storage under two types": b"\x80\x02}(" + ops("emb_l.0.weight") + tensor() + ops("emb_l.1.weight")
-    + tensor(storage(kind="IntStorage")) + b"u.",
-    "storage under two lengths": b"\x80\x02}(" + ops("emb_l.0.weight") + tensor() + ops("emb_l.1.weight")
-    + tensor(storage(elements=5)) + b"u.",
+    "storage under two types": b"\x80\x02}("
+    + ops("emb_l.0.weight")
+    + tensor()
+    + ops("emb_l.1.weight")
+    + tensor(storage(kind="IntStorage"))
+    + b"u.",
+    "storage under two lengths": b"\x80\x02}("
+    + ops("emb_l.0.weight")
+    + tensor()
+    + ops("emb_l.1.weight")
+    + tensor(storage(elements=5))
+    + b"u.",
     "storage that is a view": state(tensor(_PERSISTENT + ops(("v", 0, 3)) + b"tQ")),
     "tensor past its storage": state(tensor(shape=(4, 2))),
     "tensor past its storage by offset": state(tensor(offset=1)),
@@ -168,15 +205,25 @@ DAMAGED: dict[str, bytes] = {
     "tensor of a thousand dimensions": state(tensor(shape=(1,) * 1000, strides=(1,) * 1000)),
     "tensor without parts": state(name("torch._utils", "_rebuild_tensor_v2") + b")R"),
     "size that is no size": b"\x80\x02" + name("torch", "Size") + b"(" + ops([-1]) + b"tR.",
-    "numpy scalar of wrong length": b"\x80\x02" + name("numpy.core.multiarray", "scalar") + b"("
-    + F8 + ops("abc") + b"tR.",
+    "numpy scalar of wrong length": b"\x80\x02"
+    + name("numpy.core.multiarray", "scalar")
+    + b"("
+    + F8
+    + ops("abc")
+    + b"tR.",
     "numpy dtype of unknown order": b"\x80\x02" + F8 + ops((3, "@")) + b"b.",
-    "numpy array of too few bytes": b"\x80\x02" + name("numpy._core.numeric", "_frombuffer") + b"(" + ops(b"abc") + F8
-    + ops((2**40,)) + ops("C") + b"tR.",
+    "numpy array of too few bytes": b"\x80\x02"
+    + name("numpy._core.numeric", "_frombuffer")
+    + b"("
+    + ops(b"abc")
+    + F8
+    + ops((2**40,))
+    + ops("C")
+    + b"tR.",
     "bytes in an unknown encoding": b"\x80\x02" + name("_codecs", "encode") + b"(" + ops("a") + ops("rot13") + b"tR.",
     "set of a number": b"\x80\x02" + name("builtins", "set") + b"(K\x01tR.",
     "mapping of numbers": b"\x80\x02" + name("collections", "OrderedDict") + b"(" + ops([1, 2]) + b"tR.",
-}  # fmt: skip
+}
 
 _ORDERED = name("collections", "OrderedDict")
 
@@ -212,32 +259,64 @@ EXHAUSTING: dict[str, Callable[[], bytes]] = {
     "a list in itself": lambda: b"\x80\x02]q\x00h\x00a.",
     "a mapping in itself": lambda: b"\x80\x02}q\x00" + ops("state_dict").replace(b"q\x00", b"q\x01") + b"h\x00s.",
     "a module in itself": lambda: b"\x80\x02" + name("a", "B") + b")\x81q\x00}U\x08_modules}U\x01xh\x00ssb.",
-    "modules that double": lambda: b"\x80\x02" + name("a", "B") + b")\x81}U\x08_modules}sb"
-    + b"q\x00" + (name("a", "B") + b")\x81}U\x08_modules}(U\x01xh\x00U\x01yh\x00usb" + b"q\x00") * 40 + b".",
+    "modules that double": lambda: (
+        b"\x80\x02"
+        + name("a", "B")
+        + b")\x81}U\x08_modules}sb"
+        + b"q\x00"
+        + (name("a", "B") + b")\x81}U\x08_modules}(U\x01xh\x00U\x01yh\x00usb" + b"q\x00") * 40
+        + b"."
+    ),
     "mappings that double": lambda: b"\x80\x02}" + b"q\x000}(U\x01ah\x00U\x01bh\x00u" * 60 + b".",
-    "long text encoded again and again": lambda: b"\x80\x02" + name("_codecs", "encode") + b"q\x000"
-    + b"X" + struct.pack("<I", 2**20) + b"a" * 2**20 + b"q\x010U\x06latin1q\x020"
-    + b"h\x00(h\x01h\x02tR0" * 400 + b"N.",
-    "a mapping copied again and again": lambda: b"\x80\x02" + _ORDERED + b"q\x000}("
-    + b"".join(ops(number) + b"N" for number in range(20_000)) + b"u\x85q\x010" + b"h\x00h\x01R" * 20_000 + b".",
+    "long text encoded again and again": lambda: (
+        b"\x80\x02"
+        + name("_codecs", "encode")
+        + b"q\x000"
+        + b"X"
+        + struct.pack("<I", 2**20)
+        + b"a" * 2**20
+        + b"q\x010U\x06latin1q\x020"
+        + b"h\x00(h\x01h\x02tR0" * 400
+        + b"N."
+    ),
+    "a mapping copied again and again": lambda: (
+        b"\x80\x02"
+        + _ORDERED
+        + b"q\x000}("
+        + b"".join(ops(number) + b"N" for number in range(20_000))
+        + b"u\x85q\x010"
+        + b"h\x00h\x01R" * 20_000
+        + b"."
+    ),
     "keys of one hash": colliding_integers,
     "pairs of one hash": colliding_tuples,
-    "memo of one hash": lambda: b"\x80\x02N"
-    + b"".join(b"p%d\n" % (place * (2**61 - 1)) for place in range(1, 100_000)) + b".",
+    "memo of one hash": lambda: (
+        b"\x80\x02N" + b"".join(b"p%d\n" % (place * (2**61 - 1)) for place in range(1, 100_000)) + b"."
+    ),
     "a million sets": lambda: b"\x80\x04" + b"\x8f" * 999_990 + b".",
     "a million mappings": lambda: b"\x80\x02" + b"}" * 999_990 + b".",
     "a million objects": lambda: b"\x80\x02" + name("a", "B") + b"q\x00" + b"h\x00)\x81" * 333_000 + b".",
     "a million names": lambda: b"\x80\x02" + b"".join(b"ca\n%x\n" % number for number in range(999_990)) + b".",
     "two million opcodes": lambda: b"\x80\x02" + b"N" * 2_000_000 + b".",
-    "a million calls of many dimensions": lambda: b"\x80\x02" + name("torch", "Size") + b"q\x000"
-    + ops(((1,) * 16,)).replace(b"q\x00", b"").replace(b"q\x01", b"") + b"q\x010" + b"h\x00h\x01R" * 330_000 + b".",
-    "thirty MiB of text with one wide letter": lambda: b"\x80\x02X" + struct.pack("<I", 30 * 2**20 + 4)
-    + b"a" * (30 * 2**20) + "\U0001f600".encode() + b".",
-}  # fmt: skip
+    "a million calls of many dimensions": lambda: (
+        b"\x80\x02"
+        + name("torch", "Size")
+        + b"q\x000"
+        + ops(((1,) * 16,)).replace(b"q\x00", b"").replace(b"q\x01", b"")
+        + b"q\x010"
+        + b"h\x00h\x01R" * 330_000
+        + b"."
+    ),
+    "thirty MiB of text with one wide letter": lambda: (
+        b"\x80\x02X" + struct.pack("<I", 30 * 2**20 + 4) + b"a" * (30 * 2**20) + "\U0001f600".encode() + b"."
+    ),
+}
 
 CASES: dict[str, Case] = {
-    **{f"calls {trick}": archived(pickled, r"not a model|not a state dict|data\.pkl|no embedding table")
-       for trick, pickled in calls().items()},
+    **{
+        f"calls {trick}": archived(pickled, r"not a model|not a state dict|data\.pkl|no embedding table")
+        for trick, pickled in calls().items()
+    },
     **{kind: archived(pickled) for kind, pickled in DAMAGED.items()},
     **{kind: ((lambda folder, make=make: archived(make())[0](folder)), ".") for kind, make in EXHAUSTING.items()},
-}  # fmt: skip
+}

@@ -10,8 +10,14 @@ _TABLE = "0/emb_l.0.weight"
 
 
 def _blob(**changes: object) -> dict[str, object]:
-    return {"type": "Tensor", "location": "blob", "serializer": "buffer_protocol", "dtype": "torch.float32",
-            "shape": [3, 2], "byte_range": [0, 24]} | changes  # fmt: skip
+    return {
+        "type": "Tensor",
+        "location": "blob",
+        "serializer": "buffer_protocol",
+        "dtype": "torch.float32",
+        "shape": [3, 2],
+        "byte_range": [0, 24],
+    } | changes
 
 
 def _part(at: list[int], sizes: list[int], **changes: object) -> dict[str, object]:
@@ -97,9 +103,7 @@ CASES: dict[str, Case] = {
     "bytes before the begin": _one(_RANGE, byte_range=[-24, 0]),
     "bytes of one number": _one(_RANGE, byte_range=[24]),
     "bytes that all of a file are not": _one("truncated or damaged", byte_range=None),
-    "tensors that share bytes": _manifest(
-        "share", **{"0__emb_a": _blob(), "0__emb_b": _blob(byte_range=[20, 44])}
-    ),
+    "tensors that share bytes": _manifest("share", **{"0__emb_a": _blob(), "0__emb_b": _blob(byte_range=[20, 44])}),
     "tensors in one place": _manifest("share", **{"0__emb_a": _blob(), "0__emb_b": _blob()}),
     "tensor in a tensor": _manifest(
         "beside what it lies in", **{"0__a": _blob(), "0__a__b": _blob(byte_range=[24, 48])}
@@ -115,6 +119,7 @@ CASES: dict[str, Case] = {
     "shard at a negative place": _cut("put together|offsets|damaged", _part([0, 0], [3, 2]) | {"offsets": [-1, 0]}),
     "shard of other dimensions": _cut("number of offsets", _part([0, 0], [3, 2]) | {"offsets": [0]}),
     "shard that is a number": _cut("not a plain tensor", 7),
-    "shards of two types": _cut("different types", _part([0, 0], [3, 2]), _part(
-        [3, 0], [3, 2], dtype="torch.float16", byte_range=[24, 36])),
-}  # fmt: skip
+    "shards of two types": _cut(
+        "different types", _part([0, 0], [3, 2]), _part([3, 0], [3, 2], dtype="torch.float16", byte_range=[24, 36])
+    ),
+}

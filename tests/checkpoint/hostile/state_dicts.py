@@ -24,22 +24,35 @@ def tensors(shapes: Shapes, dtypes: Mapping[str, str] | None = None) -> bytes:
 
 
 DLRM: Shapes = {
-    "emb_l.0.weight": (7, 4), "emb_l.1.weight": (5, 4), "bot_l.0.weight": (4, 2), "bot_l.0.bias": (4,),
-    "top_l.0.weight": (1, 7), "top_l.0.bias": (1,),
-}  # fmt: skip
+    "emb_l.0.weight": (7, 4),
+    "emb_l.1.weight": (5, 4),
+    "bot_l.0.weight": (4, 2),
+    "bot_l.0.bias": (4,),
+    "top_l.0.weight": (1, 7),
+    "top_l.0.bias": (1,),
+}
 _EBC = "sparse_arch.embedding_bag_collection.embedding_bags."
 DCN: Shapes = {
-    f"{_EBC}t_a.weight": (7, 4), f"{_EBC}t_b.weight": (5, 4), "dense_arch.model._mlp.0._linear.weight": (4, 2),
-    "dense_arch.model._mlp.0._linear.bias": (4,), "over_arch.model.1.weight": (1, 12), "over_arch.model.1.bias": (1,),
-    "inter_arch.crossnet.W_kernels.0": (12, 3), "inter_arch.crossnet.V_kernels.0": (3, 12),
+    f"{_EBC}t_a.weight": (7, 4),
+    f"{_EBC}t_b.weight": (5, 4),
+    "dense_arch.model._mlp.0._linear.weight": (4, 2),
+    "dense_arch.model._mlp.0._linear.bias": (4,),
+    "over_arch.model.1.weight": (1, 12),
+    "over_arch.model.1.bias": (1,),
+    "inter_arch.crossnet.W_kernels.0": (12, 3),
+    "inter_arch.crossnet.V_kernels.0": (3, 12),
     "inter_arch.crossnet.bias.0": (12,),
-}  # fmt: skip
+}
 
 
 def _lie(
-    shapes: Shapes, sentence: str, *, without: str = "", dtypes: Mapping[str, str] | None = None,
+    shapes: Shapes,
+    sentence: str,
+    *,
+    without: str = "",
+    dtypes: Mapping[str, str] | None = None,
     **changes: tuple[int, ...],
-) -> Case:  # fmt: skip
+) -> Case:
     kept = {key: value for key, value in shapes.items() if key != without}
     named = {key.replace("__", "."): value for key, value in changes.items()}
     return file_of(tensors(kept | named, dtypes), sentence, called="m.safetensors")
@@ -92,12 +105,11 @@ CASES: dict[str, Case] = {
     "cross layers of integers": _cross("V_kernels", (3, 12), _CROSS, "I32"),
     "cross layers without a bias": _lie(DCN, _CROSS, without="inter_arch.crossnet.bias.0"),
     "cross layers with a gap": _lie(DCN, _CROSS, inter_arch__crossnet__bias__5=(12,)),
-    "cross layers alone of no part": _lie(
-        {key: shape for key, shape in DCN.items() if "kernels" not in key}, _CROSS,
-    ),
+    "cross layers alone of no part": _lie({key: shape for key, shape in DCN.items() if "kernels" not in key}, _CROSS),
     "no tensors": file_of(safetensors_bytes({}, b""), "no embedding table", called="m.safetensors"),
     "nothing but an unknown type": file_of(
         safetensors_bytes(entry(dtype="F8_E4M3", data_offsets=[0, 6]), bytes(6)),
-        "which is not read|no embedding table", called="m.safetensors",
+        "which is not read|no embedding table",
+        called="m.safetensors",
     ),
 }

@@ -1,0 +1,75 @@
+"""The command line: thin calls of the library's verbs. This package alone prints, draws progress and exits."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from memrec_convert.cli.conversion import convert, plan
+from memrec_convert.cli.files import evaluate, inspect, verify
+from memrec_convert.cli.reports import report
+from memrec_convert.cli.speed import bench, doctor
+from memrec_convert.cli.study import compare, experiment
+from memrec_convert.errors import MemrecError
+from memrec_convert.version import __version__
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+class DefaultToConvert(click.Group):
+    """A group whose first argument may be a file: then the command is `convert`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Puts `convert` in front of anything that names no command."""
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h", "--version"):
+            args = ["convert", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=DefaultToConvert, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="memrec-convert")
+def cli() -> None:
+    """Convert a trained recommender checkpoint into one file within a byte budget.
+
+    \b
+    memrec-convert dlrm.pt --budget 48MB --data train.parquet \\
+        --val val.parquet --eval test.parquet
+
+    FILE without a command is `convert FILE`.
+    """  # noqa: D301 - the escape is click's mark for a paragraph that keeps its lines
+
+
+for command in (convert, plan, inspect, evaluate, verify, compare, experiment, bench, doctor, report):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Entry point: errors that a user can cause are one sentence on stderr and exit code 2; Ctrl-C is 130."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted; nothing was left behind.", err=True)
+        code = EXIT_INTERRUPTED
+    except click.UsageError as error:
+        code = _refuse_usage(error)
+    except MemrecError as error:
+        click.echo(f"{type(error).__name__.removesuffix('Error')}: {error}", err=True)
+        code = error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refuse_usage(error: click.UsageError) -> int:
+    """Says in one line what is wrong with the command; without any argument it is the help."""
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # click 8.2 and later
+        error.show()
+        return error.exit_code
+    command = error.ctx.info_name if error.ctx is not None and error.ctx.parent is not None else None
+    message = " ".join(error.format_message().split()).rstrip(".")
+    click.echo(f"Usage: {message}; see memrec-convert {f'{command} ' if command else ''}--help.", err=True)
+    return EXIT_BAD_INPUT

@@ -1,0 +1,26 @@
+"""The command `report`: a report of before, on the terminal or as a page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from memrec_convert.cli.console import text_width
+
+
+@click.command()
+@click.argument("file")
+@click.option("--html", metavar="FILE", help="Write it as one HTML page with charts, which loads nothing.")
+@click.option("--compare-json", metavar="FILE", help="Into the page: what compare --json printed.")
+@click.option("--bench-json", metavar="FILE", help="Into the page: what bench --json wrote.")
+@click.option("--force", is_flag=True, help="Replace an existing page.")
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing.")
+def report(file: str, *, quiet: bool, **options: Any) -> None:  # noqa: ANN401
+    """Show the report FILE (.report.json) that a conversion wrote, and make a page of it."""
+    from memrec_convert.conversion.report import show_report
+    from memrec_convert.report import render_terminal
+
+    found = show_report(file, **options)
+    if not quiet:
+        click.echo(render_terminal(found, text_width()))

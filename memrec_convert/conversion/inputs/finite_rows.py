@@ -1,0 +1,66 @@
+"""Rows with NaN or infinite values: found, refused, or read as zeros."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from memrec_convert.checkpoint.tensor_ref import StoredTensor
+from memrec_convert.distill.columns import Column
+from memrec_convert.distill.rows import RowReader, read_chunks
+from memrec_convert.distill.weights import square_norms
+from memrec_convert.errors import NonFiniteRowsError
+
+
+@dataclass(frozen=True)
+class FiniteRows:
+    """Rows of a reader with zeros for what is NaN or infinite."""
+
+    inner: RowReader
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(rows, dim)."""
+        return self.inner.shape
+
+    def read_rows(self, start: int, stop: int) -> np.ndarray:
+        """As the inner reader's, all finite."""
+        return _make_finite(self.inner.read_rows(start, stop))
+
+    def read_ids(self, ids: np.ndarray) -> np.ndarray:
+        """As the inner reader's, which must be able to, all finite."""
+        assert isinstance(self.inner, StoredTensor)
+        return _make_finite(self.inner.read_ids(ids))
+
+
+def _make_finite(rows: np.ndarray) -> np.ndarray:
+    finite: np.ndarray = np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
+    return finite
+
+
+def find_nonfinite_rows(reader: RowReader, *, norms: Column | None = None) -> tuple[int, int]:
+    """How many rows hold NaN or infinite values, and the first of them (-1 where there is none).
+
+    norms is filled with |row|**2 (float64 [rows]), rows being read as FiniteRows does.
+    """
+    count, first = 0, -1
+    for start, chunk in read_chunks(reader):
+        odd = (~torch.isfinite(chunk).all(dim=1)).nonzero().flatten()
+        if norms is not None:
+            finite = torch.from_numpy(_make_finite(chunk.numpy())) if len(odd) else chunk
+            norms[start : start + len(chunk)] = square_norms(finite)
+        if len(odd) and first < 0:
+            first = start + int(odd[0])
+        count += len(odd)
+    return count, first
+
+
+def refuse_nonfinite(where: str, count: int, first: int) -> NonFiniteRowsError:
+    """The error that names the table and its first such row."""
+    rows = "1 row holds" if count == 1 else f"{count} rows hold"
+    return NonFiniteRowsError(
+        f"{where}: {rows} NaN or infinite values, the first is row {first}; expected finite numbers; repair the "
+        "checkpoint, or read such rows as zeros with --allow-nonfinite."
+    )

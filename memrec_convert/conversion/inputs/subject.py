@@ -1,0 +1,137 @@
+"""The model under conversion, whether it came from a checkpoint file or lives in the caller's process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from memrec_convert.artifact.writer import narrow_shapes
+from memrec_convert.conversion.inputs.kept_fits import NO_STORE, FitStore
+from memrec_convert.conversion.inputs.metering import Meter, Progress, count_large_bytes
+from memrec_convert.distill.columns import IN_MEMORY, Column, Scratch
+from memrec_convert.distill.rows import RowReader
+from memrec_convert.encoding.spec import TensorShapes, count_bytes
+from memrec_convert.evaluation.scoring import Forward, score_batches
+
+__all__ = ["BatchSource", "Progress", "Subject", "TableSite"]
+
+
+class BatchSource(Protocol):
+    """Batches that can be streamed again and again."""
+
+    def stream(self, *, limit: int | None = None, shuffle_seed: int | None = None) -> Iterator[Any]:
+        """Batches from the start; `limit` ends after that many samples, `shuffle_seed` asks for another order."""
+        ...
+
+    def count_batches(self) -> int:
+        """How many batches a full pass has."""
+        ...
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether `labels_of` gives something."""
+        ...
+
+    @property
+    def mark(self) -> str:
+        """What tells these batches from others in another run; "" where nothing does."""
+        ...
+
+    def labels_of(self, batch: Any) -> Tensor:  # noqa: ANN401 - what the caller's loader yields
+        """Labels float32 [rows] of a batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class TableSite:
+    """One table and where it stands in the model.
+
+    paths        module paths that lead to it: several where modules share their rows
+    module       the nn.EmbeddingBag or nn.Embedding that holds it now
+    pooling      "sum" or "mean" for a bag, "" for an nn.Embedding
+    optimizer    Adagrad's accumulated squares, [rows, dim] or [rows]
+    norms        |row|**2, float64 [rows], where a pass over the rows has found them
+    """
+
+    name: str
+    paths: tuple[str, ...]
+    module: nn.Module
+    reader: RowReader
+    nbytes: int
+    dtype: str
+    pooling: str = "sum"
+    include_last_offset: bool = False
+    padding_idx: int | None = None
+    optimizer: RowReader | None = None
+    norms: Column | None = None
+
+    @property
+    def rows(self) -> int:
+        """Ids of the table."""
+        return self.reader.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """Width of a row."""
+        return self.reader.shape[1]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """All that a conversion needs of a model and its data.
+
+    dense_shapes, dense_aliases   every other tensor of the state dict, and the names that share one of them
+    counts   per site the lookups of each id in the training data (int64 [rows]), or None without data
+    samples  how many samples those counts come from
+    scratch  where numbers per row are kept
+    work     where fits and codes are kept for another run
+    meter    counts what is read of large tables
+    """
+
+    model: nn.Module
+    sites: tuple[TableSite, ...]
+    forward: Forward
+    dense_shapes: TensorShapes
+    architecture: dict[str, Any] | None
+    dense_aliases: dict[str, str] = field(default_factory=dict)
+    train: BatchSource | None = None
+    hold_out: BatchSource | None = None
+    counts: tuple[np.ndarray, ...] | None = None
+    samples: int = 0
+    scratch: Scratch = IN_MEMORY
+    work: FitStore = NO_STORE
+    meter: Meter = field(default_factory=Meter)
+
+    @property
+    def large_bytes(self) -> int:
+        """Bytes of one pass over the tables whose passes are counted, as float32; 0 where there is none."""
+        return count_large_bytes([site.reader for site in self.sites])
+
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of the rows as stored in the source."""
+        return sum(site.nbytes for site in self.sites)
+
+    def score_original(self, source: BatchSource, workers: int, *, limit: int | None = None) -> np.ndarray:
+        """Logits float32 [samples] of the original on the source's first samples; found again where work is kept."""
+
+        def score() -> np.ndarray:
+            return score_batches(
+                self.model, source.stream(limit=limit), self.forward, workers=self.scoring_workers(workers)
+            )
+
+        if self.work.folder is None or not source.mark:
+            return score()
+        return self.work.recall(f"logits of {limit or 'all'} samples of {source.mark}", score, ())
+
+    def scoring_workers(self, workers: int) -> int:
+        """Threads that may run the model at once: a model of the caller's own class may not bear more than one."""
+        return workers if self.architecture is not None else 1
+
+    def dense_bytes(self, dense: str) -> int:
+        """Bytes of everything else, at the precision it is stored in ("fp32" or "bf16")."""
+        return count_bytes(narrow_shapes(self.dense_shapes, dense).values())

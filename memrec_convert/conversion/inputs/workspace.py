@@ -1,0 +1,63 @@
+"""Where a conversion of files keeps what is large: numbers per row while it runs, and fits and codes between runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from memrec_convert.checkpoint import SourceModel, digest_files
+from memrec_convert.clicklog import Profile
+from memrec_convert.conversion.inputs.from_checkpoint import LogBatches
+from memrec_convert.conversion.inputs.kept_fits import NO_STORE, FitStore, open_work
+from memrec_convert.conversion.inputs.subject import Progress
+from memrec_convert.conversion.options import Options
+from memrec_convert.distill.columns import Scratch
+from memrec_convert.models import HELD_BYTES
+from memrec_convert.version import __version__
+
+LATER = ("epochs", "targets", "train_dense", "dense", "oov", "threads", "k", "k_weights")
+"""Options that neither fits nor codes depend on."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder for what is kept between runs (None: nothing is), and one for numbers per row."""
+
+    kept: Path | None
+    scratch: Scratch
+
+    def make_choices(
+        self,
+        source: SourceModel,
+        train: LogBatches | None,
+        profile: Profile | None,
+        options: Options,
+        progress: Progress,
+    ) -> Mapping[str, Any]:
+        """What `make_subject` is told: large tables stay in their file, and what is finished is looked for."""
+        store = NO_STORE if self.kept is None else FitStore(self.kept, _facts(source, train, profile, options))
+        return {"scratch": self.scratch, "held_bytes": HELD_BYTES, "work": store, "progress": progress}
+
+
+def open_workspace(work: str | Path | None, beside: Path | None) -> Workspace:
+    """`work` is made where it is missing; without it numbers per row go to unnamed files in the folder `beside`.
+
+    OutputError where the folder cannot be made.
+    """
+    kept = open_work(work)
+    return Workspace(kept, Scratch(kept or beside))
+
+
+def _facts(source: SourceModel, train: LogBatches | None, profile: Profile | None, options: Options) -> dict[str, Any]:
+    """What fits and codes depend on, as digests and plain values."""
+    return {
+        "version": __version__,
+        "source": digest_files(source.files),
+        "architecture": source.architecture,
+        "profile": profile.digest.combined if profile is not None else None,
+        "train": train.log.digest().combined if train is not None else None,
+        "schema": repr(train.log.schema) if train is not None else None,
+        "options": {name: value for name, value in asdict(options).items() if name not in LATER},
+    }

@@ -1,0 +1,37 @@
+"""The rate curve of a finished conversion: what other sizes would have cost, for its report."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from memrec_convert.conversion.inputs.subject import Subject
+from memrec_convert.conversion.measuring.prediction import draw_curve, measure_drop, model_auc
+from memrec_convert.conversion.options import Options
+from memrec_convert.conversion.steps.outcome import Shrunk
+from memrec_convert.conversion.steps.sizing import make_counter
+from memrec_convert.parallel import single_threaded_torch
+from memrec_convert.units import SHARE_ALLOWANCE_BYTES
+
+
+def foresee(subject: Subject, shrunk: Shrunk, options: Options) -> list[dict[str, Any]]:
+    """Bytes and predicted AUC drop, before any fine-tuning, over many sizes; nothing without data to predict on.
+
+    As `plan --curve` has it: with labels in the hold-out, scaled to the drop measured there before fine-tuning.
+    """
+    with single_threaded_torch():
+        model = model_auc(subject, workers=options.workers)
+        if model is None:
+            return []
+        hold_out = subject.hold_out
+        if hold_out is not None and hold_out.has_labels:
+            untrained = shrunk.model
+            if shrunk.fine_tuning is not None and shrunk.fine_tuning.start:
+                untrained = copy.deepcopy(shrunk.model)
+                untrained.load_state_dict(shrunk.fine_tuning.start)
+            measured = measure_drop(subject, untrained, hold_out, workers=options.workers)
+            if measured is not None:
+                model = model.calibrate(shrunk.chosen.planned, measured)
+        count = make_counter(subject, shrunk.metadata, oov=options.oov)
+        fixed = subject.dense_bytes(options.dense) + SHARE_ALLOWANCE_BYTES
+        return draw_curve(subject, shrunk.fitted, count, model, fixed_bytes=fixed)

@@ -1,0 +1,303 @@
+"""From a plan to a model: every table coded, its tensors built, the new modules put where the old ones stood."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from memrec_convert.artifact.writer import DENSE_DTYPES
+from memrec_convert.conversion.inputs.kept_fits import NO_STORE, FitStore
+from memrec_convert.conversion.inputs.subject import Subject, TableSite
+from memrec_convert.distill.curves import TableFit
+from memrec_convert.distill.finish import CodedTable, code_table
+from memrec_convert.distill.refine import refine_table
+from memrec_convert.distill.rows import RowReader, TensorRows, is_large, read_chunks
+from memrec_convert.distill.stages import Stage, split_codebook
+from memrec_convert.distill.streamed import MOST_CANDIDATES, code_rows, measure_levels, rank_ids, refine_on_sample
+from memrec_convert.distill.survey import Survey
+from memrec_convert.encoding import TableSpec
+from memrec_convert.encoding.build import build_replaced, join_replaced, keep_rows
+from memrec_convert.lookup import (
+    CompressedEmbedding,
+    CompressedEmbeddingBag,
+    CompressedModule,
+    CompressedTable,
+    HashGroup,
+)
+from memrec_convert.planning.forms import FormChoice
+from memrec_convert.planning.membership import LevelCandidates, Membership, assign_levels
+from memrec_convert.planning.search import CountFile, TablePlan
+
+
+@dataclass
+class CodeStore:
+    """Codes of whole tables, kept between candidates that share a table and its stage list.
+
+    refine: whether they are improved together with the codebooks once the depths are known.
+    """
+
+    workers: int
+    work: FitStore = NO_STORE
+    refine: bool = True
+    coded: dict[tuple[int, tuple[int, ...]], CodedTable] = field(default_factory=dict)
+
+    def code(self, number: int, site: TableSite, fit: TableFit, sizes: tuple[int, ...]) -> CodedTable:
+        """Codes and losses of a table at every depth of a list, and as stored int8 rows last."""
+        key = (number, sizes)
+        if key not in self.coded:
+            stages = fit.lists[sizes].stages if sizes else ()
+            levels = [*range(len(stages) + 1), "int8"]
+
+            def make() -> CodedTable:
+                return code_table(site.reader, fit.survey, stages, levels, workers=self.workers)
+
+            self.coded[key] = self.work.recall(f"codes of {number} {sizes}", make, (CodedTable, Stage))
+        return self.coded[key]
+
+
+def assign_members(
+    subject: Subject,
+    fits: Sequence[TableFit],
+    plan: TablePlan,
+    store: CodeStore,
+    budget_bytes: int,
+    count_file: CountFile,
+) -> Membership | None:
+    """The level of every id under a plan, to the last bytes of the budget; None where not even empty levels fit."""
+    candidates = []
+    most = MOST_CANDIDATES // max(1, sum(is_large(site.reader.shape) for site in subject.sites))
+    for number, (site, fit, choice) in enumerate(zip(subject.sites, fits, plan.choices, strict=True)):
+        wanted = [choice.base_depth, *(-1 if level.codec else level.depth for level in choice.levels)]
+        if choice.kept:
+            losses, shifts = np.zeros((1, 0), dtype=np.float32), tuple[int, ...]()
+            candidates.append(LevelCandidates(choice, site.rows, site.dim, shifts, losses))
+        elif is_large(site.reader.shape):
+            candidates.append(_find_candidates(number, site, fit, choice, store, most=most))
+        else:
+            coded = store.code(number, site, fit, choice.sizes)
+            shifts = tuple(stage.shift for stage in coded.stages)
+            candidates.append(LevelCandidates(choice, site.rows, site.dim, shifts, coded.losses[wanted]))
+    return assign_levels(candidates, budget_bytes, count_file, price=plan.price)
+
+
+def _find_candidates(
+    number: int, site: TableSite, fit: TableFit, choice: FormChoice, store: CodeStore, *, most: int
+) -> LevelCandidates:
+    """The ids of a large table that the plan's levels may take, and what they lose there."""
+    stages = fit.lists[choice.sizes].stages if choice.sizes else ()
+    levels = [choice.base_depth, *(level.codec or level.depth for level in choice.levels)]
+    ids, losses = np.zeros(0, dtype=np.int64), np.zeros((len(levels), 0), dtype=np.float32)
+    if choice.levels:
+        ids = rank_ids(fit.survey.values, wanted=sum(choice.counts), most=most)
+
+        def make() -> np.ndarray:
+            return measure_levels(site.reader, fit.survey, stages, levels, ids, workers=store.workers)
+
+        losses = store.work.recall(f"levels of {number} {choice.sizes} {levels} {len(ids)}", make, ())
+    return LevelCandidates(choice, site.rows, site.dim, tuple(stage.shift for stage in stages), losses, ids)
+
+
+def build_tables(
+    subject: Subject,
+    fits: Sequence[TableFit],
+    members: Membership,
+    store: CodeStore,
+    *,
+    oov: str,
+    groups: Mapping[str, HashGroup] | None = None,
+) -> tuple[list[CompressedModule], float]:
+    """The compressed module of every site, its codes refined for the depths that the plan gave; and the distortion.
+
+    `groups` are the hashed tokens of the specs that have some; the distortion counts the mean row in their place.
+    """
+    modules, distortion = list[CompressedModule](), 0.0
+    for number, (site, fit, spec) in enumerate(zip(subject.sites, fits, members.specs, strict=True)):
+        choice, levels = members.choices[number], members.levels[number]
+        if spec.form == "kept":
+            tensors, loss = keep_rows(spec, read_chunks(site.reader)), choice.distortion
+        else:
+            make = partial(_build_replaced, number, site, fit, spec, choice, levels, store)
+            name = ("" if store.refine else "plain ") + _name_finished(number, spec, choice, levels)
+            tensors, loss = store.work.recall(name, make, ())
+        distortion += loss
+        group = groups[spec.hashing.group] if groups and spec.hashing else None
+        modules.append(make_module(site, spec, tensors, oov=oov, group=group))
+    return modules, distortion
+
+
+def _name_finished(number: int, spec: TableSpec, choice: FormChoice, levels: np.ndarray) -> str:
+    """What the tensors of a finished table depend on beside its fit."""
+    digest = hashlib.blake2b(np.ascontiguousarray(levels).data, digest_size=16).hexdigest()
+    return f"tensors of {number} {spec.to_json()} {choice.sizes} {digest}"
+
+
+def _build_replaced(
+    number: int,
+    site: TableSite,
+    fit: TableFit,
+    spec: TableSpec,
+    choice: FormChoice,
+    levels: np.ndarray,
+    store: CodeStore,
+) -> tuple[dict[str, Tensor], float]:
+    """Tensors and distortion of a replaced table."""
+    if is_large(site.reader.shape):
+        return _build_large(site, fit, spec, choice, levels, workers=store.workers, refine=store.refine)
+    coded = store.code(number, site, fit, choice.sizes)
+    if not store.refine:
+        tensors = build_replaced(
+            spec,
+            centre=fit.survey.centre,
+            scale=fit.survey.scale,
+            codebook=_join(coded.stages[: len(spec.stages)]),
+            codes=coded.codes,
+            levels=levels,
+            read_rows=partial(gather_rows, site.reader),
+        )
+        return tensors, choice.distortion
+    return _build_coded(site, fit, spec, coded, levels, workers=store.workers)
+
+
+def _build_coded(
+    site: TableSite, fit: TableFit, spec: TableSpec, coded: CodedTable, levels: np.ndarray, *, workers: int
+) -> tuple[dict[str, Tensor], float]:
+    """Tensors and distortion of a table whose codes and codebooks are refined over all its rows."""
+    of_rows = [n for n, level in enumerate(spec.levels) if level.kind == "rows"]
+    stored = np.flatnonzero(np.isin(levels, of_rows))
+    tensors, loss = _refine(site.reader, fit.survey, spec, coded.stages[: len(spec.stages)], levels, workers=workers)
+    return tensors, loss + float(coded.losses[-1][stored].sum(dtype=np.float64))
+
+
+def _refine(
+    reader: RowReader, survey: Survey, spec: TableSpec, stages: Sequence[Stage], levels: np.ndarray, *, workers: int
+) -> tuple[dict[str, Tensor], float]:
+    refined = refine_table(reader, survey, stages, _depths(spec, levels), workers=workers)
+    tensors = build_replaced(
+        spec,
+        centre=survey.centre,
+        scale=survey.scale,
+        codebook=_join(refined.stages),
+        codes=refined.codes,
+        levels=levels,
+        read_rows=partial(gather_rows, reader),
+    )
+    return tensors, refined.loss
+
+
+def code_anew(
+    site: TableSite,
+    fit: TableFit,
+    spec: TableSpec,
+    frame: CompressedModule,
+    rows: Tensor,
+    levels: np.ndarray,
+    *,
+    oov: str,
+    workers: int,
+) -> CompressedModule:
+    """A module of other rows (float32 [rows, dim]) than those that were fitted.
+
+    Centre and codebooks start from those of `frame`; levels int8 [rows] numbers the level of the spec of each id.
+    """
+    stages = split_codebook(frame.get_buffer("codebook"), spec.stages, spec.shifts) if spec.stages else ()
+    survey = replace(fit.survey, centre=frame.get_buffer("frame")[1:].clone())
+    tensors, _ = _refine(TensorRows(rows), survey, spec, stages, levels, workers=workers)
+    return make_module(site, spec, tensors, oov=oov)
+
+
+def _build_large(
+    site: TableSite,
+    fit: TableFit,
+    spec: TableSpec,
+    choice: FormChoice,
+    levels: np.ndarray,
+    *,
+    workers: int,
+    refine: bool,
+) -> tuple[dict[str, Tensor], float]:
+    """The same with codebooks refined on the sample, and one pass over the rows."""
+    stages = fit.lists[choice.sizes].stages[: len(spec.stages)] if choice.sizes else ()
+    if refine:
+        stages = refine_on_sample(fit, stages, _depths(spec, levels), workers=workers)
+    coded = code_rows(site.reader, fit.survey, stages, spec, levels, workers=workers)
+    tensors = join_replaced(
+        spec,
+        centre=fit.survey.centre,
+        scale=fit.survey.scale,
+        codebook=_join(stages),
+        base=coded.base,
+        levels=coded.levels,
+    )
+    return tensors, coded.loss
+
+
+def _join(stages: Sequence[Stage]) -> Tensor | None:
+    return torch.cat([stage.codebook for stage in stages]) if stages else None
+
+
+def _depths(spec: TableSpec, levels: np.ndarray) -> np.ndarray:
+    """The number of tokens of each row, int8 [rows]; -1 for stored rows."""
+    by_level = [spec.base_depth, *(level.depth if level.kind == "codes" else -1 for level in spec.levels)]
+    depths: np.ndarray = np.array(by_level, dtype=np.int8)[levels + 1]
+    return depths
+
+
+def make_module(
+    site: TableSite, spec: TableSpec, tensors: Mapping[str, Tensor], *, oov: str, group: HashGroup | None = None
+) -> CompressedModule:
+    """The module that stands where `site` stood, filled."""
+    module: CompressedModule
+    if site.pooling:
+        module = CompressedEmbeddingBag(
+            spec,
+            mode=site.pooling,
+            include_last_offset=site.include_last_offset,
+            name=site.name,
+            oov=oov,
+            padding_idx=site.padding_idx,
+            group=group,
+        )
+    else:
+        module = CompressedEmbedding(spec, name=site.name, oov=oov, padding_idx=site.padding_idx, group=group)
+    module.fill(tensors)
+    return module
+
+
+def replace_tables(subject: Subject, modules: Sequence[CompressedModule]) -> nn.Module:
+    """A copy of the model with these modules in the tables' places; the original's rows are not copied."""
+    memo = {id(site.module): module for site, module in zip(subject.sites, modules, strict=True)}
+    for site, module in zip(subject.sites, modules, strict=True):
+        for path in site.paths[1:]:
+            memo[id(subject.model.get_submodule(path))] = module
+    model: nn.Module = copy.deepcopy(subject.model, memo)
+    return model.eval().requires_grad_(False)
+
+
+def round_dense(model: nn.Module, dense: str) -> None:
+    """Rounds the dense part to the precision that it will be stored in, so that what is measured is what is written."""
+    narrow = DENSE_DTYPES[dense]
+    if narrow is None:
+        return
+    modules = model.named_modules(remove_duplicate=False)
+    tables = tuple(f"{path}." for path, module in modules if isinstance(module, CompressedTable | HashGroup))
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if tensor.dtype == torch.float32 and not name.startswith(tables):
+                tensor.copy_(tensor.to(narrow))
+
+
+def gather_rows(reader: RowReader, ids: np.ndarray) -> Tensor:
+    """The rows of these ids (any order), read chunk by chunk."""
+    rows = torch.empty(len(ids), reader.shape[1])
+    for start, chunk in read_chunks(reader):
+        inside = np.flatnonzero((ids >= start) & (ids < start + len(chunk)))
+        if len(inside):
+            rows[torch.from_numpy(inside)] = chunk[torch.from_numpy(ids[inside] - start)]
+    return rows

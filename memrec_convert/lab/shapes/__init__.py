@@ -1,0 +1,1 @@
+"""Plans without a checkpoint, from the published shapes of models."""

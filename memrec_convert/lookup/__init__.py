@@ -1,0 +1,23 @@
+"""The representation as it runs: table modules, the operator, memory, and what the kernel is handed."""
+
+from __future__ import annotations
+
+from memrec_convert.lookup import operator as operator  # which registers memrec::embed
+from memrec_convert.lookup.modules import (
+    CompressedEmbedding,
+    CompressedEmbeddingBag,
+    CompressedModule,
+    build_module,
+    describe_module,
+)
+from memrec_convert.lookup.table import CompressedTable, HashGroup
+
+__all__ = [
+    "CompressedEmbedding",
+    "CompressedEmbeddingBag",
+    "CompressedModule",
+    "CompressedTable",
+    "HashGroup",
+    "build_module",
+    "describe_module",
+]

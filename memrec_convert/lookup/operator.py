@@ -1,0 +1,56 @@
+"""The lookup as one torch operator, `memrec::embed`, so that torch.compile and torch.export trace through it.
+
+Its arguments say everything: the ids, the table's tensors in the order of their names, and its description. Eager calls
+do not come this way.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memrec_convert.lookup.modules import CompressedModule, build_module
+
+MOST_TABLES = 4096
+"""Tables that the operator remembers between calls."""
+
+_tables: dict[tuple[str, tuple[int, ...]], tuple[list[Tensor], CompressedModule]] = {}
+
+
+@torch.library.custom_op("memrec::embed", mutates_args=(), device_types="cpu")
+def _embed(
+    ids: Tensor, offsets: Tensor | None, weights: Tensor | None, tensors: list[Tensor], description: str
+) -> Tensor:
+    table = _find_table(tensors, description)
+    result: Tensor = table(ids) if offsets is None and weights is None else table(ids, offsets, weights)
+    return result
+
+
+@_embed.register_fake
+def _shape_of(
+    ids: Tensor, offsets: Tensor | None, weights: Tensor | None, tensors: list[Tensor], description: str
+) -> Tensor:
+    plain = json.loads(description)
+    if "mode" not in plain:
+        return ids.new_empty((*ids.shape, plain["dim"]), dtype=torch.float32)
+    bags = ids.shape[0] if offsets is None else offsets.shape[0] - int(plain.get("include_last_offset", False))
+    return ids.new_empty((bags, plain["dim"]), dtype=torch.float32)
+
+
+def _find_table(tensors: list[Tensor], description: str) -> Any:  # noqa: ANN401 - one of two callable modules
+    """The module of these tensors; made once, as the same ones come with every call of a compiled model."""
+    key = (description, tuple(tensor.data_ptr() for tensor in tensors))
+    if key not in _tables:
+        module = build_module(json.loads(description), {})
+        names = sorted(module.spec.tensors())
+        module.fill(dict(zip(names, tensors, strict=False)))
+        if module.group is not None:
+            for name, tensor in zip(sorted(module.group.spec.tensors()), tensors[len(names) :], strict=True):
+                setattr(module.group, name, tensor)
+        if len(_tables) >= MOST_TABLES:
+            _tables.clear()
+        _tables[key] = (tensors, module)  # which keeps the tensors alive, so that their addresses stay theirs
+    return _tables[key][1]

@@ -1,0 +1,26 @@
+"""Calls that are compiled, exported or traced: they go through the operator `memrec::embed`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.compiler import is_dynamo_compiling
+
+from memrec_convert.lookup.table import CompressedTable
+
+
+def must_trace(ids: Tensor) -> bool:
+    """Whether a call is being compiled or exported, or its ids are no tensor with memory of its own.
+
+    What exports without Dynamo brings tensors of its own type.
+    """
+    return is_dynamo_compiling() or type(ids) is not Tensor
+
+
+def embed(table: CompressedTable, ids: Tensor, offsets: Tensor | None, weights: Tensor | None) -> Tensor:
+    """`table(ids, offsets, weights)` through the operator."""
+    tensors = [table.get_buffer(name) for name in sorted(table.spec.tensors())]
+    if table.group is not None:
+        tensors += [table.group.get_buffer(name) for name in sorted(table.group.spec.tensors())]
+    result: Tensor = torch.ops.memrec.embed(ids, offsets, weights, tensors, table.description)
+    return result

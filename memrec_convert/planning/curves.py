@@ -1,0 +1,45 @@
+"""Rate curves: what each way of holding a table costs in logit**2 per class of rows; what a plan is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+STAGE_LISTS: tuple[tuple[int, ...], ...] = (
+    (16, 16, 256, 256, 256, 256, 256, 256),
+    (16, 16, 64, 64, 64, 64, 64, 64, 64, 64),
+    (4, 4, 16, 16, 64, 64, 256, 256, 256),
+    (2, 4, 16, 64, 256, 256, 256),
+    (4, 16, 64, 256, 256, 256, 256),
+    (8, 32, 128, 256, 256, 256),
+    (4, 8, 16, 32, 64, 128, 256, 256),
+    (2, 2, 2, 4, 8, 16, 32, 64, 128, 256),
+)
+"""Small first stages give every row of a huge table a cheap code; small later ones spare codebook bytes."""
+
+
+@dataclass(frozen=True)
+class ListCurve:
+    """A stage list and its distortion: float64 [depth + 1, classes], the sum over rows of weight * |(t - z) A|**2."""
+
+    sizes: tuple[int, ...]
+    distortion: np.ndarray
+
+
+@dataclass(frozen=True)
+class TableCurves:
+    """One table as the planner sees it.
+
+    class_rows int64 [classes], most valuable first; lists: the replaced forms; stored: per row codec the distortion
+    of stored rows, float64 [classes]; kept: per row codec that of the whole table.
+    """
+
+    name: str
+    rows: int
+    dim: int
+    class_rows: np.ndarray
+    lists: tuple[ListCurve, ...]
+    stored: Mapping[str, np.ndarray]
+    kept: Mapping[str, float]
