@@ -8,7 +8,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 
 import memrec_convert
-from memrec_convert import clicklog, encoding, errors, report
+from memrec_convert import clicklog, errors, lookup, report
 from memrec_convert.checkpoint.facts import Facts
 from memrec_convert.conversion.options import Options
 from memrec_convert.models.network import ClickNetwork
@@ -56,8 +56,8 @@ SECTIONS: tuple[tuple[str, str, tuple[object, ...]], ...] = (
     ("Choices", CHOICES, (Options, Facts)),
     (
         "Modules",
-        "In `memrec_convert.encoding`: what stands where an embedding module was.",
-        (encoding.CompressedEmbedding, encoding.CompressedEmbeddingBag),
+        "In `memrec_convert.lookup`: what stands where an embedding module was.",
+        (lookup.CompressedEmbedding, lookup.CompressedEmbeddingBag),
     ),
     (
         "Logs",

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from memrec_convert.cli.commands import main
 
+from memrec_convert.cli.commands import main
 from memrec_convert.report import Report
 
 BUDGET = "12kB"

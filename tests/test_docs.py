@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 import torch
 from docs_pages import PAGES, ROOT, read_blocks, read_commands
-from memrec_convert.cli.commands import cli
 from torch import Tensor, nn
 
 import memrec_convert
+from memrec_convert.cli.commands import cli
 from memrec_convert.conversion.options import Options
 from memrec_convert.encoding import HashSpec, LevelSpec, TableSpec
 from memrec_convert.encoding.build import build_replaced

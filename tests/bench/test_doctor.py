@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from memrec_convert.cli.commands import main
 
 from memrec_convert.bench import doctor as machine
+from memrec_convert.cli.commands import main
 from memrec_convert.kernels import loading
 from memrec_convert.report.machine import render_machine
 

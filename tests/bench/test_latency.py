@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memrec_convert.cli.commands import main
 from torch import nn
 
 import memrec_convert
@@ -31,6 +30,7 @@ from memrec_convert.bench.draws import LogSource, ZipfSource, draw_ranks, find_s
 from memrec_convert.bench.measuring import time_batch
 from memrec_convert.bench.serving import measure_serving
 from memrec_convert.bench.timing import calls_in_a_row
+from memrec_convert.cli.commands import main
 from memrec_convert.clicklog import LogSchema
 from memrec_convert.conversion.inputs.from_checkpoint import open_batches
 from memrec_convert.errors import ArtifactError, LogError, ModelError, RecipeError

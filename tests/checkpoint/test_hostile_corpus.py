@@ -18,10 +18,10 @@ from hostile.legacy import GOOD as GOOD_LEGACY
 from hostile.safetensors import entry, safetensors_bytes
 from hostile.snapshots import GOOD as GOOD_SNAPSHOT
 from hostile.state_dicts import DCN, DLRM, tensors
-from memrec_convert.cli.commands import cli
 
 from memrec_convert.checkpoint import read_source
 from memrec_convert.checkpoint.inspect import inspect
+from memrec_convert.cli.commands import cli
 
 CASES = all_cases()
 DRIVER = Path(__file__).parent / "hostile" / "driver.py"

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memrec_convert.cli.commands import main
 
 from memrec_convert import convert, plan
+from memrec_convert.cli.commands import main
 from memrec_convert.conversion.gating import GateResult, bisect_lowest
 from memrec_convert.conversion.measuring.prediction import AucModel, soft_auc
 from memrec_convert.errors import LogError, QualityError, RecipeError

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from click.testing import CliRunner
-from memrec_convert.cli.commands import cli
 
 from memrec_convert import convert, evaluate, verify
+from memrec_convert.cli.commands import cli
 from memrec_convert.clicklog import SyntheticSpec, write_synthetic_log
 from memrec_convert.errors import CheckpointError
 

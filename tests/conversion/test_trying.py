@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner
-from memrec_convert.cli.commands import cli
 
 from memrec_convert import convert, evaluate, plan
 from memrec_convert.checkpoint import Assumption, parse_assumed, read_facts, read_source, state_facts
+from memrec_convert.cli.commands import cli
 from memrec_convert.conversion.inputs.from_checkpoint import LogChoices, read_checked
 from memrec_convert.conversion.inputs.readings import FAR_BELOW, TRIED_SAMPLES, try_readings, warn_of_auc
 from memrec_convert.errors import CheckpointError, ModelError, RecipeError

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from memrec_convert.cli.commands import cli
 
+from memrec_convert.cli.commands import cli
 from memrec_convert.errors import LogError, RecipeError
 from memrec_convert.lab.experiments import NAMES, find_experiment
 from memrec_convert.lab.experiments import cache as cache_experiment

@@ -8,9 +8,9 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memrec_convert.cli.commands import cli
 from page_parser import parse_page
 
+from memrec_convert.cli.commands import cli
 from memrec_convert.errors import ArtifactError
 from memrec_convert.report import Report
 from memrec_convert.report.html import read_comparison, read_latency, render_html

@@ -114,7 +114,7 @@ class Shape(BaseModel):
 
 def shape_names() -> list[str]:
     """The names of the packaged shapes, sorted."""
-    folder = resources.files("memrec_convert.lab.shapes")
+    folder = resources.files("memrec_convert.lab.shapes") / "published"
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
@@ -132,7 +132,7 @@ def read_shape(path_or_name: str | Path) -> Shape:
                 f"there is no shape {text!r}: known are {', '.join(shape_names())}, and a file of your own with .yaml "
                 f"at the end{hint}"
             )
-        return _parse((resources.files("memrec_convert.lab.shapes") / f"{text}.yaml").read_bytes(), text)
+        return _parse((resources.files("memrec_convert.lab.shapes") / "published" / f"{text}.yaml").read_bytes(), text)
     try:
         with Path(path_or_name).open("rb") as file:
             content = file.read(LARGEST_RECIPE_BYTES + 1)
