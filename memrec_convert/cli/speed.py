@@ -37,7 +37,7 @@ def bench(
     """Time artifact FILE as it is served: embedding stage and whole model, and the memory it takes."""
     from memrec_convert.bench.bench import bench as run
     from memrec_convert.bench.bench import check_outputs, write_figures
-    from memrec_convert.bench.drawing import check_chart
+    from memrec_convert.lab.drawing import check_chart
     from memrec_convert.report.latency import render_latency
 
     check_outputs(json_file, force=force)
@@ -47,7 +47,7 @@ def bench(
     with Progress(quiet=quiet) as progress:
         found = run(file, data=list(data) or None, progress=progress, **given)
     if chart is not None:
-        from memrec_convert.bench.chart import draw_latency
+        from memrec_convert.lab.chart import draw_latency
 
         draw_latency(found, chart, force=force)
     if json_file == "-":

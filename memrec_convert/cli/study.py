@@ -132,10 +132,10 @@ def compare(
     **options: Any,  # noqa: ANN401
 ) -> None:
     """Compare what else checkpoint FILE could be at the same bytes: every method, one table."""
-    from memrec_convert.bench.drawing import check_chart
     from memrec_convert.lab.chart import draw_comparison
     from memrec_convert.lab.compare import compare as run
-    from memrec_convert.report.comparison import render_comparison
+    from memrec_convert.lab.drawing import check_chart
+    from memrec_convert.lab.rendering import render_comparison
 
     if budget is not None and budgets is not None:
         raise click.UsageError("--budget and --budgets exclude each other: give one of them")

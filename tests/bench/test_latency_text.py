@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from memrec_convert.bench.chart import collect_points
 from memrec_convert.bench.measuring import add_ratios
+from memrec_convert.lab.chart import collect_points
 from memrec_convert.report.latency import render_latency
 
 MEMORY = ("file_bytes", "loaded_bytes", "loading_peak_bytes", "runtime_bytes", "running_bytes", "output_pool_bytes")

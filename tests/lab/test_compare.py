@@ -10,19 +10,19 @@ import pytest
 import torch
 
 from memrec_convert import convert, evaluate
-from memrec_convert.bench.drawing import check_chart
 from memrec_convert.conversion.inputs.preparing import prepare, stay_silent
 from memrec_convert.errors import LogError, OutputError, ProfileLeakError, RecipeError
 from memrec_convert.lab import compare as module
 from memrec_convert.lab.chart import collect_lines, draw_comparison
 from memrec_convert.lab.compare import compare, method_names
 from memrec_convert.lab.contest import Contest
+from memrec_convert.lab.drawing import check_chart
 from memrec_convert.lab.entrant import Entrant, describe_split
 from memrec_convert.lab.held import RivalTable
+from memrec_convert.lab.rendering import render_comparison
 from memrec_convert.lab.rivals import RIVALS
 from memrec_convert.lab.split import split_budget
 from memrec_convert.lab.training import train_tables
-from memrec_convert.report.comparison import render_comparison
 
 BUDGETS = [9_000, 14_000]
 KEYS = ["method", "bytes", "auc", "auc_delta", "ci95", "log_loss", "epochs", "seconds", "note"]

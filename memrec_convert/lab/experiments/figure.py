@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memrec_convert.bench.drawing import Axes, draw_chart
+from memrec_convert.lab.drawing import Axes, draw_chart
 from memrec_convert.lab.experiments.experiment import ChartSpec, Row
 
 
