@@ -7,9 +7,9 @@ from memrec_convert.conversion.inputs.stopwatch import Stopwatch
 from memrec_convert.conversion.inputs.subject import Progress, Subject
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.assembly import round_dense
-from memrec_convert.conversion.steps.candidates import Candidate, confirm, find_candidates
+from memrec_convert.conversion.steps.candidates import confirm, find_candidates
 from memrec_convert.conversion.steps.fitting import Fitted, fit_subject
-from memrec_convert.conversion.steps.outcome import Shrunk, pad_budget
+from memrec_convert.conversion.steps.outcome import Candidate, Shrunk, pad_budget
 from memrec_convert.conversion.steps.recoding import teach_rows
 from memrec_convert.conversion.steps.sizing import complete_metadata, make_counter
 from memrec_convert.conversion.steps.weighting import NO_DATA_WARNING

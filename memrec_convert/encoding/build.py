@@ -33,7 +33,7 @@ def build_kept(spec: TableSpec, rows: Tensor) -> dict[str, Tensor]:
 
 
 def keep_rows(spec: TableSpec, chunks: Iterable[tuple[int, Tensor]]) -> dict[str, Tensor]:
-    """The same from chunks of rows, (first row, float32 [n, dim]), which together are the table."""
+    """The tensors of a kept table, from chunks of rows, (first row, float32 [n, dim]), that together are the table."""
     codec = CODECS[spec.codec]
     tensors = {name: torch.zeros(shape, dtype=dtype) for name, (dtype, shape) in spec.tensors().items()}
     for start, rows in chunks:
@@ -57,20 +57,14 @@ def build_replaced(
     centre float32 [dim]; codebook int8 [entries, dim]; codes uint8 [rows, >= depth]; levels int8 [rows] numbers the
     level of the spec that each id is in, -1 for none.
     """
-    tensors = _build_frame(spec, centre, scale, codebook)
-    bits = spec.stage_bits
-    if spec.base_bits():
-        tensors["base"] = torch.from_numpy(pack_codes(codes[:, : spec.base_depth], bits[: spec.base_depth]))
+    contents = []
     for number, level in enumerate(spec.levels):
-        ids = order_ids(level.index, np.flatnonzero(levels == number).astype(np.int64))
-        tensors[f"level{number}_index"] = torch.from_numpy(build_index(level.index, ids))
-        if level.kind == "codes":
-            own = slice(spec.base_depth, level.depth)
-            tensors[f"level{number}_codes"] = torch.from_numpy(pack_codes(codes[ids, own], bits[own]))
-        else:
-            parts = CODECS[level.codec].encode(read_rows(ids))
-            tensors |= {f"level{number}_{part}": tensor for part, tensor in parts.items()}
-    return tensors
+        ids = np.flatnonzero(levels == number).astype(np.int64)
+        stored = level.kind == "rows"
+        parts = CODECS[level.codec].encode(read_rows(ids)) if stored else {}
+        contents.append(LevelContent(ids, codes[ids, spec.base_depth : level.depth], parts))
+    base = pack_codes(codes[:, : spec.base_depth], spec.stage_bits[: spec.base_depth]) if spec.base_bits() else codes
+    return join_replaced(spec, centre=centre, scale=scale, codebook=codebook, base=base, levels=contents)
 
 
 def join_replaced(

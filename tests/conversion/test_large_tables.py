@@ -66,7 +66,7 @@ def test_the_published_form_is_fitted_to_a_sample(tiny, tmp_path, large, monkeyp
     from memrec_convert.conversion.steps import candidates
 
     whole = convert(tiny.bare, "20kB", out=tmp_path / "whole.safetensors", method="memrec", threads=1)
-    monkeypatch.setattr(candidates, "HASHED_ELEMENTS", 8000)
+    monkeypatch.setattr(published_form, "HASHED_ELEMENTS", 8000)
     monkeypatch.setattr(candidates, "SAMPLE_ROWS", 100)
     part = convert(tiny.bare, "20kB", out=tmp_path / "part.safetensors", method="memrec", threads=1)
     assert part.artifact.bytes <= part.budget_bytes

@@ -23,8 +23,7 @@ from memrec_convert.conversion.measuring.figures import (
     report_groups,
 )
 from memrec_convert.conversion.measuring.judging import Judgement
-from memrec_convert.conversion.steps.candidates import Candidate
-from memrec_convert.conversion.steps.outcome import GateResult, Shrunk
+from memrec_convert.conversion.steps.outcome import Candidate, GateResult, Shrunk
 from memrec_convert.encoding import count_bytes, count_table_bytes, describe_form
 from memrec_convert.finetune.loop import FineTuning
 from memrec_convert.lookup import CompressedModule, CompressedTable

@@ -7,14 +7,16 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from memrec_convert.artifact.writer import DENSE_DTYPES
-from memrec_convert.conversion.inputs.kept_fits import NO_STORE, FitStore
 from memrec_convert.conversion.inputs.subject import Subject, TableSite
+from memrec_convert.conversion.options import Options
+from memrec_convert.conversion.steps.fitting import Fitted
 from memrec_convert.distill.curves import TableFit
 from memrec_convert.distill.finish import CodedTable, code_table
 from memrec_convert.distill.refine import refine_table
@@ -33,64 +35,65 @@ from memrec_convert.lookup import (
 )
 from memrec_convert.planning.forms import FormChoice
 from memrec_convert.planning.membership import LevelCandidates, Membership, assign_levels
-from memrec_convert.planning.search import CountFile, TablePlan
+from memrec_convert.planning.search import CountFile, TablePlan, plan_tables
 
 
-@dataclass
-class CodeStore:
-    """Codes of whole tables, kept between candidates that share a table and its stage list.
+@dataclass(frozen=True)
+class Search:
+    """The search for a plan within a budget: what plans are made from, and codes that several of them share.
 
-    refine: whether they are improved together with the codebooks once the depths are known.
+    count gives the exact bytes of a file; refine: whether codes improve with the codebooks once the depths are known.
     """
 
-    workers: int
-    work: FitStore = NO_STORE
+    subject: Subject
+    fitted: Fitted
+    budget_bytes: int
+    options: Options
+    count: CountFile
     refine: bool = True
     coded: dict[tuple[int, tuple[int, ...]], CodedTable] = field(default_factory=dict)
 
-    def code(self, number: int, site: TableSite, fit: TableFit, sizes: tuple[int, ...]) -> CodedTable:
+    def plan(self, methods: str, count: CountFile | None = None) -> TablePlan:
+        """The plan that loses least within the budget; BudgetTooSmallError where there is none."""
+        curves = [fit.curves for fit in self.fitted.fits]
+        return plan_tables(curves, self.budget_bytes, count or self.count, methods=methods, memo=self.fitted.forms)
+
+    def code(self, number: int, sizes: tuple[int, ...]) -> CodedTable:
         """Codes and losses of a table at every depth of a list, and as stored int8 rows last."""
-        key = (number, sizes)
+        key, fit = (number, sizes), self.fitted.fits[number]
         if key not in self.coded:
             stages = fit.lists[sizes].stages if sizes else ()
             levels = [*range(len(stages) + 1), "int8"]
 
             def make() -> CodedTable:
-                return code_table(site.reader, fit.survey, stages, levels, workers=self.workers)
+                reader = self.subject.sites[number].reader
+                return code_table(reader, fit.survey, stages, levels, workers=self.options.workers)
 
-            self.coded[key] = self.work.recall(f"codes of {number} {sizes}", make, (CodedTable, Stage))
+            self.coded[key] = self.subject.work.recall(f"codes of {number} {sizes}", make, (CodedTable, Stage))
         return self.coded[key]
 
 
-def assign_members(
-    subject: Subject,
-    fits: Sequence[TableFit],
-    plan: TablePlan,
-    store: CodeStore,
-    budget_bytes: int,
-    count_file: CountFile,
-) -> Membership | None:
+def assign_members(search: Search, plan: TablePlan, count: CountFile | None = None) -> Membership | None:
     """The level of every id under a plan, to the last bytes of the budget; None where not even empty levels fit."""
-    candidates = []
-    most = MOST_CANDIDATES // max(1, sum(is_large(site.reader.shape) for site in subject.sites))
-    for number, (site, fit, choice) in enumerate(zip(subject.sites, fits, plan.choices, strict=True)):
+    candidates, sites = [], search.subject.sites
+    most = MOST_CANDIDATES // max(1, sum(is_large(site.reader.shape) for site in sites))
+    for number, (site, choice) in enumerate(zip(sites, plan.choices, strict=True)):
         wanted = [choice.base_depth, *(-1 if level.codec else level.depth for level in choice.levels)]
         if choice.kept:
             losses, shifts = np.zeros((1, 0), dtype=np.float32), tuple[int, ...]()
             candidates.append(LevelCandidates(choice, site.rows, site.dim, shifts, losses))
         elif is_large(site.reader.shape):
-            candidates.append(_find_candidates(number, site, fit, choice, store, most=most))
+            candidates.append(_find_candidates(search, number, choice, most=most))
         else:
-            coded = store.code(number, site, fit, choice.sizes)
+            coded = search.code(number, choice.sizes)
             shifts = tuple(stage.shift for stage in coded.stages)
             candidates.append(LevelCandidates(choice, site.rows, site.dim, shifts, coded.losses[wanted]))
-    return assign_levels(candidates, budget_bytes, count_file, price=plan.price)
+    return assign_levels(candidates, search.budget_bytes, count or search.count, price=plan.price)
 
 
-def _find_candidates(
-    number: int, site: TableSite, fit: TableFit, choice: FormChoice, store: CodeStore, *, most: int
-) -> LevelCandidates:
+def _find_candidates(search: Search, number: int, choice: FormChoice, *, most: int) -> LevelCandidates:
     """The ids of a large table that the plan's levels may take, and what they lose there."""
+    site, fit = search.subject.sites[number], search.fitted.fits[number]
     stages = fit.lists[choice.sizes].stages if choice.sizes else ()
     levels = [choice.base_depth, *(level.codec or level.depth for level in choice.levels)]
     ids, losses = np.zeros(0, dtype=np.int64), np.zeros((len(levels), 0), dtype=np.float32)
@@ -98,37 +101,31 @@ def _find_candidates(
         ids = rank_ids(fit.survey.values, wanted=sum(choice.counts), most=most)
 
         def make() -> np.ndarray:
-            return measure_levels(site.reader, fit.survey, stages, levels, ids, workers=store.workers)
+            return measure_levels(site.reader, fit.survey, stages, levels, ids, workers=search.options.workers)
 
-        losses = store.work.recall(f"levels of {number} {choice.sizes} {levels} {len(ids)}", make, ())
+        losses = search.subject.work.recall(f"levels of {number} {choice.sizes} {levels} {len(ids)}", make, ())
     return LevelCandidates(choice, site.rows, site.dim, tuple(stage.shift for stage in stages), losses, ids)
 
 
 def build_tables(
-    subject: Subject,
-    fits: Sequence[TableFit],
-    members: Membership,
-    store: CodeStore,
-    *,
-    oov: str,
-    groups: Mapping[str, HashGroup] | None = None,
+    search: Search, members: Membership, groups: Mapping[str, HashGroup] | None = None
 ) -> tuple[list[CompressedModule], float]:
     """The compressed module of every site, its codes refined for the depths that the plan gave; and the distortion.
 
     `groups` are the hashed tokens of the specs that have some; the distortion counts the mean row in their place.
     """
     modules, distortion = list[CompressedModule](), 0.0
-    for number, (site, fit, spec) in enumerate(zip(subject.sites, fits, members.specs, strict=True)):
+    for number, (site, spec) in enumerate(zip(search.subject.sites, members.specs, strict=True)):
         choice, levels = members.choices[number], members.levels[number]
         if spec.form == "kept":
             tensors, loss = keep_rows(spec, read_chunks(site.reader)), choice.distortion
         else:
-            make = partial(_build_replaced, number, site, fit, spec, choice, levels, store)
-            name = ("" if store.refine else "plain ") + _name_finished(number, spec, choice, levels)
-            tensors, loss = store.work.recall(name, make, ())
+            make = partial(_build_replaced, search, number, spec, choice, levels)
+            name = ("" if search.refine else "plain ") + _name_finished(number, spec, choice, levels)
+            tensors, loss = search.subject.work.recall(name, make, ())
         distortion += loss
         group = groups[spec.hashing.group] if groups and spec.hashing else None
-        modules.append(make_module(site, spec, tensors, oov=oov, group=group))
+        modules.append(make_module(site, spec, tensors, oov=search.options.oov, group=group))
     return modules, distortion
 
 
@@ -139,56 +136,46 @@ def _name_finished(number: int, spec: TableSpec, choice: FormChoice, levels: np.
 
 
 def _build_replaced(
-    number: int,
-    site: TableSite,
-    fit: TableFit,
-    spec: TableSpec,
-    choice: FormChoice,
-    levels: np.ndarray,
-    store: CodeStore,
+    search: Search, number: int, spec: TableSpec, choice: FormChoice, levels: np.ndarray
 ) -> tuple[dict[str, Tensor], float]:
     """Tensors and distortion of a replaced table."""
+    site, fit = search.subject.sites[number], search.fitted.fits[number]
     if is_large(site.reader.shape):
-        return _build_large(site, fit, spec, choice, levels, workers=store.workers, refine=store.refine)
-    coded = store.code(number, site, fit, choice.sizes)
-    if not store.refine:
-        tensors = build_replaced(
-            spec,
-            centre=fit.survey.centre,
-            scale=fit.survey.scale,
-            codebook=_join(coded.stages[: len(spec.stages)]),
-            codes=coded.codes,
-            levels=levels,
-            read_rows=partial(gather_rows, site.reader),
-        )
-        return tensors, choice.distortion
-    return _build_coded(site, fit, spec, coded, levels, workers=store.workers)
+        return _build_large(search, number, spec, choice, levels)
+    coded = search.code(number, choice.sizes)
+    stages = coded.stages[: len(spec.stages)]
+    if not search.refine:
+        return _build(spec, fit.survey, stages, coded.codes, levels, site.reader), choice.distortion
+    tensors, loss = _refine(site.reader, fit.survey, spec, stages, levels, workers=search.options.workers)
+    stored = np.isin(levels, [n for n, level in enumerate(spec.levels) if level.kind == "rows"])
+    return tensors, loss + float(coded.losses[-1][np.flatnonzero(stored)].sum(dtype=np.float64))
 
 
-def _build_coded(
-    site: TableSite, fit: TableFit, spec: TableSpec, coded: CodedTable, levels: np.ndarray, *, workers: int
+def _build_large(
+    search: Search, number: int, spec: TableSpec, choice: FormChoice, levels: np.ndarray
 ) -> tuple[dict[str, Tensor], float]:
-    """Tensors and distortion of a table whose codes and codebooks are refined over all its rows."""
-    of_rows = [n for n, level in enumerate(spec.levels) if level.kind == "rows"]
-    stored = np.flatnonzero(np.isin(levels, of_rows))
-    tensors, loss = _refine(site.reader, fit.survey, spec, coded.stages[: len(spec.stages)], levels, workers=workers)
-    return tensors, loss + float(coded.losses[-1][stored].sum(dtype=np.float64))
+    """Tensors and distortion of a large table: codebooks refined on the sample, and one pass over the rows."""
+    site, fit, workers = search.subject.sites[number], search.fitted.fits[number], search.options.workers
+    stages = fit.lists[choice.sizes].stages[: len(spec.stages)] if choice.sizes else ()
+    if search.refine:
+        stages = refine_on_sample(fit, stages, _depths(spec, levels), workers=workers)
+    coded = code_rows(site.reader, fit.survey, stages, spec, levels, workers=workers)
+    return join_replaced(spec, **_frame(fit.survey, stages), base=coded.base, levels=coded.levels), coded.loss
 
 
 def _refine(
     reader: RowReader, survey: Survey, spec: TableSpec, stages: Sequence[Stage], levels: np.ndarray, *, workers: int
 ) -> tuple[dict[str, Tensor], float]:
+    """Tensors and loss of a table whose codes and codebooks are refined over all its rows."""
     refined = refine_table(reader, survey, stages, _depths(spec, levels), workers=workers)
-    tensors = build_replaced(
-        spec,
-        centre=survey.centre,
-        scale=survey.scale,
-        codebook=_join(refined.stages),
-        codes=refined.codes,
-        levels=levels,
-        read_rows=partial(gather_rows, reader),
-    )
-    return tensors, refined.loss
+    return _build(spec, survey, refined.stages, refined.codes, levels, reader), refined.loss
+
+
+def _build(
+    spec: TableSpec, survey: Survey, stages: Sequence[Stage], codes: np.ndarray, levels: np.ndarray, reader: RowReader
+) -> dict[str, Tensor]:
+    frame, read = _frame(survey, stages), partial(gather_rows, reader)
+    return build_replaced(spec, **frame, codes=codes, levels=levels, read_rows=read)
 
 
 def code_anew(
@@ -212,34 +199,17 @@ def code_anew(
     return make_module(site, spec, tensors, oov=oov)
 
 
-def _build_large(
-    site: TableSite,
-    fit: TableFit,
-    spec: TableSpec,
-    choice: FormChoice,
-    levels: np.ndarray,
-    *,
-    workers: int,
-    refine: bool,
-) -> tuple[dict[str, Tensor], float]:
-    """The same with codebooks refined on the sample, and one pass over the rows."""
-    stages = fit.lists[choice.sizes].stages[: len(spec.stages)] if choice.sizes else ()
-    if refine:
-        stages = refine_on_sample(fit, stages, _depths(spec, levels), workers=workers)
-    coded = code_rows(site.reader, fit.survey, stages, spec, levels, workers=workers)
-    tensors = join_replaced(
-        spec,
-        centre=fit.survey.centre,
-        scale=fit.survey.scale,
-        codebook=_join(stages),
-        base=coded.base,
-        levels=coded.levels,
-    )
-    return tensors, coded.loss
+class _Frame(TypedDict):
+    """What codes are units of, as the builders take it."""
+
+    centre: Tensor
+    scale: float
+    codebook: Tensor | None
 
 
-def _join(stages: Sequence[Stage]) -> Tensor | None:
-    return torch.cat([stage.codebook for stage in stages]) if stages else None
+def _frame(survey: Survey, stages: Sequence[Stage]) -> _Frame:
+    codebook = torch.cat([stage.codebook for stage in stages]) if stages else None
+    return {"centre": survey.centre, "scale": survey.scale, "codebook": codebook}
 
 
 def _depths(spec: TableSpec, levels: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 
 from memrec_convert.conversion.inputs.subject import Subject
 from memrec_convert.conversion.options import Options
-from memrec_convert.conversion.steps.assembly import CodeStore, assign_members, build_tables, gather_rows
+from memrec_convert.conversion.steps.assembly import Search, assign_members, build_tables, gather_rows
 from memrec_convert.conversion.steps.fitting import Fitted
 from memrec_convert.distill.hashed import HashedFit, HashedTable, fit_hashed
 from memrec_convert.distill.rows import TensorRows, is_large
@@ -24,7 +24,7 @@ from memrec_convert.kernels.hashing import FIRST_HASH_SEED
 from memrec_convert.lookup import CompressedModule, HashGroup
 from memrec_convert.planning.hashed import size_group
 from memrec_convert.planning.membership import Membership
-from memrec_convert.planning.search import CountFile, TablePlan, plan_tables
+from memrec_convert.planning.search import TablePlan
 
 LOW_RATE_BITS = 4.0
 """Of the budget per row of the tables that are replaced: above, codes reach every row that matters."""
@@ -63,17 +63,10 @@ class _Attempt:
     saved: float
 
 
-def try_hashed_base(
-    subject: Subject,
-    fitted: Fitted,
-    plan: TablePlan,
-    store: CodeStore,
-    budget_bytes: int,
-    options: Options,
-    count: CountFile,
-) -> HashedBase | None:
+def try_hashed_base(search: Search, plan: TablePlan) -> HashedBase | None:
     """What hashed tokens would make of a plan; None where its budget has more bits per row than they are good for."""
-    members = assign_members(subject, fitted.fits, plan, store, budget_bytes, count)
+    subject, budget_bytes = search.subject, search.budget_bytes
+    members = assign_members(search, plan)
     replaced = [
         number
         for number, choice in enumerate(plan.choices)
@@ -86,9 +79,7 @@ def try_hashed_base(
     best: _Attempt | None = None
     for methods, shares in SHARES.items():
         for share in shares:
-            made = _attempt(
-                subject, fitted, replaced, int(share * budget_bytes), store, budget_bytes, options, count, methods
-            )
+            made = _attempt(search, replaced, int(share * budget_bytes), methods)
             if made is not None and (best is None or made.loss < best.loss):
                 best = made
             elif methods == "auto":
@@ -100,7 +91,7 @@ def try_hashed_base(
         return HashedBase((), nbytes, best.loss, ratio, best.plan.price)
     groups = {name: _fill_group(best.specs, name, fit) for name, fit in best.fits.items()}
     members = replace(best.members, specs=best.specs)
-    modules, distortion = build_tables(subject, fitted.fits, members, store, oov=options.oov, groups=groups)
+    modules, distortion = build_tables(search, members, groups)
     return HashedBase(tuple(modules), nbytes, distortion - best.saved, ratio, best.plan.price, members)
 
 
@@ -108,19 +99,9 @@ def _takes_mean_row(spec: TableSpec) -> bool:
     return spec.form == "replaced" and spec.base_depth == 0
 
 
-def _attempt(
-    subject: Subject,
-    fitted: Fitted,
-    numbers: Sequence[int],
-    hashed_bytes: int,
-    store: CodeStore,
-    budget_bytes: int,
-    options: Options,
-    count: CountFile,
-    methods: str,
-) -> _Attempt | None:
+def _attempt(search: Search, numbers: Sequence[int], hashed_bytes: int, methods: str) -> _Attempt | None:
     """The plan that is left when M and W take so many bytes, and what they save of it once fitted."""
-    groups = _size_groups(subject, numbers, hashed_bytes, options)
+    groups = _size_groups(search.subject, numbers, hashed_bytes, search.options)
 
     def hash_bases(specs: Sequence[TableSpec]) -> tuple[TableSpec, ...]:
         return tuple(
@@ -131,27 +112,26 @@ def _attempt(
         )
 
     def count_hashed(specs: Sequence[TableSpec]) -> int:
-        return count(hash_bases(specs))
+        return search.count(hash_bases(specs))
 
-    curves = [fit.curves for fit in fitted.fits]
     try:
-        plan = plan_tables(curves, budget_bytes, count_hashed, methods=methods, memo=fitted.forms)
+        plan = search.plan(methods, count_hashed)
     except BudgetTooSmallError:
         return None
-    members = assign_members(subject, fitted.fits, plan, store, budget_bytes, count_hashed)
+    members = assign_members(search, plan, count_hashed)
     if members is None:
         return None
     specs = hash_bases(members.specs)
     hashed = [number for number in numbers if specs[number].hashing is not None]
     if not hashed:
         return None
-    tables = {n: _cold_rows(subject, fitted, n, members.levels[n], specs[n].hash_seed) for n in hashed}
+    tables = {n: _cold_rows(search.subject, search.fitted, n, members.levels[n], specs[n].hash_seed) for n in hashed}
     fits, saved = {}, 0.0
     for dim in {specs[number].dim for number in hashed}:
         own = [number for number in hashed if specs[number].dim == dim]
         fits[groups[dim].group] = fit_hashed(groups[dim], [tables[number] for number in own])
         for number, distances in zip(own, fits[groups[dim].group].distances, strict=True):
-            survey, cold = fitted.fits[number].survey, members.levels[number] < 0
+            survey, cold = search.fitted.fits[number].survey, members.levels[number] < 0
             before = float(survey.values[:][cold].sum(dtype=np.float64))
             saved += before - float((survey.weights[:][cold].astype(np.float64) * distances).sum())
     return _Attempt(plan, members, specs, fits, sum(one.distortion for one in members.choices) - saved, saved)

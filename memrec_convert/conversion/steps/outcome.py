@@ -2,14 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from memrec_convert.artifact.metadata import Metadata
-from memrec_convert.conversion.steps.candidates import Candidate
+from memrec_convert.conversion.inputs.subject import Subject
+from memrec_convert.conversion.steps.assembly import replace_tables
 from memrec_convert.conversion.steps.fitting import Fitted
+from memrec_convert.encoding import TableSpec
 from memrec_convert.finetune.loop import FineTuning
+from memrec_convert.lookup import CompressedModule
+from memrec_convert.planning.membership import Membership
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A finished alternative: its modules, exact bytes, predicted distortion and, given data, measured divergence.
+
+    One that has no modules was planned only; `note` then says why it was not built.
+
+    distortion is the summed weight * (change of the logit)**2 that the fit predicts; planned is what it was before ids
+    were placed one by one and codes refined; price is that of a byte in the plan.
+    """
+
+    name: str
+    modules: tuple[CompressedModule, ...]
+    nbytes: int
+    distortion: float
+    price: float = 0.0
+    planned: float = 0.0
+    divergence: float | None = None
+    note: str = ""
+    members: Membership | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def specs(self) -> tuple[TableSpec, ...]:
+        """The spec of every table."""
+        return tuple(module.spec for module in self.modules)
+
+    def as_model(self, subject: Subject) -> nn.Module:
+        """The subject's model with these modules in place."""
+        return replace_tables(subject, self.modules)
 
 
 @dataclass(frozen=True)

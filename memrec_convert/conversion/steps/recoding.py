@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from memrec_convert.conversion.inputs.subject import Progress, Subject, TableSite
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.assembly import code_anew, make_module
-from memrec_convert.conversion.steps.candidates import Candidate
 from memrec_convert.conversion.steps.fitting import Fitted
+from memrec_convert.conversion.steps.outcome import Candidate
 from memrec_convert.conversion.steps.teaching import make_mark, teach
 from memrec_convert.distill.rows import is_large
 from memrec_convert.encoding import LevelSpec, TableSpec

@@ -15,10 +15,10 @@ from memrec_convert.artifact.metadata import Metadata
 from memrec_convert.conversion.inputs.preparing import Job, prepare, stay_silent
 from memrec_convert.conversion.inputs.stopwatch import Stopwatch
 from memrec_convert.conversion.inputs.subject import Subject
-from memrec_convert.conversion.steps.assembly import replace_tables
-from memrec_convert.conversion.steps.candidates import _fit_hashed_tables, _sample_tables
+from memrec_convert.conversion.steps.assembly import Search, replace_tables
 from memrec_convert.conversion.steps.fitting import Fitted, fit_subject
 from memrec_convert.conversion.steps.outcome import pad_budget
+from memrec_convert.conversion.steps.published_form import fit_published
 from memrec_convert.conversion.steps.sizing import make_counter
 from memrec_convert.encoding.spec import HashSpec, TableSpec
 from memrec_convert.errors import LogError
@@ -132,12 +132,6 @@ class Lab:
             else TableSpec(site.rows, site.dim, "kept", codec="int8")
             for number, site in enumerate(self.subject.sites)
         ]
-        samples = _sample_tables(self.subject, fitted, options)
-        fits = [
-            _fit_hashed_tables(self.subject, fitted, specs, options, samples, centred=centred)
-            for centred in (False, True)
-        ]
-        modules = min(fits, key=lambda fit: fit[0])[1]
         blank = Metadata(
             modules={},
             architecture=self.subject.architecture,
@@ -146,7 +140,9 @@ class Lab:
             profile={"weights": fitted.source},
             plan={"budget": pad_budget("", 0), "budget_bytes": 0, "method": "memrec"},
         )
-        return modules, make_counter(self.subject, blank, oov=options.oov)(specs)
+        count = make_counter(self.subject, blank, oov=options.oov)
+        _, modules, _ = fit_published(Search(self.subject, fitted, 0, options, count), specs)
+        return modules, count(specs)
 
     def measure(self, model: nn.Module, nbytes: int) -> dict[str, Any]:
         """The columns of a row that every AUC has: bytes, AUC, its change with DeLong's interval, log loss."""
