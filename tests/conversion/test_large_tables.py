@@ -63,11 +63,11 @@ def test_the_number_of_threads_changes_nothing(tiny, tmp_path, large):
 
 def test_the_published_form_is_fitted_to_a_sample(tiny, tmp_path, large, monkeypatch):
     """Where all rows are too many, part of them stand for the others."""
-    from memrec_convert.conversion.steps import candidates
+    from memrec_convert.conversion.steps import published_form
 
     whole = convert(tiny.bare, "20kB", out=tmp_path / "whole.safetensors", method="memrec", threads=1)
     monkeypatch.setattr(published_form, "HASHED_ELEMENTS", 8000)
-    monkeypatch.setattr(candidates, "SAMPLE_ROWS", 100)
+    monkeypatch.setattr(published_form, "SAMPLE_ROWS", 100)
     part = convert(tiny.bare, "20kB", out=tmp_path / "part.safetensors", method="memrec", threads=1)
     assert part.artifact.bytes <= part.budget_bytes
     assert (tmp_path / "whole.safetensors").read_bytes() != (tmp_path / "part.safetensors").read_bytes()
