@@ -78,7 +78,7 @@ def draw_chart(panels: Sequence[tuple[Axes, Lines]], *, ours: str = "") -> memor
             _set_scales(axes, spec)
         if len(panels) > 1:
             drawn[0].legend(fontsize="small")
-        elif any(lines for _, lines in panels):
+        elif any(name for _, lines in panels for name in lines):
             figure.legend(loc="outside right upper", fontsize="small")
         held = io.BytesIO()
         figure.savefig(held, format="svg", metadata={"Date": None})
