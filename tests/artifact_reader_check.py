@@ -91,13 +91,13 @@ class ArtifactFile:
     def embed(self, path: str, ids: np.ndarray) -> np.ndarray:
         """Section 9, where no `mode` is given: rows of ids, that of `padding_idx` zero."""
         found = self.lookup(path, ids)
-        found[ids == self.table(path).get("padding_idx", -1)] = 0
+        found[is_padding(self.table(path), ids)] = 0
         return found
 
     def pool(self, path: str, ids: np.ndarray, offsets: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         """Section 9: sum or mean over bags that start at `offsets`."""
         plain, found = self.table(path), self.lookup(path, ids)
-        counted = ids != plain.get("padding_idx", -1)
+        counted = ~is_padding(plain, ids)
         if weights is not None:
             found = found * weights[:, None]
         pooled = np.zeros((len(offsets), plain["dim"]), np.float32)
@@ -299,6 +299,11 @@ def transform_dense(dense: np.ndarray, transform: str) -> np.ndarray:
     if transform == "identity":
         return dense
     return np.log1p(dense) if transform == "log1p" else np.log(dense + np.float32(3))
+
+
+def is_padding(plain: dict[str, Any], ids: np.ndarray) -> np.ndarray:
+    """Section 9: which ids read as nothing; none where the table names no such id, not even -1."""
+    return (ids == plain["padding_idx"]) if "padding_idx" in plain else np.zeros(ids.shape, dtype=bool)
 
 
 def blake(content: bytes) -> str:
