@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from golden.make import GOLDEN, INPUTS, make_inputs
+from small_models import OwnModel, make_own
 from tiny_networks import NETWORKS, SAMPLES, make_batch, save_network
 
-from memrec_convert import load, verify
+from memrec_convert import load, save, verify
 from memrec_convert.clicklog.columns import transform_dense
 from memrec_convert.models import MODELS
 
@@ -89,3 +90,21 @@ def test_golden_files_answer_alike(path: Path) -> None:
     found = file.logits(raw, [(column, np.arange(len(ids)), None) for column in ids.T])
     answers = json.loads(path.with_suffix(".json").read_text())["logits"]
     np.testing.assert_allclose(found, [float.fromhex(value) for value in answers], rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_of_an_own_class_is_read_by_its_paths(tmp_path: Path) -> None:
+    """One table under two paths, tied layers, and buffers of any type: all under their names in the class."""
+    path = tmp_path / "own.safetensors"
+    save(make_own(), path)
+    file, model = second.ArtifactFile(path), load(path, into=OwnModel())
+    assert file.metadata["architecture"] is None
+    assert sorted(file.metadata["modules"]) == ["also_words", "words"]
+    ids = np.arange(model.words.spec.rows)
+    vectors = file.embed("words", ids) + file.embed("also_words", ids)
+    for layer in ("first", "second"):
+        vectors = vectors @ file.tensor(f"{layer}.weight").T + file.tensor(f"{layer}.bias")
+    found = vectors * file.tensor("count") + file.tensor("coarse").astype(np.float32)
+    with torch.no_grad():
+        np.testing.assert_allclose(found, model(torch.from_numpy(ids)).numpy(), rtol=1e-5, atol=1e-5)
+    assert file.tensor("mask").tolist() == [True, False, True]
+    assert file.tensor("nothing").shape == (0, 3)
