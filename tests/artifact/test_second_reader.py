@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
@@ -24,6 +25,14 @@ def test_every_network_has_a_tiny_artifact() -> None:
     """A network that is added without one here is noticed, and one that the second reader does not know."""
     assert {architecture["name"] for _, architecture in NETWORKS.values()} == set(MODELS)
     assert set(second.NETWORKS) | {"tables"} == set(MODELS)
+
+
+def test_the_second_reader_shares_no_code() -> None:
+    """It imports numpy and the standard library, and nothing of the package: only the page leads it."""
+    tree = ast.parse(Path(second.__file__).read_text(encoding="utf-8"))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported == {"__future__", "hashlib", "json", "pathlib", "typing", "numpy"}
 
 
 @pytest.mark.parametrize("dense", ["fp32", "bf16"])

@@ -15,8 +15,9 @@ from random_tables import random_kept, random_table
 from torch import Tensor, nn
 
 from memrec_convert import convert, load, save, verify
-from memrec_convert.artifact.features import FEATURES
+from memrec_convert.artifact.features import FEATURES, list_features
 from memrec_convert.artifact.reader import read_artifact
+from memrec_convert.encoding import describe_table
 from memrec_convert.encoding.codecs import CODECS
 from memrec_convert.errors import ArtifactError
 from memrec_convert.finetune.stored_rows import TrainableKept
@@ -28,7 +29,8 @@ from memrec_convert.planning.curves import TableCurves
 from memrec_convert.planning.forms import choose_form, spec_of
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "artifact.md").read_text(encoding="utf-8")
-NAME = "twelve"
+NAME, FORMAT_1 = "twelve", ("fp32", "bf16", "fp16", "int8")
+SIMPLE = {"architecture": None, "dense": "fp32", "profile": {}, "plan": {}, "seed": 0, "aliases": {}, "digests": {}}
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,28 @@ def test_the_planner_weighs_every_codec(codec: str) -> None:
     choice = choose_form(curves, price=1e-9)
     assert choice.kept == codec
     assert spec_of(choice, 100, 4).tensors() == CODECS[codec].parts(100, 4)
+
+
+def requires_feature(codec: str) -> bool:
+    """Whether a file is of format 2 because a table, or a level of one, is stored in the codec."""
+    descriptions = [describe_table(bag.spec, name="t", oov="clip") for bag in make_bags(codec)]
+    needs = {bool(list_features(SIMPLE | {"modules": {"t": plain}})) for plain in descriptions}
+    assert len(needs) == 1
+    return needs.pop()
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_codecs_beyond_format_1_require_a_feature(codec: str) -> None:
+    """The four codecs of format 1 need none; a further one does, or an old reader would call its file damaged."""
+    assert requires_feature(codec) == (codec not in FORMAT_1)
+
+
+def test_a_codec_without_a_feature_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check above fails for a codec that is in CODECS and in no feature, and passes once it is in one."""
+    monkeypatch.setitem(CODECS, NAME, TwelveBits())
+    assert not requires_feature(NAME)
+    monkeypatch.setitem(FEATURES, NAME, uses_twelve)
+    assert requires_feature(NAME)
 
 
 @pytest.mark.usefixtures("twelve")
