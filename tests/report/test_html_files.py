@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
-from memrec_convert.cli.commands import cli
 from page_parser import parse_page
 from test_html import build_comparison, build_latency
 
 from memrec_convert import convert
+from memrec_convert.cli.commands import cli
 from memrec_convert.conversion.report import LARGEST_NUMBER, MOST_LEVELS, Companions, plan_page, show_report
 from memrec_convert.errors import ArtifactError, MemrecError, OutputError
 from memrec_convert.report import Report
