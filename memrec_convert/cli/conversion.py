@@ -55,11 +55,20 @@ if TYPE_CHECKING:
 @click.option("--control", is_flag=True, help="Fine-tune the original too, to tell training from compression.")
 @click.option("--report-html", metavar="FILE", help="Write the report as one HTML page too, with the rate curve.")
 @click.option("--compare-json", metavar="FILE", help="Into that page: what compare --json printed.")
+@click.option("--full", is_flag=True, help="Print all of the report, not one screen of it.")
 @click.option("--force", is_flag=True, help="Replace an existing artifact.")
 @output_options
-def convert(file: str, *, evaluation: tuple[str, ...], as_json: bool, quiet: bool, **options: Any) -> None:  # noqa: ANN401
+def convert(
+    file: str,
+    *,
+    evaluation: tuple[str, ...],
+    full: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,  # noqa: ANN401
+) -> None:
     """Convert checkpoint FILE and write artifact, report (JSON) and model card."""
-    from memrec_convert.report import render_terminal
+    from memrec_convert.report import render_summary, render_terminal, suggest_step
 
     run = find_converter(options)
 
@@ -67,8 +76,11 @@ def convert(file: str, *, evaluation: tuple[str, ...], as_json: bool, quiet: boo
         report = run(file, eval=evaluation or None, progress=progress, **unpack_logs(options))
     if as_json:
         print_json(report.to_json())
-    elif not quiet:
+    elif full and not quiet:
         click.echo(render_terminal(report, text_width()))
+    elif not quiet:
+        step = suggest_step(report, source=file, paged=options["report_html"] is not None)
+        click.echo(render_summary(report, step, text_width()))
 
 
 @click.command()

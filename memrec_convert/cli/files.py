@@ -17,8 +17,7 @@ from memrec_convert.cli.options import dense_transform_option, group_option, log
 def inspect(file: str, *, scan: bool, as_json: bool, quiet: bool) -> None:
     """Show what checkpoint FILE holds: tables, dense part, layout, optimizer state. Reads headers only."""
     from memrec_convert.checkpoint.inspect import inspect as run
-    from memrec_convert.report.scan import render_scan
-    from memrec_convert.report.terminal import render_inspection
+    from memrec_convert.report.terminal import render_inspection, render_scan
 
     with Progress(quiet=quiet) as progress:
         found = run(file, scan=scan, progress=progress)

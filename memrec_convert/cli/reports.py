@@ -14,13 +14,17 @@ from memrec_convert.cli.console import text_width
 @click.option("--html", metavar="FILE", help="Write it as one HTML page with charts, which loads nothing.")
 @click.option("--compare-json", metavar="FILE", help="Into the page: what compare --json printed.")
 @click.option("--bench-json", metavar="FILE", help="Into the page: what bench --json wrote.")
+@click.option("--full", is_flag=True, help="Print all of it, not one screen.")
 @click.option("--force", is_flag=True, help="Replace an existing page.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing.")
-def report(file: str, *, quiet: bool, **options: Any) -> None:  # noqa: ANN401
+def report(file: str, *, full: bool, quiet: bool, **options: Any) -> None:  # noqa: ANN401
     """Show the report FILE (.report.json) that a conversion wrote, and make a page of it."""
     from memrec_convert.conversion.report import show_report
-    from memrec_convert.report import render_terminal
+    from memrec_convert.report import render_summary, render_terminal, suggest_step
 
     found = show_report(file, **options)
-    if not quiet:
+    if full and not quiet:
         click.echo(render_terminal(found, text_width()))
+    elif not quiet:
+        step = suggest_step(found, file=file, paged=options["html"] is not None)
+        click.echo(render_summary(found, step, text_width()))

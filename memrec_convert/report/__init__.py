@@ -1,4 +1,4 @@
-"""What a conversion did, as JSON, for a terminal and as a model card: renders figures, opens no file."""
+"""What a conversion did: JSON, terminal, page and model card. Renders figures; opens no file but its templates."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from memrec_convert.report.report import (
     TableReport,
     to_plain,
 )
+from memrec_convert.report.summary import render_summary, suggest_step
 from memrec_convert.report.terminal import render_evaluation, render_inspection, render_plan, render_terminal
 
 __all__ = [
@@ -45,6 +46,8 @@ __all__ = [
     "render_evaluation",
     "render_inspection",
     "render_plan",
+    "render_summary",
     "render_terminal",
+    "suggest_step",
     "to_plain",
 ]

@@ -1,4 +1,4 @@
-"""Figures in words, the same for terminal and card: sizes, ratios, AUCs and what of them was not measured."""
+"""Figures in words, for terminal, card and page: sizes, ratios, AUCs, and which of them nobody measured."""
 
 from __future__ import annotations
 
@@ -10,14 +10,6 @@ from memrec_convert.units import format_bytes
 NOT_MEASURED = "not measured"
 MOST_ITEMS = 12
 """A longer list within a mapping that is passed on as it is stays in the JSON."""
-
-QUALITY = (
-    ("auc", "AUC"),
-    ("log_loss", "log loss"),
-    ("normalized_entropy", "normalized entropy"),
-    ("calibration", "calibration"),
-)
-"""(key of the JSON, name for people) of the figures of quality."""
 
 
 def format_value(value: float | None, digits: int = 4) -> str:
@@ -52,6 +44,11 @@ def format_share(share: float) -> str:
     return f"{100 * share:.1f} %" if share < 0.0995 else f"{100 * share:.0f} %"
 
 
+def format_percent(part: float, whole: float) -> str:
+    """95.8 % of a whole; 'not measured' of nothing."""
+    return f"{100 * part / whole:.1f} %" if whole else NOT_MEASURED
+
+
 def describe_shares(shares: Mapping[str, float] | None) -> str:
     """'row 61 %, code(3) 30 %, mean 9.0 %', the largest first."""
     if shares is None:
@@ -64,8 +61,7 @@ def describe_auc(auc: Mapping[str, Any] | None) -> str:
     """'AUC 0.8027 -> 0.8021 (-0.0006, 95 % interval -0.0009 to -0.0003: worse)'."""
     if auc is None:
         return f"AUC {NOT_MEASURED}"
-    interval = auc.get("ci95")
-    said = f", 95 % interval {format_change(interval[0])} to {format_change(interval[1])}" if interval else ""
+    said = f", 95 % interval {describe_interval(auc['ci95'])}" if auc.get("ci95") else ""
     verdict = f": {auc['verdict']}" if auc.get("verdict") else ""
     return (
         f"AUC {format_value(auc['before'])} -> {format_value(auc['after'])} "
@@ -82,46 +78,13 @@ def describe_conversion(report: Mapping[str, Any]) -> str:
     return f"{sizes}, {describe_auc(report['auc'])}"
 
 
-def quality_rows(values: Mapping[str, Any]) -> list[list[str]]:
-    """[name, before, after, change] for each figure of quality, six digits; a bare number counts as 'after'."""
-    rows = []
-    for key, name in QUALITY:
-        entry = values.get(key)
-        pair = entry if isinstance(entry, Mapping) else {"after": entry}
-        before, after = pair.get("before"), pair.get("after")
-        change = None if before is None or after is None else after - before
-        rows.append([name, format_value(before, 6), format_value(after, 6), format_change(change, 6)])
-    return rows
-
-
-def size_rows(sizes: Mapping[str, Any]) -> list[list[str]]:
-    """[part, before, after] of the source and the artifact."""
-    source, artifact = sizes["source"], sizes["artifact"]
-    return [
-        ["tables", format_size(source["tables"]), format_size(artifact["tables"])],
-        ["dense part", format_size(source["dense"]), format_size(artifact["dense"])],
-        [
-            "all else in the file",
-            format_size(source["file"] - source["tables"] - source["dense"]),
-            format_size(artifact["header"]),
-        ],
-        ["whole file", format_size(source["file"]), format_size(artifact["total"])],
-    ]
-
-
-def slice_rows(slices: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """[table, form, samples, share, before, after, change] for each slice."""
-    return [
-        [
-            entry["table"],
-            entry["form"],
-            f"{entry['samples']:,}",
-            format_share(entry["share"]),
-            *(format_value(entry[key]) if entry[key] is not None else "-" for key in ("auc_before", "auc_after")),
-            format_change(entry["delta"]) if entry["delta"] is not None else "-",
-        ]
-        for entry in slices
-    ]
+def describe_budget(report: Mapping[str, Any]) -> str:
+    """Budget, bytes of the file and serving memory, in two sentences."""
+    return (
+        f"The budget was {format_size(report['budget_bytes'])} ({report['budget_bytes']:,} bytes) and counts the whole "
+        f"file; the file has {report['artifact']['bytes']:,} bytes. Serving memory: "
+        f"{format_size(report['serving_bytes'])}."
+    )
 
 
 def describe_groups(groups: Mapping[str, Any]) -> list[str]:
@@ -137,50 +100,9 @@ def describe_groups(groups: Mapping[str, Any]) -> list[str]:
     if interval is not None:
         lines.append(
             f"Change of the AUC over all rows, 95 % interval from {groups['resamples']:,} resamples of whole groups: "
-            f"{_describe_interval(interval)}: {groups['verdict']}"
+            f"{describe_interval(interval)}: {groups['verdict']}"
         )
     return lines
-
-
-def decile_rows(deciles: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[list[str]]:
-    """[decile, predicted before, observed before, predicted after, observed after], lowest predictions first."""
-    return [
-        [str(number), *(f"{entry[key]:.4f}" for entry in pair for key in ("mean_prediction", "mean_label"))]
-        for number, pair in enumerate(zip(deciles["before"], deciles["after"], strict=True), start=1)
-    ]
-
-
-def ablation_rows(ablation: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """[table, AUC, change, 95 % interval] of each table alone."""
-    return [
-        [
-            entry["table"],
-            format_value(entry["auc"]),
-            format_change(entry["delta"], 5),
-            _describe_interval(entry["ci95"], 5),
-        ]
-        for entry in ablation
-    ]
-
-
-def control_rows(control: Mapping[str, Any]) -> list[list[str]]:
-    """[what, before, after, change, 95 % interval] of the control's three differences."""
-    titles = {
-        "training": "training gives the original",
-        "conversion": "conversion alone costs",
-        "compression": "compression costs, both trained",
-    }
-    return [
-        [
-            title,
-            format_value(entry["before"]),
-            format_value(entry["after"]),
-            format_change(entry["delta"], 5),
-            _describe_interval(entry["ci95"], 5),
-        ]
-        for key, title in titles.items()
-        for entry in [control[key]]
-    ]
 
 
 def describe_control(control: Mapping[str, Any]) -> str:
@@ -193,7 +115,8 @@ def describe_control(control: Mapping[str, Any]) -> str:
     )
 
 
-def _describe_interval(interval: Sequence[float] | None, digits: int = 4) -> str:
+def describe_interval(interval: Sequence[float] | None, digits: int = 4) -> str:
+    """-0.0009 to -0.0003."""
     if interval is None:
         return NOT_MEASURED
     return f"{format_change(interval[0], digits)} to {format_change(interval[1], digits)}"

@@ -12,7 +12,7 @@ STAGES = {"embedding": "Embedding stage", "model": "Whole model"}
 
 
 def render_latency(found: Mapping[str, Any], width: int = 80) -> str:
-    """What `benchmarking.latency.bench` returned: a table per stage, then memory and warnings."""
+    """What `bench.bench.bench` returned: a table per stage, then memory and warnings."""
     width = max(width, NARROWEST)
     parts = [wrap(_head(found), width)]
     for stage, title in STAGES.items():
@@ -45,14 +45,15 @@ def _table(rows: Sequence[Mapping[str, Any]], width: int) -> list[str]:
             f"{row['items_per_second']:,.0f}",
             _milliseconds(row["ms_p50"]),
             _milliseconds(row["ms_p99"]),
-            *[_ratio(row["ratio_to_original"])] * compared,
+            *[format_speed(row["ratio_to_original"])] * compared,
         ]
         for row in rows
     ]
     return table_lines(headers, cells, width, left=(1,))
 
 
-def _ratio(ratio: float | None) -> str:
+def format_speed(ratio: float | None) -> str:
+    """0.66x, 10.85x; a dash where nothing was beside it."""
     return "-" if ratio is None else f"{ratio:.2f}x"
 
 

@@ -13,7 +13,7 @@ LESS = ", a fraction of what the system states: others share it; a budget of tha
 
 
 def render_machine(found: Mapping[str, Any], width: int = 80) -> str:
-    """What `benchmarking.machine.describe_machine` returned, in lines of at most `width` characters."""
+    """What `bench.doctor.describe_machine` returned, in lines of at most `width` characters."""
     width = max(width, NARROWEST)
     lines = [
         _lookups(found["kernel"]),
@@ -41,12 +41,9 @@ def _lookups(kernel: Mapping[str, Any]) -> str:
 def _caches(caches: list[Mapping[str, Any]]) -> str:
     if not caches:
         return "caches: the system does not tell"
-    parts = [f"L{cache['level']} {_size(cache['bytes'])}{_sharers(cache['shared_by'])}" for cache in caches]
+    sharers = [f" for {cache['shared_by']} cores" if cache["shared_by"] > 1 else "" for cache in caches]
+    parts = [f"L{one['level']} {_size(one['bytes'])}{said}" for one, said in zip(caches, sharers, strict=True)]
     return f"caches as the system states them: {', '.join(parts)}"
-
-
-def _sharers(cores: int) -> str:
-    return f" for {cores} cores" if cores > 1 else ""
 
 
 def _effective(found: Mapping[str, Any]) -> str:
@@ -64,9 +61,8 @@ def _effective(found: Mapping[str, Any]) -> str:
 
 
 def _large_pages(pages: Mapping[str, Any]) -> str:
-    given = GIVEN[pages["given"]]
     setting = "the system does not tell" if pages["setting"] is None else f"set to {pages['setting']!r}"
-    return f"large pages: {given} ({setting})"
+    return f"large pages: {GIVEN[pages['given']]} ({setting})"
 
 
 def _size(size: int) -> str:

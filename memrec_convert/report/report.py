@@ -7,11 +7,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from memrec_convert.errors import ArtifactError
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -248,18 +250,22 @@ class Report:
 
         ArtifactError where a key is missing or holds another kind of value.
         """
-        from pydantic import TypeAdapter, ValidationError
+        return read_as(cls, values, "the report", "what convert writes beside an artifact")
 
-        try:
-            return TypeAdapter(cls).validate_json(json.dumps(to_plain(values)), strict=True)
-        except ValidationError as error:
-            detail = error.errors(include_url=False, include_context=False)[0]
-            place = " > ".join(str(part) for part in detail["loc"]) or "the whole"
-            found = "nothing" if detail["type"] == "missing" else f"a {type(detail['input']).__name__}"
-            raise ArtifactError(
-                f"the report cannot be read: {place}: found {found}, expected what this version writes "
-                f"({detail['msg']}); it was damaged or written by another version."
-            ) from None
+
+def read_as(kind: type[Made], values: object, what: str, expected: str) -> Made:
+    """JSON values as a dataclass; ArtifactError, which names the place, where they are of another kind."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(to_plain(values)), strict=True)
+    except ValidationError as error:
+        detail = error.errors(include_url=False, include_context=False)[0]
+        place = " > ".join(str(part) for part in detail["loc"]) or "the whole"
+        found = "nothing" if detail["type"] == "missing" else f"a {type(detail['input']).__name__}"
+        raise ArtifactError(
+            f"{what} cannot be read: {place}: found {found} ({detail['msg']}); give {expected}."
+        ) from None
 
 
 def to_plain(value: object) -> Any:  # noqa: ANN401  (any JSON value)

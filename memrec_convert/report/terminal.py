@@ -6,25 +6,31 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from memrec_convert.report.figures import (
-    ablation_rows,
-    control_rows,
-    decile_rows,
     describe_auc,
     describe_control,
     describe_conversion,
     describe_groups,
     describe_mapping,
     describe_provenance,
-    describe_shares,
+    format_percent,
     format_ratio,
     format_share,
     format_size,
     format_value,
-    quality_rows,
-    size_rows,
-    slice_rows,
 )
 from memrec_convert.report.report import Report
+from memrec_convert.report.tables import (
+    Table,
+    ablation_table,
+    alternative_table,
+    control_table,
+    decile_table,
+    model_table,
+    quality_table,
+    size_table,
+    slice_table,
+    take_largest,
+)
 from memrec_convert.report.text import NARROWEST, list_lines, table_lines, wrap
 
 MOST_SLICES = 40
@@ -34,17 +40,16 @@ MOST_SLICES = 40
 def render_terminal(report: Report, width: int = 80) -> str:
     """A conversion's report: headline, quality, sizes, tables, slices, rivals, warnings, provenance."""
     values, width = report.to_json(), max(width, NARROWEST)
-    return _join(
+    return join_blocks(
         [
             wrap(describe_conversion(values), width),
             _artifact_lines(values, width),
-            _quality_lines(values, width),
+            quality_lines(values, width),
             *_measured_blocks(values, width),
-            table_lines(["size of", "before", "after"], size_rows(values["sizes"]), width),
-            _tables_lines(values["tables"], width),
-            _lookup_lines(values["tables"], width),
+            draw_table(size_table(values["sizes"]), width),
+            *_table_blocks(values["tables"], width),
             _slice_lines(values["slices"], width),
-            _alternative_lines(values["alternatives"], width),
+            draw_table(alternative_table(values["alternatives"]), width, "note"),
             list_lines("Fine-tuning:", describe_mapping(values["fine_tune"] or {}), width),
             _closing_lines(values, width),
             list_lines("Provenance:", describe_provenance(values), width),
@@ -65,21 +70,20 @@ def render_plan(plan: Mapping[str, Any], width: int = 80) -> str:
         for entry in plan.get("tables", [])
     ]
     before = sum(entry["bytes_before"] for entry in tables)
-    headline = f"Plan: {format_size(predicted)} of {format_size(budget)} ({_percent(predicted, budget)})"
+    headline = f"Plan: {format_size(predicted)} of {format_size(budget)} ({format_percent(predicted, budget)})"
     if before and predicted:
         headline += f", from tables of {format_size(before)} ({format_ratio(before / predicted)})"
     weights = plan.get("weights")
-    return _join(
+    return join_blocks(
         [
             wrap(f"{headline}; nothing was written.", width),
             wrap(f"Ids weighted by: {weights}", width) if weights else [],
-            _tables_lines(tables, width),
-            _lookup_lines(tables, width),
+            *_table_blocks(tables, width),
             wrap(_predicted(plan), width) if "predicted_auc_drop" in plan else [],
             _explanation_lines(plan.get("explained") or [], width),
             _budget_lines("other budgets", plan.get("neighbours") or [], width),
             _budget_lines("rate curve", plan.get("curve") or [], width),
-            _alternative_lines(plan.get("alternatives", []), width),
+            draw_table(alternative_table(plan.get("alternatives", [])), width, "note"),
             _closing_lines(plan, width),
         ]
     )
@@ -103,13 +107,10 @@ def render_inspection(inspection: Mapping[str, Any], width: int = 80) -> str:
         [entry["name"], f"{entry['rows']:,}", f"{entry['dim']:,}", entry["dtype"], format_size(entry["bytes"])]
         for entry in tables
     ]
-    facts = {
-        "optimizer state": inspection.get("optimizer") or "none",
-        **({"network": inspection["network"]} if inspection.get("network") else {}),
-        **({"stored figures": inspection["stored_metrics"]} if inspection.get("stored_metrics") else {}),
-        **({"classes not run": inspection["unrun_classes"]} if inspection.get("unrun_classes") else {}),
-    }
-    return _join(
+    names = {"network": "network", "stored_metrics": "stored figures", "unrun_classes": "classes not run"}
+    known = {name: inspection[key] for key, name in names.items() if inspection.get(key)}
+    facts = {"optimizer state": inspection.get("optimizer") or "none", **known}
+    return join_blocks(
         [
             wrap(headline, width),
             table_lines(["table", "rows", "dim", "dtype", "bytes"], body, width, left=(0, 3)) if body else [],
@@ -117,6 +118,22 @@ def render_inspection(inspection: Mapping[str, Any], width: int = 80) -> str:
             _closing_lines(inspection, width),
         ]
     )
+
+
+def render_scan(inspection: Mapping[str, Any], width: int = 80) -> str:
+    """One line per table: rows that are zero, constant, repeated or not finite, and the norms of the finite ones."""
+    counts = ("zero_rows", "constant_rows", "duplicate_rows", "nonfinite_rows")
+    norms = ("norm_min", "norm_median", "norm_max")
+    body = [
+        [
+            table["name"],
+            *(f"{table['scan'][name]:,}" for name in counts),
+            *("-" if table["scan"][name] is None else f"{table['scan'][name]:.4g}" for name in norms),
+        ]
+        for table in inspection["tables"]
+    ]
+    headers = ["table", "zero", "constant", "duplicate", "not finite", "least norm", "median", "largest"]
+    return "\n".join(table_lines(headers, body, max(width, NARROWEST)))
 
 
 def render_evaluation(evaluation: Mapping[str, Any], width: int = 80) -> str:
@@ -128,10 +145,10 @@ def render_evaluation(evaluation: Mapping[str, Any], width: int = 80) -> str:
     auc = evaluation.get("auc")
     compared = isinstance(auc, Mapping) and auc.get("before") is not None and auc.get("after") is not None
     alone = auc.get("after") if isinstance(auc, Mapping) else auc
-    return _join(
+    return join_blocks(
         [
             wrap(describe_auc(auc) if compared else f"AUC {format_value(alone)}", width),
-            _quality_lines({**evaluation, "evaluation": evaluation}, width),
+            quality_lines({**evaluation, "evaluation": evaluation}, width),
             *_measured_blocks(evaluation, width),
             _slice_lines(evaluation.get("slices"), width),
             _closing_lines(evaluation, width),
@@ -151,13 +168,8 @@ def _predicted(plan: Mapping[str, Any]) -> str:
 def _explanation_lines(explained: Sequence[Mapping[str, Any]], width: int) -> list[str]:
     """Per table how much it matters and what more bytes would buy."""
     rows = [
-        [
-            entry["name"],
-            f"{entry['sensitivity']:.3g}",
-            format_share(entry["distortion_share"]),
-            _small(entry["next_kilobyte_auc"]),
-        ]
-        for entry in explained
+        [e["name"], f"{e['sensitivity']:.3g}", format_share(e["distortion_share"]), _small(e["next_kilobyte_auc"])]
+        for e in explained
     ]
     titles = ["table", "sensitivity", "share of the loss", "AUC for 1 kB more"]
     return table_lines(titles, rows, width) if rows else []
@@ -181,10 +193,10 @@ def _small(value: float | None) -> str:
 
 
 def _artifact_lines(values: Mapping[str, Any], width: int) -> list[str]:
-    artifact, budget = values["artifact"], values["budget_bytes"]
+    budget = values["budget_bytes"]
     facts = [
-        f"Artifact: {artifact['path']}",
-        f"Budget: {format_size(budget)}, of which {_percent(artifact['bytes'], budget)} is used",
+        f"Artifact: {values['artifact']['path']}",
+        f"Budget: {format_size(budget)}, of which {format_percent(values['artifact']['bytes'], budget)} is used",
         f"Serving memory: {format_size(values['serving_bytes'])}",
         f"Ids weighted by: {values['weights']}",
         *([f"Quality gate: {values['plan']['gate']['says']}"] if "gate" in values["plan"] else []),
@@ -192,13 +204,13 @@ def _artifact_lines(values: Mapping[str, Any], width: int) -> list[str]:
     return [line for fact in facts for line in wrap(fact, width, indent="  ")]
 
 
-def _quality_lines(values: Mapping[str, Any], width: int) -> list[str]:
+def quality_lines(values: Mapping[str, Any], width: int) -> list[str]:
     """The figures of quality, with the rows that they were taken on."""
     about = values.get("evaluation") or {}
     samples, log = about.get("samples"), about.get("log")
     said = "Measured" + (f" on {samples:,} rows" if samples is not None else "") + (f" of {log}" if log else "")
-    lines = table_lines(["quality", "before", "after", "change"], quality_rows(values), width)
-    return [*(wrap(said, width, indent="  ") if said != "Measured" else []), *lines]
+    told = wrap(said, width, indent="  ") if said != "Measured" else []
+    return [*told, *draw_table(quality_table(values), width)]
 
 
 def _measured_blocks(values: Mapping[str, Any], width: int) -> list[list[str]]:
@@ -207,68 +219,29 @@ def _measured_blocks(values: Mapping[str, Any], width: int) -> list[list[str]]:
     ablation = values.get("ablation") or []
     blocks = [[line for said in describe_groups(groups) for line in wrap(said, width, indent="  ")]] if groups else []
     if control:
-        titles = ["training and compression", "before", "after", "change", "95 % interval"]
         told = wrap(describe_control(control), width, indent="  ")
-        blocks.append([*told, *table_lines(titles, control_rows(control), width, wrapped=(0, 4))])
-    if ablation:
-        titles = ["this table alone", "AUC", "change", "95 % interval"]
-        blocks.append(table_lines(titles, ablation_rows(ablation), width))
+        blocks.append([*told, *draw_table(control_table(control), width, "training and compression", "95 % interval")])
+    blocks.append(draw_table(ablation_table(ablation), width))
     if isinstance(deciles, Mapping):
-        titles = ["decile", "predicted before", "observed", "predicted after", "observed"]
-        blocks.append(table_lines(titles, decile_rows(deciles), width))
+        blocks.append(draw_table(decile_table(deciles), width))
     return blocks
 
 
-def _tables_lines(tables: Sequence[Mapping[str, Any]], width: int) -> list[str]:
-    rows = [
-        [
-            entry["name"],
-            f"{entry['rows']:,}",
-            f"{entry['dim']:,}",
-            format_size(entry["bytes_before"]),
-            format_size(entry["bytes_after"]),
-            entry.get("form") or entry.get("method") or "",
-        ]
-        for entry in tables
-    ]
-    headers = ["table", "rows", "dim", "before", "after", "form"]
-    return table_lines(headers, rows, width, left=(0, 5), wrapped=(5,)) if rows else []
-
-
-def _lookup_lines(tables: Sequence[Mapping[str, Any]], width: int) -> list[str]:
-    """Which form serves which share of the lookups; one sentence where no table was measured."""
-    if not tables:
-        return []
-    if all(entry.get("lookup_share") is None for entry in tables):
-        return ["Lookups by form: not measured"]
-    rows = [[entry["name"], describe_shares(entry.get("lookup_share"))] for entry in tables]
-    return table_lines(["table", "lookups by form"], rows, width, left=(0, 1), wrapped=(1,))
+def _table_blocks(tables: Sequence[Mapping[str, Any]], width: int) -> list[list[str]]:
+    """What each table became, and which form serves which share of its lookups; a sentence where nobody measured."""
+    table = model_table(tables)
+    plan = draw_table(table.pick("table", "rows", "dim", "before", "after", "form"), width, "form")
+    if tables and all(entry.get("lookup_share") is None for entry in tables):
+        return [plan, ["Lookups by form: not measured"]]
+    return [plan, draw_table(table.pick("table", "lookups by form"), width, "lookups by form")]
 
 
 def _slice_lines(slices: Sequence[Mapping[str, Any]] | None, width: int) -> list[str]:
     if slices is None:
         return ["AUC by form of the lookup: not measured"]
-    if not slices:
-        return []
-    kept = sorted(range(len(slices)), key=lambda i: -abs(slices[i]["delta"] or 0.0))[:MOST_SLICES]
-    headers = ["AUC where", "form", "samples", "share", "before", "after", "change"]
-    lines = table_lines(headers, slice_rows([slices[i] for i in sorted(kept)]), width, left=(0, 1))
-    left_out = len(slices) - len(kept)
-    return [*lines, *(wrap(f"({left_out} slices of smaller change are in the JSON)", width) if left_out else [])]
-
-
-def _alternative_lines(alternatives: Sequence[Mapping[str, Any]], width: int) -> list[str]:
-    rows = [
-        [
-            entry["name"],
-            format_size(entry["bytes"]),
-            "-" if entry.get("score") is None else f"{entry['score']:.6g}",
-            entry.get("note") or "",
-        ]
-        for entry in alternatives
-    ]
-    headers = ["alternative", "bytes", "score", "note"]
-    return table_lines(headers, rows, width, left=(0, 3), wrapped=(3,)) if rows else []
+    kept, left_out = take_largest(slices, MOST_SLICES, lambda entry: abs(entry["delta"] or 0.0))
+    more = wrap(f"({left_out} slices of smaller change are in the JSON)", width) if left_out else []
+    return [*draw_table(slice_table(kept), width), *more]
 
 
 def _closing_lines(values: Mapping[str, Any], width: int) -> list[str]:
@@ -277,10 +250,13 @@ def _closing_lines(values: Mapping[str, Any], width: int) -> list[str]:
     return [*assumed, *([""] if assumed and warnings else []), *warnings]
 
 
-def _percent(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "not measured"
-
-
-def _join(blocks: Sequence[Sequence[str]]) -> str:
+def join_blocks(blocks: Sequence[Sequence[str]]) -> str:
     """Blocks of lines with an empty line between them; ends in a newline."""
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
+def draw_table(table: Table, width: int, *wrapped: str) -> list[str]:
+    """The lines of a table; columns in `wrapped` go on below where it is too wide. Nothing without rows."""
+    left = table.places(table.words)
+    lines = table_lines(table.columns, table.rows, width, left=left, wrapped=table.places(wrapped))
+    return lines if table.rows else []

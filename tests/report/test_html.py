@@ -14,9 +14,9 @@ from memrec_convert.cli.commands import cli
 from memrec_convert.errors import ArtifactError
 from memrec_convert.report import Report
 from memrec_convert.report.html import read_comparison, read_latency, render_html
-from memrec_convert.report.html.markup import MOST_CHARACTERS, escape, make_harmless, shorten_names, tag
-from memrec_convert.report.html.sizes import split_shares
-from memrec_convert.report.html.style import STYLE
+from memrec_convert.report.html.charts import split_shares
+from memrec_convert.report.html.markup import MOST_CHARACTERS, escape, make_harmless, shorten_names
+from memrec_convert.report.templating import read_text
 
 HOSTILE = "\"'><script>window.hacked=1</script><img src=x onerror=window.hacked=1>&lt;\u202eevil\u2066\x1b[31m</title>"
 
@@ -313,10 +313,14 @@ def test_endless_names_lose_their_middle():
     assert max(map(len, shorten_names(["\u8868" * 50, "y" * 60], 18))) == 9
 
 
-def test_an_attribute_of_another_name_is_refused():
-    """Attributes are written by this package alone; a name that could end the tag is a fault of it."""
-    with pytest.raises(ValueError, match="no name of an attribute"):
-        tag("p", **{"x onload=y": "1"})
+def test_no_template_lets_a_value_become_markup():
+    """Escaping is never switched off, and every value within a tag stands in quotes or is a template's own word."""
+    for name in ("page.html", "parts.html", "plots.html"):
+        text = re.sub(r"{#.*?#}", "", read_text(name), flags=re.DOTALL)
+        assert not re.search(r"\|\s*safe\b|autoescape|Markup", text), name
+        for inside in re.findall(r"<[a-z][^<>]*>", re.sub(r"{%.*?%}", "", text, flags=re.DOTALL)):
+            unquoted = re.sub(r'"[^"{}]*(?:{{[^{}]*}}[^"{}]*)*"', "", inside)
+            assert "{{" not in unquoted, inside
 
 
 def test_a_page_of_thousands_of_tables_stays_under_two_megabytes(make_report):
@@ -422,7 +426,7 @@ def measure_contrast(one, other):
 @pytest.mark.parametrize("dark", [False, True])
 def test_contrast_is_enough_in_light_and_dark(dark):
     """Text has at least 4.5 to 1 on every ground it stands on, lines and areas at least 3 to 1."""
-    light, *rest = STYLE.split("@media screen and (prefers-color-scheme: dark)")
+    light, *rest = read_text("style.css").split("@media screen and (prefers-color-scheme: dark)")
     colours = read_colours(rest[0].split("* {")[0] if dark else light)
     for name in ("ink", "soft", "link", "alarm"):
         for ground in ("paper", "card"):

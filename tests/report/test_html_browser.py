@@ -8,8 +8,8 @@ import pytest
 from browser import Browser, find_browser
 from test_html import HOSTILE, render_full
 
-FOUND = find_browser()
-pytestmark = pytest.mark.skipif(FOUND is None, reason="neither Chromium nor its chromedriver is installed")
+FOUND, MISSING = find_browser()
+pytestmark = pytest.mark.skipif(FOUND is None, reason=MISSING)
 READ_COLUMN = """
 return [...document.querySelectorAll("#tables tbody tr")].map((row) => row.cells[arguments[0]].textContent);
 """

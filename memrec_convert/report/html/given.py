@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
-from pydantic import AllowInfNan, Field, TypeAdapter, ValidationError
+from pydantic import AllowInfNan, Field
 
-from memrec_convert.errors import ArtifactError
-from memrec_convert.report.report import to_plain
+from memrec_convert.report.report import read_as
 
 Finite = Annotated[float, AllowInfNan(False)]
 Positive = Annotated[float, AllowInfNan(False), Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -81,19 +79,26 @@ def read_comparison(values: object) -> tuple[RivalTable, ...]:
     """What `compare` printed, at one budget or several; ArtifactError for anything else."""
     said = "the comparison", "what compare --json prints"
     if isinstance(values, Mapping) and "budgets" in values:
-        return _read(_Budgets, values, *said).budgets
-    return (_read(RivalTable, values, *said),)
+        return read_as(_Budgets, values, *said).budgets
+    return (read_as(RivalTable, values, *said),)
 
 
 def read_latency(values: object) -> Latency:
     """What `bench --json` wrote; ArtifactError for anything else."""
-    return _read(Latency, values, "the measurement of speed", "what bench --json writes")
+    return read_as(Latency, values, "the measurement of speed", "what bench --json writes")
 
 
-def _read(kind: type[Made], values: Any, what: str, expected: str) -> Made:  # noqa: ANN401 - any JSON value
-    try:
-        return TypeAdapter(kind).validate_json(json.dumps(to_plain(values)), strict=True)
-    except ValidationError as error:
-        detail = error.errors(include_url=False, include_context=False)[0]
-        place = " > ".join(str(part) for part in detail["loc"]) or "the whole"
-        raise ArtifactError(f"{what} cannot be read: {place}: {detail['msg']}; give {expected}.") from None
+def read_points(entries: object, across: str, up: str, *, least: float = 1) -> list[tuple[float, float]]:
+    """(across, up) of those entries of what may be a list that have both as finite numbers, across from `least` on."""
+    points = []
+    for entry in entries if isinstance(entries, Sequence) and not isinstance(entries, str) else ():
+        found = (entry.get(across), entry.get(up)) if isinstance(entry, Mapping) else (None, None)
+        x, y = (_read_number(value) for value in found)
+        if x is not None and y is not None and x >= least:
+            points.append((x, y))
+    return points
+
+
+def _read_number(value: object) -> float | None:
+    known = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if known and math.isfinite(value) else None  # type: ignore[arg-type]

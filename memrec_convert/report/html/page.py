@@ -4,100 +4,82 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise
 from pathlib import PurePath
 from typing import Any
 
-from memrec_convert.report.figures import describe_conversion
-from memrec_convert.report.html.about import show_headline, show_origin, show_plan, show_training, show_warnings
-from memrec_convert.report.html.beside import show_curve, show_latency, show_rivals
+from jinja2 import Template
+from markupsafe import Markup
+
+from memrec_convert.report import figures, tables
+from memrec_convert.report.html import beside, charts
 from memrec_convert.report.html.given import Latency, RivalTable
-from memrec_convert.report.html.markup import Html, join, make_harmless, name_of, tag
-from memrec_convert.report.html.missing import show_missing
-from memrec_convert.report.html.parts import Section
-from memrec_convert.report.html.quality import show_ablation, show_calibration, show_control, show_quality, show_slices
-from memrec_convert.report.html.script import SCRIPT
-from memrec_convert.report.html.sizes import show_bytes, show_lookups, show_tables
-from memrec_convert.report.html.style import STYLE
+from memrec_convert.report.html.markup import escape, format_number, format_percent, name_of, shorten_names
 from memrec_convert.report.report import Report
+from memrec_convert.report.templating import make_environment, read_text
+
+MOST_ROWS = 400
+"""Rows of one table of the page; all of them are in the JSON."""
+LONGEST_NAME = 80
+"""Columns of a name that heads a row; longer ones lose what they have in common."""
 
 
 def render_html(report: Report, *, comparison: Sequence[RivalTable] = (), latency: Latency | None = None) -> str:
     """The page. `comparison` and `latency` are what `compare` and `bench` found, for sections that a report lacks."""
-    values = report.to_json()
-    name = PurePath(report.artifact.path).name
-    sections = list_sections(values, comparison, latency)
-    made = report.provenance
-    header = tag(
-        "header",
-        tag("h1", name_of(name)),
-        tag("p", "Converted from ", name_of(made.layout), " (", name_of(made.container), ")."),
-        show_headline(values, latency),
-        _contents(sections),
+    page = _read_template().render(
+        report=report,
+        values=report.to_json(),
+        name=PurePath(report.artifact.path).name,
+        comparison=comparison,
+        latency=latency,
+        style=Markup(read_text("style.css")),
+        script=Markup(read_text("script.js")),
     )
-    footer = tag(
-        "footer",
-        tag(
-            "p",
-            "Made by memrec-convert ",
-            name_of(made.version),
-            ". Sizes are in powers of ten. This page loads nothing from anywhere.",
-        ),
-    )
-    main = tag("main", *(section.render() for section in sections), id="content")
-    body = tag("body", header, main, footer, tag("script", Html(SCRIPT)))
-    page = tag("html", _head(name, describe_conversion(values)), body, lang="en")
-    return f"<!DOCTYPE html>\n{page}\n"
+    return page.strip() + "\n"
 
 
-def list_sections(
-    values: Mapping[str, Any], comparison: Sequence[RivalTable], latency: Latency | None
-) -> list[Section]:
-    """The sections in their order; those that nothing is known about are left out, or say so."""
-    found = [
-        show_warnings(values),
-        show_quality(values),
-        show_control(values),
-        show_bytes(values),
-        show_rivals(values, comparison),
-        show_curve(values),
-        show_lookups(values),
-        show_tables(values),
-        show_ablation(values),
-        show_calibration(values),
-        show_slices(values),
-        show_latency(values, latency),
-        show_plan(values),
-        show_training(values),
-        show_origin(values),
-        show_missing(values, comparison, latency),
-    ]
-    return [section for section in found if section is not None]
-
-
-def _head(name: str, description: str) -> Html:
-    """Nothing may be loaded, and no script may run but the page's own, whatever a name holds."""
-    policy = (
-        f"default-src 'none'; img-src data:; style-src {_digest(STYLE)}; script-src {_digest(SCRIPT)}; "
-        "base-uri 'none'; form-action 'none'"
+@cache
+def _read_template() -> Template:
+    environment = make_environment(
+        escape,
+        name=name_of,
+        pairs=_split_facts,
+        trimmed=_trim,
+        without=_leave_out,
+        largest_first=_sort_slices,
+        pixels=format_number,
+        percent=format_percent,
+        pairwise=pairwise,
+        digest=_digest,
     )
-    return tag(
-        "head",
-        Html('<meta charset="utf-8">'),
-        Html(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
-        Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-        Html('<meta name="color-scheme" content="light dark">'),
-        tag("meta", name="description", content=make_harmless(description)),
-        tag("link", rel="icon", href="data:,"),
-        tag("title", join(name, " - conversion report")),
-        tag("style", Html(STYLE)),
-    )
+    environment.globals.update(words=figures, tables=tables, charts=charts, beside=beside)
+    return environment.get_template("page.html")
 
 
 def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _contents(sections: Sequence[Section]) -> Html:
-    links = [tag("li", tag("a", section.title, href=f"#{section.anchor}")) for section in sections]
-    return tag("nav", tag("ul", *links), aria_label="Sections")
+def _trim(table: tables.Table) -> tables.Table:
+    """The rows that a page has room for, with names in their first column that it has room for."""
+    shown = table.rows[:MOST_ROWS]
+    names = shorten_names([row[0] for row in shown], LONGEST_NAME)
+    return replace(table, rows=[[name, *row[1:]] for name, row in zip(names, shown, strict=True)])
+
+
+def _leave_out(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in keys}
+
+
+def _sort_slices(slices: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return sorted(slices, key=lambda entry: -abs(entry["delta"] or 0.0))
+
+
+def _split_facts(lines: Sequence[str]) -> list[tuple[str, str]]:
+    """'name: what it is' as pairs, without the brackets that set a mapping within a mapping apart."""
+    pairs = (line.partition(": ") for line in lines)
+    return [(name, re.sub(r"\A\(([^(]*)\)\Z", r"\1", said)) for name, _, said in pairs]

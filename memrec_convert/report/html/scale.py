@@ -98,5 +98,13 @@ def label_change(value: float) -> str:
     return f"{value:+.6g}" if value else "0"
 
 
+def label_size(size: float) -> str:
+    """10 MB, 200 kB."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor * 0.9999:
+            return f"{size / factor:g} {unit}"
+    return f"{size:g} B"
+
+
 def _bend_change(value: float) -> float:
     return math.asinh(value / TO_SCALE)

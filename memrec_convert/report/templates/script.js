@@ -1,10 +1,4 @@
-"""The page's script: tables sort by their headings, and what is folded is unfolded on paper."""
-
-from __future__ import annotations
-
-from typing import Final
-
-SCRIPT: Final = """
+// Tables sort by their headings, and what is folded is unfolded on paper.
 "use strict";
 for (const table of document.querySelectorAll("table.sortable")) {
   const headings = [...table.tHead.rows[0].cells];
@@ -35,4 +29,3 @@ addEventListener("beforeprint", () => {
   folded.forEach((one) => { one.open = true; });
 });
 addEventListener("afterprint", () => folded.forEach((one) => { one.open = false; }));
-"""
