@@ -212,7 +212,6 @@ def describe_training(training: FineTuning | None) -> dict[str, Any] | None:
     """History and gain of fine-tuning, None where there was none."""
     if training is None:
         return None
-    searched = [{"rate": rate, "dense_rate": dense, "score": score} for rate, dense, score in training.searched]
     return {
         "metric": training.metric,
         "steps": training.steps,
@@ -221,7 +220,6 @@ def describe_training(training: FineTuning | None) -> dict[str, Any] | None:
         "gain": training.gain,
         "rate": training.rate,
         **({"dense_rate": training.dense_rate} if training.dense_rate else {}),
-        **({"searched": searched} if searched else {}),
         **({"recoded": training.recoded} if training.recoded is not None else {}),
         "history": [{"step": step, "score": score} for step, score in training.history],
     }

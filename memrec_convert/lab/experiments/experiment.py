@@ -5,19 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Protocol
+from typing import Any
 
 from memrec_convert.errors import RecipeError
 
 Cell = Mapping[str, Any]
 Row = dict[str, Any]
 Grid = Mapping[str, Sequence[Any]]
-
-
-class Bench(Protocol):
-    """What cells are measured with; see `lab.Lab`."""
-
-    quick: bool
 
 
 @dataclass(frozen=True)
