@@ -25,7 +25,7 @@ from memrec_convert.conversion.measuring.prediction import AucModel, model_auc
 from memrec_convert.lab.compare import MEMREC
 from memrec_convert.lab.contest import Contender, Contest
 from memrec_convert.lab.entrant import Entrant
-from memrec_convert.lab.fits import FitStore
+from memrec_convert.conversion.inputs.kept_fits import FitStore
 from memrec_convert.lab.held import RivalTable
 from memrec_convert.lab.own import Conversion
 from memrec_convert.lab.rivals import RIVALS

@@ -20,7 +20,6 @@ from memrec_convert.report.report import (
     SliceReport,
     SourceSizes,
     TableReport,
-    to_plain,
 )
 from memrec_convert.report.terminal import render_evaluation, render_inspection, render_plan, render_terminal
 
@@ -46,5 +45,4 @@ __all__ = [
     "render_inspection",
     "render_plan",
     "render_terminal",
-    "to_plain",
 ]

@@ -10,7 +10,7 @@ import torch
 
 from memrec_convert.lab import own
 from memrec_convert.lab.compare import compare
-from memrec_convert.lab.fits import FitStore
+from memrec_convert.conversion.inputs.kept_fits import FitStore
 
 
 @dataclass(frozen=True)

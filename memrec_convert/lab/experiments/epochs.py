@@ -10,7 +10,6 @@ stored     our plan with stored tokens, fine-tuned for two epochs
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from memrec_convert.artifact.metadata import Metadata
 from memrec_convert.conversion.inputs.preparing import profile_facts, stay_silent
@@ -53,7 +52,7 @@ def _run(lab: Lab, cell: Cell, seed: int) -> Row:
 def _run_pooled(lab: Lab, start: str, budget_bytes: int, seed: int) -> Row:
     init, optimizer, targets, epochs = STARTS[start]
     epochs = 1 if lab.quick else epochs
-    options = replace(lab.job.options, epochs=epochs, targets=targets, seed=seed, dense="fp32")
+    options = lab.job.options.change(epochs=epochs, targets=targets, seed=seed, dense="fp32")
     blank = Metadata(
         modules={},
         architecture=None,
@@ -84,7 +83,7 @@ def _run_pooled(lab: Lab, start: str, budget_bytes: int, seed: int) -> Row:
 
 def _run_stored(lab: Lab, cell: Cell, seed: int) -> Row:
     epochs = 1 if lab.quick else 2
-    options = replace(lab.job.options, epochs=epochs, seed=seed)
+    options = lab.job.options.change(epochs=epochs, seed=seed)
     shrunk = shrink(
         lab.subject,
         parse_budget(f"{cell['ratio']:g}x"),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AllowInfNan, Field, TypeAdapter, ValidationError
 
-from memrec_convert.errors import ArtifactError
-from memrec_convert.report.report import to_plain
+from memrec_convert.errors import ReportError
+from memrec_convert.results import to_plain
 
 Finite = Annotated[float, AllowInfNan(False)]
 Positive = Annotated[float, AllowInfNan(False), Field(gt=0)]
@@ -78,16 +77,13 @@ class _Budgets:
 
 
 def read_comparison(values: object) -> tuple[RivalTable, ...]:
-    """What `compare` printed, at one budget or several; ArtifactError for anything else."""
-    said = "the comparison", "what compare --json prints"
-    if isinstance(values, Mapping) and "budgets" in values:
-        return _read(_Budgets, values, *said).budgets
-    return (_read(RivalTable, values, *said),)
+    """What `compare` printed; ReportError for anything else."""
+    return _read(_Budgets, values, "the comparison", "what compare --json prints").budgets
 
 
 def read_latency(values: object) -> Latency:
-    """What `bench --json` wrote; ArtifactError for anything else."""
-    return _read(Latency, values, "the measurement of speed", "what bench --json writes")
+    """What `bench --json` printed; ReportError for anything else."""
+    return _read(Latency, values, "the measurement of speed", "what bench --json prints")
 
 
 def _read(kind: type[Made], values: Any, what: str, expected: str) -> Made:  # noqa: ANN401 - any JSON value
@@ -96,4 +92,4 @@ def _read(kind: type[Made], values: Any, what: str, expected: str) -> Made:  # n
     except ValidationError as error:
         detail = error.errors(include_url=False, include_context=False)[0]
         place = " > ".join(str(part) for part in detail["loc"]) or "the whole"
-        raise ArtifactError(f"{what} cannot be read: {place}: {detail['msg']}; give {expected}.") from None
+        raise ReportError(f"{what} cannot be read: {place}: {detail['msg']}; give {expected}.") from None
