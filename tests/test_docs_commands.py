@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from docs_pages import ROOT, Block, find_blocks, split_commands
-from memrec_convert.cli.commands import cli
 from torch import nn
 
+from memrec_convert.cli.commands import cli
 from memrec_convert.clicklog import SyntheticSpec
 
 GUIDES = (

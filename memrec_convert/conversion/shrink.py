@@ -9,7 +9,7 @@ from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.assembly import round_dense
 from memrec_convert.conversion.steps.candidates import Candidate, confirm, find_candidates
 from memrec_convert.conversion.steps.fitting import Fitted, fit_subject
-from memrec_convert.conversion.steps.outcome import Shrunk, pad_budget
+from memrec_convert.conversion.steps.outcome import Shrunk, describe_wish
 from memrec_convert.conversion.steps.recoding import teach_rows
 from memrec_convert.conversion.steps.sizing import complete_metadata, make_counter
 from memrec_convert.conversion.steps.weighting import NO_DATA_WARNING
@@ -47,11 +47,7 @@ def shrink(
             dense=options.dense,
             seed=options.seed,
             profile={"weights": fitted.source} | profile,
-            plan={
-                "budget": pad_budget(budget.text, budget_bytes),
-                "budget_bytes": budget_bytes,
-                "method": options.method,
-            },
+            plan=describe_wish(budget.text, budget_bytes, options.method),
         )
         count = make_counter(subject, blank, oov=options.oov)
         candidates = find_candidates(

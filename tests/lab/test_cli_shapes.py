@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+
 from memrec_convert.cli.commands import cli, main
 
 

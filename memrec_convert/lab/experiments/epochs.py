@@ -15,7 +15,7 @@ from memrec_convert.artifact.metadata import Metadata
 from memrec_convert.conversion.inputs.preparing import profile_facts, stay_silent
 from memrec_convert.conversion.inputs.stopwatch import Stopwatch
 from memrec_convert.conversion.shrink import shrink
-from memrec_convert.conversion.steps.outcome import pad_budget
+from memrec_convert.conversion.steps.outcome import describe_wish
 from memrec_convert.lab.experiments.experiment import Cell, ChartSpec, Experiment, Grid, Row
 from memrec_convert.lab.experiments.laboratory import Lab
 from memrec_convert.lab.pooled.finetune import epochs_to_gain
@@ -59,7 +59,7 @@ def _run_pooled(lab: Lab, start: str, budget_bytes: int, seed: int) -> Row:
         dense="fp32",
         seed=seed,
         profile={"weights": "log"},
-        plan={"budget": pad_budget("", budget_bytes), "budget_bytes": budget_bytes, "method": METHOD},
+        plan=describe_wish("", budget_bytes, METHOD),
     )
     made = make_pooled(
         lab.subject,

@@ -20,7 +20,7 @@ from memrec_convert.conversion.options import InputChoices, LogPaths
 from memrec_convert.conversion.steps.assembly import replace_tables
 from memrec_convert.conversion.steps.candidates import _fit_hashed_tables, _sample_tables
 from memrec_convert.conversion.steps.fitting import Fitted, fit_subject
-from memrec_convert.conversion.steps.outcome import pad_budget
+from memrec_convert.conversion.steps.outcome import describe_wish
 from memrec_convert.conversion.steps.sizing import make_counter
 from memrec_convert.encoding.spec import HashSpec, TableSpec
 from memrec_convert.errors import LogError
@@ -135,7 +135,7 @@ class Lab:
             dense=options.dense,
             seed=seed,
             profile={"weights": fitted.source},
-            plan={"budget": pad_budget("", 0), "budget_bytes": 0, "method": "memrec"},
+            plan=describe_wish("", 0, "memrec"),
         )
         return modules, make_counter(self.subject, blank, oov=options.oov)(specs)
 

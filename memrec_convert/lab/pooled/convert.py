@@ -21,7 +21,7 @@ from memrec_convert.conversion.measuring.reporting import (
     with_measured,
 )
 from memrec_convert.conversion.options import Extras, OutputChoices
-from memrec_convert.conversion.steps.outcome import pad_budget
+from memrec_convert.conversion.steps.outcome import describe_wish
 from memrec_convert.errors import OptionError
 from memrec_convert.lab.pooled.finetune import epochs_to_gain
 from memrec_convert.lab.pooled.training import METHOD, Pooled, make_pooled, parse_pooled
@@ -80,7 +80,7 @@ def _make(job: Job) -> Pooled:
         dense=options.dense,
         seed=options.seed,
         profile={"weights": "log", **profile_facts(job.profile)},
-        plan={"budget": pad_budget(wanted.text, budget_bytes), "budget_bytes": budget_bytes, "method": METHOD},
+        plan=describe_wish(wanted.text, budget_bytes, METHOD),
     )
     return make_pooled(
         subject, budget_bytes, options, parse_pooled(options.pooled), blank, progress=job.progress, watch=job.watch

@@ -49,7 +49,7 @@ def _find_missing(values: Values, comparison: Sequence[RivalTable], latency: Lat
             (
                 "Speed, against the original:",
                 (
-                    "memrec-convert bench NAME.safetensors --against CHECKPOINT --data LOG --json bench.json",
+                    "memrec-convert bench NAME.safetensors --against CHECKPOINT --data LOG --json > bench.json",
                     f"{AGAIN} --bench-json bench.json",
                 ),
             )
