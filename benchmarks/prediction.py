@@ -20,12 +20,12 @@ import torch
 from tabulate import tabulate
 
 from memrec_convert import convert, plan
+from memrec_convert.conversion.inputs.kept_fits import FitStore
 from memrec_convert.conversion.inputs.preparing import Job, prepare, stay_silent
 from memrec_convert.conversion.measuring.prediction import AucModel, model_auc
 from memrec_convert.lab.compare import MEMREC
 from memrec_convert.lab.contest import Contender, Contest
 from memrec_convert.lab.entrant import Entrant
-from memrec_convert.lab.fits import FitStore
 from memrec_convert.lab.held import RivalTable
 from memrec_convert.lab.own import Conversion
 from memrec_convert.lab.rivals import RIVALS
@@ -55,7 +55,7 @@ def predict_curve(shared: Path, case: str, budget: str, work: Path) -> list[dict
     checkpoint, log = CASES[case]
     source, folder = shared / "checkpoints" / checkpoint, shared / "data" / log
     logs = {"data": folder / "train.parquet", "val": folder / "val.parquet"}
-    curve = plan(source, budget, **logs, curve=True, work=work)["curve"]
+    curve = plan(source, budget, **logs, curve=True, work=work).curve
     rows = []
     for point in (one for one in curve if one["ratio"] in RATIOS):
         with tempfile.TemporaryDirectory() as out:

@@ -91,9 +91,9 @@ def run_shared(shared: Path, batches: list[int], seconds: float, folder: Path) -
         if not target.exists():
             convert(checkpoint, "100x", data=logs / "train.parquet", epochs=0, out=target, threads=1)
         found = bench(target, against=checkpoint, data=logs / "test.parquet", batch=batches, seconds=seconds)
-        show(name, found["rows"])
-        memory[name] = found["memory"]
-        rows += [{"model": name} | row for row in found["rows"]]
+        show(name, found.rows)
+        memory[name] = found.memory
+        rows += [{"model": name} | row for row in found.rows]
     globo = shared / "checkpoints/globo/dlrm.pt"
     evaluated = time_evaluation(folder / "globo.st", globo, shared / "data/globo/test.parquet")
     print(json.dumps(evaluated, indent=1))

@@ -61,9 +61,9 @@ def ask_ours(path: Path) -> tuple[str, str]:
         report = inspect(path)
     except MemrecError as error:
         return f"no: {type(error).__name__}", "no"
-    tables = report["tables"]
+    tables = report.tables
     assert isinstance(tables, list)
-    shown = f"yes: {len(tables)} tables, {report['layout']}"
+    shown = f"yes: {len(tables)} tables, {report.layout}"
     try:
         read_source(path)
     except MemrecError as error:

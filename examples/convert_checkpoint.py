@@ -44,13 +44,13 @@ def main() -> None:
         checkpoint = make_checkpoint(folder)
         train, val, test = (folder / f"{split}.parquet" for split in ("train", "val", "test"))
         foreseen = plan(checkpoint, "8x", data=train, val=val)
-        print(f"{foreseen['predicted_bytes']} of {foreseen['budget_bytes']} bytes would be used")
+        print(f"{foreseen.predicted_bytes} of {foreseen.budget_bytes} bytes would be used")
         report = convert(checkpoint, "8x", data=train, val=val, eval=test, out=folder / "dlrm.safetensors")
         assert report.auc is not None
         print(f"{report.artifact.bytes} bytes, AUC {report.auc.before:.4f} -> {report.auc.after:.4f} {report.auc.ci95}")
         for table in report.tables:
             print(f"  {table.name}: {table.bytes_before} -> {table.bytes_after} bytes, {table.form}")
-        print(f"AUC of the file itself: {evaluate(report.artifact.path, test)['auc']:.4f}")
+        print(f"AUC of the file itself: {evaluate(report.artifact.path, test).auc:.4f}")
 
 
 if __name__ == "__main__":

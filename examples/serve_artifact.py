@@ -37,7 +37,7 @@ def main() -> None:
     """Answer a few requests."""
     with tempfile.TemporaryDirectory() as folder:
         artifact = make_artifact(Path(folder))
-        print(f"sound: {verify(artifact)['bytes']} bytes")
+        print(f"sound: {verify(artifact).bytes} bytes")
         model = load(artifact)
     held = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     print(f"{held} bytes in memory, where the rows alone had {sum(SPEC.tables) * 8 * 4}")

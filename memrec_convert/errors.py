@@ -10,11 +10,13 @@ MemrecError
 │   └── ProfileLeakError     evaluation on the data that the profile was taken from
 ├── BudgetError              a byte budget that cannot be understood
 │   └── BudgetTooSmallError  or that cannot be reached
+├── OptionError              an option that is unknown, has no such value, or does not go with another
 ├── RecipeError              a recipe with unknown keys or wrong values
 ├── ModelError               a live module that cannot be converted, or does not match its file
 ├── KernelError              a lookup kernel was asked for that this machine or installation lacks
 ├── QualityError             the result is worse than the caller allows (exit code 3)
 ├── ArtifactError            an artifact that is damaged, foreign or newer than this version
+├── ReportError              a file that is no report, comparison or measurement of this program
 └── OutputError              the target cannot be written
 """
 
@@ -67,6 +69,10 @@ class BudgetTooSmallError(BudgetError):
         self.smallest_bytes = smallest_bytes
 
 
+class OptionError(MemrecError):
+    """An option that is unknown, has no such value, or does not go with another."""
+
+
 class RecipeError(MemrecError):
     """A recipe with unknown keys or wrong values."""
 
@@ -87,6 +93,10 @@ class QualityError(MemrecError):
 
 class ArtifactError(MemrecError):
     """An artifact that is damaged, foreign or newer than this version."""
+
+
+class ReportError(MemrecError):
+    """A file that holds no report, comparison or measurement of this program."""
 
 
 class OutputError(MemrecError):

@@ -7,13 +7,15 @@ import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from memrec_convert.choices import DenseTransform, Interaction, Pairs, Pooling, QrOperation
+from memrec_convert.conversion.options import Options, describe_expected
 from memrec_convert.errors import BudgetError, RecipeError
-from memrec_convert.units import parse_budget, parse_threshold
+from memrec_convert.units import parse_budget
 
 LARGEST_RECIPE_BYTES = 1_000_000
 """Nobody writes a longer recipe: a larger file is something else under a recipe's name."""
@@ -41,65 +43,46 @@ class RecipeData(BaseModel):
     id_map: str | None = Field(default=None, min_length=1, description="the path of a file, relative to the recipe")
 
 
-class Recipe(BaseModel):
-    """Everything a recipe may say; None is left to the command line and the defaults."""
+class Recipe(Options):
+    """Everything a recipe may say; what it leaves open is left to the command line and the defaults."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    description: str | None = Field(default=None, description="a sentence")
-    source: str | None = Field(default=None, description="where the values come from, as text")
-    pairs: Literal["lower", "upper"] | None = Field(default=None, description="lower or upper")
-    dense_transform: Literal["log1p", "log(x+3)", "identity"] | None = Field(
-        default=None, description="log1p, log(x+3) or identity"
-    )
-    qr_operation: Literal["mult", "add", "concat"] | None = Field(default=None, description="mult, add or concat")
+    description: str | None = Field(None, description="a sentence")
+    source: str | None = Field(None, description="where the values come from, as text")
+    budget: str | int | None = Field(None, description="a size such as 48MB, a share such as 5% or 100x, or llc")
+    pairs: Pairs | None = None
+    dense_transform: DenseTransform | None = None
+    qr_operation: QrOperation | None = None
     field_sizes: list[int] | None = Field(
-        default=None, min_length=1, description="a list of whole numbers, the ids of each field"
+        None, min_length=1, description="a list of whole numbers, the ids of each field"
     )
-    table_order: list[str] | None = Field(default=None, min_length=1, description="a list of names of tables")
-    interaction: Literal["dot", "dot-with-itself", "cat"] | None = Field(
-        default=None, description="dot, dot-with-itself or cat"
-    )
-    pooling: Literal["sum", "mean"] | None = Field(default=None, description="sum or mean")
+    table_order: list[str] | None = Field(None, min_length=1, description="a list of names of tables")
+    interaction: Interaction | None = None
+    pooling: Pooling | None = None
     columns: dict[str, str] = Field(
         default_factory=dict, description="a mapping from table, dense input or label to a column of the log"
     )
-    budget: str | int | None = Field(
-        default=None, description="a size such as 48MB, a share such as 5% or 100x, or llc"
-    )
-    threshold: str | int | None = Field(default=None, description="0, a size such as 100kB, or rows such as 10000rows")
-    method: Literal["auto", "memrec", "codes", "int8", "sample-pooled"] | None = Field(
-        default=None, description="auto, memrec, codes, int8 or sample-pooled"
-    )
-    weights: Literal["auto", "log", "optimizer", "displacement", "uniform"] | None = Field(
-        default=None, description="auto, log, optimizer, displacement or uniform"
-    )
-    pooled: str | None = Field(default=None, description="sizes of the method sample-pooled, such as D=75000,K=1")
-    epochs: int | None = Field(default=None, ge=0, description="a whole number from zero")
-    dense: Literal["fp32", "bf16"] | None = Field(default=None, description="fp32 or bf16")
-    oov: Literal["error", "clip", "hash", "zero"] | None = Field(default=None, description="error, clip, hash or zero")
-    seed: int | None = Field(default=None, ge=0, lt=2**63, description="a whole number from zero")
-    batch_size: int | None = Field(default=None, gt=0, description="a whole number above zero")
-    data: RecipeData = Field(default=RecipeData(), description="a mapping with the keys modulus and id_map")
+    data: RecipeData = Field(RecipeData(), description="a mapping with the keys modulus and id_map")
 
     @field_validator("budget")
     @classmethod
     def _budget_is_readable(cls, value: str | int | None) -> str | int | None:
         # 'llc' is left to the machine that converts: the one that reads the recipe need not know its cache.
         if value is not None and str(value).strip().lower() != "llc":
-            _as_value_error(parse_budget, value)
-        return value
-
-    @field_validator("threshold")
-    @classmethod
-    def _threshold_is_readable(cls, value: str | int | None) -> str | int | None:
-        if value is not None:
-            _as_value_error(parse_threshold, value)
+            try:
+                parse_budget(value)
+            except BudgetError as error:
+                raise ValueError(str(error)) from None  # the class that pydantic collects
         return value
 
     def to_json(self) -> dict[str, Any]:
         """What the recipe says, and nothing that it leaves open."""
-        return self.model_dump(mode="json", exclude_defaults=True)
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    def said(self) -> dict[str, Any]:
+        """What the recipe says about a conversion, by the names of the verbs' choices and of `Facts`."""
+        found = self.to_json()
+        data: dict[str, Any] = found.pop("data", {})
+        return found | data
 
 
 def read_recipe(path_or_name: str | Path) -> Recipe:
@@ -120,11 +103,6 @@ def read_recipe(path_or_name: str | Path) -> Recipe:
         f"no recipe is called {text!r}{_suggestion(text, packaged)}: known are {known}; "
         "for a file of your own give its path with .yaml at the end."
     )
-
-
-def recipe_names() -> list[str]:
-    """The names of the packaged recipes, sorted."""
-    return sorted(_packaged())
 
 
 def _packaged() -> dict[str, Callable[[], bytes]]:
@@ -232,7 +210,7 @@ def _problems(error: ValidationError) -> Iterator[str]:
             path = " > ".join(part for part in location if part != "[key]")
         else:
             path = " > ".join(location[: location.index(key) + 1])
-        yield f"{path}: found {_found(detail['input'])}, expected {field.description}"
+        yield f"{path}: found {_found(detail['input'])}, expected {describe_expected(field)}"
 
 
 def _suggestion(text: str, known: Mapping[str, object]) -> str:
@@ -246,14 +224,6 @@ def _found(value: object) -> str:
     if value is None:
         return "nothing"
     return f"{_SHORT.repr(value)} ({_KINDS.get(type(value), type(value).__name__)})"
-
-
-def _as_value_error(parse: Callable[[str | int], object], value: str | int) -> None:
-    """Run a parser for its complaint alone, in the class that pydantic collects."""
-    try:
-        parse(value)
-    except BudgetError as error:
-        raise ValueError(str(error)) from None
 
 
 def _on_one_line(error: yaml.YAMLError) -> str:

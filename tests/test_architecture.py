@@ -24,14 +24,14 @@ LAYERS = (
     {"cli"},
     {"lab"},
     {"bench"},
-    {"conversion"},
+    {"conversion", "recipe"},
     {"report", "artifact"},
     {"finetune", "distill"},
     {"planning"},
     {"models"},
     {"lookup"},
     {"encoding", "clicklog", "checkpoint", "evaluation"},
-    {"kernels", "recipe", "safe_files", "units", "errors", "parallel", "version"},
+    {"kernels", "choices", "results", "safe_files", "units", "errors", "parallel", "version"},
 )
 """Unit (subpackage or module of the top level) by layer, the highest first; imports point down, or sideways."""
 FLOORS = (

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from memrec_convert.cli.commands import main
+from memrec_convert.cli.commands import cli, main
 from memrec_convert.report import Report
 
 BUDGET = "12kB"
@@ -491,8 +491,8 @@ def test_the_checkpoint_itself_is_no_target(refuse, tiny, tmp_path):
         ["--dense", "fp8"],
         ["--targets", "hope"],
         ["--oov", "drop"],
-        ["--pairs", "sideways"],
-        ["--dense-transform", "square"],
+        ["--assume", "pairs=sideways"],
+        ["--assume", "dense-transform=square"],
         ["--epochs", "-1"],
         ["--epochs", "many"],
         ["--batch-size", "0"],
@@ -563,10 +563,57 @@ def test_a_safetensors_checkpoint_is_evaluated_and_converted(run, tiny, state, t
 def test_the_original_of_a_comparison_has_the_artifacts_pairs(run, tiny, tmp_path):
     """What was stated of the network for conversion holds when the original is measured beside the artifact."""
     out = tmp_path / "a.safetensors"
-    options = ("--budget", "10MB", "--pairs", "upper", "--dense-transform", "identity", "--out", out, "-q")
+    options = (
+        "--budget",
+        "10MB",
+        "--assume",
+        "pairs=upper",
+        "--assume",
+        "dense_transform=identity",
+        "--out",
+        out,
+        "-q",
+    )
     assert run(tiny.bare, *options).code == 0
     found = json.loads(run("evaluate", out, "--eval", tiny.test, "--against", tiny.bare, "--json").out)
     assert found["auc"]["delta"] == 0
+
+
+def test_a_mistyped_command_is_suggested(refuse, run, tiny, tmp_path, monkeypatch):
+    """It is not taken for a file, unless there is one of that name, or it looks like one."""
+    assert "did you mean doctor?" in refuse("doctr")
+    assert "did you mean compare?" in refuse("compar", tiny.bare)
+    assert "plan.pt" in refuse("plan.pt", "--budget", BUDGET)
+    assert "did you mean" not in refuse("wholly-unlike", "--budget", BUDGET)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "doctr").write_bytes(tiny.bare.read_bytes())
+    assert run("doctr", "--budget", BUDGET, "--method", "int8", "-q").code == 0
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_prints_json_on_request(name):
+    """--json is a flag everywhere, and so is --quiet."""
+    flags = {option.name for option in cli.commands[name].params if getattr(option, "is_flag", False)}
+    assert {"as_json", "quiet"} <= flags
+
+
+def test_a_report_is_printed_as_json(run, tiny, tmp_path):
+    """`report --json` prints what the file holds."""
+    out = tmp_path / "a.safetensors"
+    assert run(tiny.bare, "--budget", BUDGET, "--method", "int8", "--out", out, "-q").code == 0
+    ran = run("report", tmp_path / "a.report.json", "--json")
+    assert (ran.code, json.loads(ran.out)) == (0, json.loads((tmp_path / "a.report.json").read_text()))
+
+
+def test_compare_takes_several_budgets(run, tiny):
+    """--budget is repeatable; the JSON has a table for each, also for one."""
+    words = ("compare", tiny.bare, "--eval", tiny.test, "--only", "int4", "--json", "-q")
+    for budgets in (["9kB"], ["9kB", "14kB"]):
+        ran = run(*words, *(word for budget in budgets for word in ("--budget", budget)))
+        assert ran.code == 0, ran.err
+        tables = json.loads(ran.out)["budgets"]
+        assert [table["budget_bytes"] for table in tables] == [int(one[:-2]) * 1000 for one in budgets]
+        assert all([row["method"] for row in table["rows"]] == ["int4 rows"] for table in tables)
 
 
 # ---- interruption

@@ -10,7 +10,6 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import fields
 
 import artifact_reader_check as second
 import click
@@ -22,14 +21,13 @@ from torch import Tensor, nn
 
 import memrec_convert
 from memrec_convert.cli.commands import cli
-from memrec_convert.conversion.options import Options
+from memrec_convert.conversion.options import OutputChoices, names_of
 from memrec_convert.encoding import HashSpec, LevelSpec, TableSpec
 from memrec_convert.encoding.build import build_replaced
 from memrec_convert.encoding.index import IndexSpec, choose_index
 from memrec_convert.lookup import CompressedEmbedding, CompressedEmbeddingBag, HashGroup
 
 EXAMPLES = ("convert_checkpoint.py", "compress_custom_model.py", "serve_artifact.py")
-LOG_CHOICES = {"columns", "id_map", "modulus", "pairs", "dense_transform", "assume"}
 ROWS, DIM = 1500, 8
 
 
@@ -63,7 +61,7 @@ def test_make_targets_in_the_pages_exist():
 @pytest.mark.parametrize("block", [b for page in PAGES for b in read_blocks(page, "python")])
 def test_python_in_the_pages_names_what_exists(block):
     """Every Python block compiles, imports what is there, and calls the verbs with arguments that they take."""
-    known = {f.name for f in fields(Options)} | LOG_CHOICES
+    known = names_of(OutputChoices)
     for node in ast.walk(ast.parse(block)):
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("memrec_convert"):
             module = __import__(str(node.module), fromlist=["x"])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+from typing_extensions import Unpack
 
 from memrec_convert.artifact.reader import build_modules, load, read_artifact
 from memrec_convert.bench.contenders import Contender, converted_contenders, int8_contenders, original_contenders
@@ -18,25 +19,26 @@ from memrec_convert.bench.measuring import Row, add_ratios, time_batch
 from memrec_convert.bench.serving import measure_serving
 from memrec_convert.bench.settings import BATCHES, SECONDS, ZIPF, Settings
 from memrec_convert.checkpoint import SourceModel, read_facts
+from memrec_convert.choices import Oov
 from memrec_convert.conversion.inputs.from_checkpoint import (
     LogChoices,
-    LogPaths,
-    facts_of,
     make_schema,
     open_batches,
     read_checked,
-    settle_stated,
+    read_choices,
 )
+from memrec_convert.conversion.inputs.preparing import stay_silent
+from memrec_convert.conversion.inputs.subject import Progress
 from memrec_convert.conversion.measuring.judging import torch_threads
-from memrec_convert.errors import LogError, ModelError, RecipeError
+from memrec_convert.conversion.options import LogPaths, ReadingChoices
+from memrec_convert.errors import LogError, ModelError, OptionError
 from memrec_convert.models import build_original, read_table_inputs
-from memrec_convert.safe_files import check_target, write_file
+from memrec_convert.report import ArtifactFile
+from memrec_convert.results import Result
 
 LOG_BATCH = 4096
 MEMORY = Path("/proc/meminfo")
 SPARE_BYTES = 512 << 20
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,24 @@ class Served:
         return rows
 
 
+@dataclass(frozen=True)
+class Timings(Result):
+    """What serving takes: a row per stage ("embedding", and "model" where the network is known), batch and contender.
+
+    `kernel`, `ids` and `memory` say what ran, where ids came from, and the bytes of a serving process.
+    """
+
+    artifact: ArtifactFile
+    against: str | None
+    kernel: Mapping[str, Any]
+    threads: int
+    ids: Mapping[str, Any]
+    tables: int
+    memory: Mapping[str, Any]
+    rows: tuple[Row, ...]
+    warnings: tuple[str, ...]
+
+
 def bench(
     path: str | Path,
     *,
@@ -75,67 +95,48 @@ def bench(
     batch: Sequence[int] = BATCHES,
     threads: int = 1,
     seconds: float = SECONDS,
-    columns: dict[str, str] | None = None,
-    oov: str | None = None,
-    id_map: str | Path | None = None,
-    modulus: int | None = None,
-    pairs: str | None = None,
-    qr_operation: str | None = None,
-    field_sizes: Sequence[int] | None = None,
-    assume: Mapping[str, str] | None = None,
+    oov: Oov | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
+    progress: Progress = stay_silent,
+    **reading: Unpack[ReadingChoices],
+) -> Timings:
     """Times an artifact, and with `against` the checkpoint it was made from, on the same kind of ids.
 
-    {"artifact": {"path", "bytes"}, "against", "kernel", "threads", "ids", "tables", "memory", "rows", "warnings"}: a
-    row per stage ("embedding", and "model" where the network is known), batch size and contender. Ids come from the
-    log `data`, else by Zipf's law. RecipeError for choices that make no sense, ArtifactError for a foreign file,
-    ModelError where the two are not of one model or memory is short.
+    Ids come from the log `data`, read as `ReadingChoices` says, else by Zipf's law. OptionError for choices that make
+    no sense, ArtifactError for a foreign file, ModelError where the two are not of one model or memory is short.
     """
     settings = Settings(tuple(batch), threads, seconds, ZIPF if zipf is None else zipf, seed)
     if data is not None and zipf is not None:
-        raise RecipeError("--data and --zipf exclude each other: ids come from a log or by Zipf's law; give one.")
+        raise OptionError("--data and --zipf exclude each other: ids come from a log or by Zipf's law; give one.")
     served = open_served(Path(path))
-    given = {"pairs": pairs, "qr_operation": qr_operation, "field_sizes": field_sizes}
-    stated = settle_stated(given, assume)
-    facts = facts_of(stated)
+    choices = read_choices(reading, oov=oov or served.oov, facts=read_facts(served.architecture))
     source = None
     if against is not None:
-        source = read_checked(
-            against,
-            pairs=stated.get("pairs") or _pairs_of(served),
-            dense_transform=None,
-            tables_only=_has_no_network(served),
-            facts=facts if facts.to_json() else read_facts(served.architecture),
-        )
+        source = read_checked(against, facts=choices.facts, tables_only=served.architecture.get("name") == "tables")
         refuse_other_model(served, source, Path(against))
-    choices = LogChoices(columns or {}, oov or served.oov, None, Path(id_map) if id_map else None, modulus)
     ids = open_ids(served, data, choices, settings)
-    tell = progress or (lambda *_: None)
     with torch_threads(settings.threads):
-        contenders = line_up(served, source)
-        rows = _time(contenders, ids, served.inputs, settings, tell)
-    tell("serving memory", 0, 1)
-    return {
-        "artifact": {"path": str(path), "bytes": served.path.stat().st_size},
-        "against": None if against is None else str(against),
-        "kernel": describe_kernel(),
-        "threads": settings.threads,
-        "ids": ids.describe(),
-        "tables": len(served.inputs),
-        "memory": measure_serving(served.path, max(settings.batches), served.dense_inputs),
-        "rows": rows,
-        "warnings": warn_of_noise(rows),
-    }
+        rows = _time(line_up(served, source), ids, served.inputs, settings, progress)
+    progress("serving memory", 0, 1)
+    return Timings(
+        artifact=ArtifactFile(str(path), served.path.stat().st_size),
+        against=None if against is None else str(against),
+        kernel=describe_kernel(),
+        threads=settings.threads,
+        ids=ids.describe(),
+        tables=len(served.inputs),
+        memory=measure_serving(served.path, max(settings.batches), served.dense_inputs),
+        rows=tuple(rows),
+        warnings=tuple(warn_of_noise(rows)),
+    )
 
 
 def _time(
-    contenders: Sequence[Contender], ids: Source, inputs: Sequence[int], settings: Settings, tell: Progress
+    contenders: Sequence[Contender], ids: Source, inputs: Sequence[int], settings: Settings, progress: Progress
 ) -> list[Row]:
     rows: list[Row] = []
     for number, batch in enumerate(settings.batches):
-        tell("timing", number, len(settings.batches))
+        progress("timing", number, len(settings.batches))
         rows += time_batch(contenders, ids, batch, inputs, seconds=settings.seconds)
     add_ratios(rows)
     return rows
@@ -159,15 +160,6 @@ def open_served(path: Path) -> Served:
     names = tuple(str(one["name"]) for one in plain) or tuple(map(str, range(len(shapes))))
     inputs = read_table_inputs(architecture, len(shapes))
     return Served(path, model, architecture, names, shapes, own, inputs, str(plain[0]["oov"]) if plain else "error")
-
-
-def _pairs_of(served: Served) -> str | None:
-    architecture = served.architecture
-    return str(architecture["pairs"]) if architecture.get("interaction") == "dot" else None
-
-
-def _has_no_network(served: Served) -> bool:
-    return served.architecture.get("name") == "tables"
 
 
 def refuse_other_model(served: Served, source: SourceModel, against: Path) -> None:
@@ -245,15 +237,3 @@ def warn_of_noise(rows: Sequence[Row]) -> list[str]:
         f"the machine is too noisy: at batch {', '.join(map(str, noisy))} the slowest tenth of the calls took over one "
         "and a half times the median; end what else is running, and measure again."
     ]
-
-
-def check_outputs(*paths: str | None, force: bool) -> None:
-    """OutputError, before any work is done, for files that cannot be written."""
-    for path in paths:
-        if path not in (None, "-"):
-            check_target(Path(str(path)), force=force)
-
-
-def write_figures(found: Mapping[str, Any], path: str) -> None:
-    """The figures as a JSON file."""
-    write_file(Path(path), [(json.dumps(found, indent=1) + "\n").encode()])

@@ -8,7 +8,8 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from memrec_convert.errors import KernelError
 from memrec_convert.kernels.loading import KERNEL_VARIABLE, describe_path, import_native
 from memrec_convert.lookup.memory import LARGE_PAGE_BYTES, OutputPool
+from memrec_convert.results import Result
 from memrec_convert.version import __version__
 
 CPU_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -34,26 +36,38 @@ LEAST_STEP = 1.7
 """How many times longer a read from memory takes than one from the last cache, at least, for the step to be told."""
 
 
-def describe_machine(*, chase: bool = True) -> dict[str, Any]:
-    """Everything that `doctor` says, as plain values. `chase` measures where random reads get slow (under two seconds).
+@dataclass(frozen=True)
+class Machine(Result):
+    """What `doctor` says.
 
-    {"kernel": {"path", "instruction_set", "available", "variable", "problem"}, "caches": [{"level", "kind", "bytes",
-    "shared_by"}], "effective_cache": {"bytes", "curve": [{"bytes", "ns"}]}, "threads", "cores", "large_pages",
-    "versions"}. "effective_cache" > "bytes" is None where the reads show no step.
+    kernel           {"path", "instruction_set", "available", "variable", "problem"}
+    caches           {"level", "kind", "bytes", "shared_by"} each, as the system states them
+    effective_cache  {"bytes", "curve": [{"bytes", "ns"}]}: where random reads get slow; None where they show no step
     """
-    found: dict[str, Any] = {"kernel": describe_kernel(), "caches": read_caches()}
-    if chase:
-        curve = measure_reads()
-        size = find_step(curve)
-        found["effective_cache"] = {"bytes": size, "curve": [{"bytes": n, "ns": ns} for n, ns in curve]}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return found | {
-        "threads": torch.get_num_threads(),
-        "cores": cores,
-        "processor": read_processor(),
-        "large_pages": describe_large_pages(),
-        "versions": list_versions(),
-    }
+
+    kernel: Mapping[str, Any]
+    caches: tuple[Mapping[str, Any], ...]
+    effective_cache: Mapping[str, Any]
+    threads: int
+    cores: int
+    processor: str
+    large_pages: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+
+def describe_machine(*, chase: bool = True) -> Machine:
+    """Everything that `doctor` says. `chase` measures where random reads get slow (under two seconds)."""
+    curve = measure_reads() if chase else []
+    return Machine(
+        kernel=describe_kernel(),
+        caches=tuple(read_caches()),
+        effective_cache={"bytes": find_step(curve), "curve": [{"bytes": size, "ns": ns} for size, ns in curve]},
+        threads=torch.get_num_threads(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        processor=read_processor(),
+        large_pages=describe_large_pages(),
+        versions=list_versions(),
+    )
 
 
 def describe_kernel() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from memrec_convert.errors import RecipeError
+from memrec_convert.errors import OptionError
 
 BATCHES = (1, 64, 512, 2048, 16384)
 SECONDS = 4.0
@@ -15,7 +15,7 @@ MOST_BATCH, MOST_THREADS, MOST_SECONDS = 1 << 20, 4096, 3600.0
 
 @dataclass(frozen=True)
 class Settings:
-    """Choices of a measurement; RecipeError where one makes no sense.
+    """Choices of a measurement; OptionError where one makes no sense.
 
     batches   samples of a call, measured one after the other
     threads   inside each operation
@@ -31,7 +31,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not self.batches:
-            raise RecipeError("no batch size was given; expected one or several, such as 1,64,2048.")
+            raise OptionError("no batch size was given; expected one or several, such as 1,64,2048.")
         for batch in self.batches:
             _check_whole("a batch size", batch, MOST_BATCH)
         _check_whole("threads", self.threads, MOST_THREADS)
@@ -41,12 +41,12 @@ class Settings:
 
 def _check_whole(name: str, value: object, most: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise RecipeError(f"{name} is {value!r}; expected a whole number from 1 to {most}.")
+        raise OptionError(f"{name} is {value!r}; expected a whole number from 1 to {most}.")
 
 
 def _check_number(name: str, value: object, most: float) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= most or math.isnan(value):
-        raise RecipeError(f"{name} is {value!r}; expected a number above 0 and at most {most:g}.")
+        raise OptionError(f"{name} is {value!r}; expected a number above 0 and at most {most:g}.")
 
 
 STEEPEST = 10.0

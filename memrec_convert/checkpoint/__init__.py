@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from memrec_convert.checkpoint.facts import FACTS, READINGS, Assumption, Facts, parse_assumed, read_facts, state_facts
+from memrec_convert.checkpoint.facts import NOTHING_STATED, READINGS, Assumption, Facts, parse_assumed, read_facts
 from memrec_convert.checkpoint.reading import digest_files, read_source, verify_storage
 from memrec_convert.checkpoint.source import SourceModel, SourceTable
 from memrec_convert.checkpoint.tensor_ref import StoredTensor, TensorRef
 
 __all__ = [
-    "FACTS",
+    "NOTHING_STATED",
     "READINGS",
     "Assumption",
     "Facts",
@@ -20,6 +20,5 @@ __all__ = [
     "parse_assumed",
     "read_facts",
     "read_source",
-    "state_facts",
     "verify_storage",
 ]

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
+from memrec_convert.choices import DenseTransform, Interaction, Pairs, Pooling, QrOperation, values_of
 from memrec_convert.errors import CheckpointError
 
-FACTS = ("qr_operation", "field_sizes", "table_order", "interaction", "pooling")
-"""The fields of `Facts`, as recipes and options name them."""
-
-LIST_FACTS = ("field_sizes", "table_order")
-READINGS = ("pairs", "dense_transform", *FACTS)
-"""Everything that can be stated about a checkpoint; the first two stand in the architecture under these names."""
-
-QR_OPERATIONS = ("mult", "add", "concat")
-POOLINGS = ("sum", "mean")
-DENSE_TRANSFORMS = ("log1p", "log(x+3)", "identity")
-PAIRS = ("lower", "upper")
-INTERACTIONS = ("dot", "dot-with-itself", "cat")
-
 _CHOICES = {
-    "pairs": PAIRS,
-    "dense_transform": DENSE_TRANSFORMS,
-    "qr_operation": QR_OPERATIONS,
-    "interaction": INTERACTIONS,
-    "pooling": POOLINGS,
+    "pairs": values_of(Pairs),
+    "dense_transform": values_of(DenseTransform),
+    "qr_operation": values_of(QrOperation),
+    "interaction": values_of(Interaction),
+    "pooling": values_of(Pooling),
 }
 _WORDS = {
     "qr_operation": "the quotient-remainder operation",
@@ -34,37 +23,54 @@ _WORDS = {
     "pairs": "the order of pairs",
     "dense_transform": "the dense transform",
 }
+_LISTS = ("field_sizes", "table_order")
 
 
 @dataclass(frozen=True)
 class Facts:
-    """None leaves a fact to the layout's assumption.
+    """None leaves a fact to the layout's assumption. CheckpointError for a value that a fact cannot have.
 
-    qr_operation   what joins the two rows of quotient-remainder tables: "mult", "add" or "concat"
-    field_sizes    ids per field of a joint table (pytorch-fm), in the order of the fields
-    table_order    names of the tables in the order of the network's inputs, where the file's order is another
-    interaction    "dot", "dot-with-itself" or "cat", where the top layer's width fits several
-    pooling        what becomes of a bag of several ids: "sum" or "mean"
+    pairs            order of the interaction's pairs: "lower" or "upper"
+    dense_transform  what training did to dense values: "log1p", "log(x+3)" or "identity"
+    qr_operation     what joins the two rows of quotient-remainder tables: "mult", "add" or "concat"
+    field_sizes      ids per field of a joint table (pytorch-fm), in the order of the fields
+    table_order      names of the tables in the order of the network's inputs, where the file's order is another
+    interaction      "dot", "dot-with-itself" or "cat", where the top layer's width fits several
+    pooling          what becomes of a bag of several ids: "sum" or "mean"
     """
 
-    qr_operation: str | None = None
+    pairs: Pairs | None = None
+    dense_transform: DenseTransform | None = None
+    qr_operation: QrOperation | None = None
     field_sizes: tuple[int, ...] | None = None
     table_order: tuple[str, ...] | None = None
-    interaction: str | None = None
-    pooling: str | None = None
-
-    def to_json(self) -> dict[str, object]:
-        """What is stated, and nothing that is left open; `state_facts(**...)` reads it back."""
-        found = {name: getattr(self, name) for name in FACTS}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items() if value}
+    interaction: Interaction | None = None
+    pooling: Pooling | None = None
 
     def __post_init__(self) -> None:
-        for name in ("qr_operation", "interaction", "pooling"):
+        for name, known in _CHOICES.items():
             value = getattr(self, name)
-            if value is not None:
-                check_choice(name, value)
-        if self.field_sizes is not None and not all(_is_size(size) for size in self.field_sizes):
-            raise CheckpointError(f"the field sizes {list(self.field_sizes)!r} are not whole numbers above zero.")
+            if value is not None and value not in known:
+                raise CheckpointError(f"{_WORDS[name]} {value!r} is not one of {', '.join(known)}.")
+        for name in _LISTS:
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not all(isinstance(size, int) and type(size) is not bool and size > 0 for size in self.field_sizes or ()):
+            raise CheckpointError(f"the field sizes {list(self.field_sizes or ())!r} are not whole numbers above zero.")
+
+    def to_json(self) -> dict[str, object]:
+        """What is stated and stands under `stated` in an architecture, whose own fields hold pairs and transform."""
+        found = {name: getattr(self, name) for name in FACTS}
+        return {name: list(value) if name in _LISTS else value for name, value in found.items() if value}
+
+
+READINGS = tuple(one.name for one in fields(Facts))
+"""Everything that can be stated about a checkpoint."""
+
+FACTS = READINGS[2:]
+"""What of it an architecture keeps under `stated`."""
+
+NOTHING_STATED = Facts()
 
 
 @dataclass(frozen=True)
@@ -84,53 +90,26 @@ def assume_one(fact: str, taken: str) -> Assumption:
     return Assumption(fact, taken, tuple(value for value in _CHOICES[fact] if value != taken))
 
 
-def check_choice(fact: str, value: object) -> None:
-    """CheckpointError for a value that a fact cannot have."""
-    if value not in _CHOICES[fact]:
-        raise CheckpointError(f"{_WORDS[fact]} {value!r} is not one of {', '.join(_CHOICES[fact])}.")
-
-
-def state_facts(
-    *,
-    qr_operation: str | None = None,
-    field_sizes: Sequence[int] | None = None,
-    table_order: Sequence[str] | None = None,
-    interaction: str | None = None,
-    pooling: str | None = None,
-) -> Facts:
-    """Facts from plain values, as recipes and the command line have them; CheckpointError for unknown ones."""
-    sizes = None if field_sizes is None else tuple(field_sizes)
-    order = None if table_order is None else tuple(table_order)
-    return Facts(qr_operation, sizes, order, interaction, pooling)
-
-
-def parse_assumed(given: Mapping[str, str]) -> dict[str, object]:
-    """NAME=VALUE texts of `--assume` as plain values of `READINGS`; CheckpointError for unknown names and values."""
-    found: dict[str, object] = {}
-    for key, text in given.items():
+def parse_assumed(given: Mapping[str, str | Sequence[str] | Sequence[int]], known: Facts = NOTHING_STATED) -> Facts:
+    """`known` with what `--assume` states, NAME=VALUE as texts or as lists; CheckpointError for unknown ones."""
+    found: dict[str, Any] = {}
+    for key, value in given.items():
         name = str(key).replace("-", "_")
         if name not in READINGS:
             raise CheckpointError(f"{key!r} is nothing that can be assumed; expected one of {', '.join(READINGS)}.")
-        if name in _CHOICES:
-            check_choice(name, text)
-            found[name] = text
-        elif name == "table_order":
-            found[name] = [part.strip() for part in str(text).split(",")]
-        else:
-            found[name] = [int(part) if part.strip().isdecimal() else part for part in str(text).split(",")]
-    return found
+        parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
+        if name == "field_sizes":
+            parts = [int(part) if isinstance(part, str) and part.isdecimal() else part for part in parts]
+        found[name] = parts if name in _LISTS else value
+    return replace(known, **found)
 
 
 def read_facts(architecture: Mapping[str, object]) -> Facts:
-    """The facts that were stated of an original, from the `stated` of its architecture."""
+    """The facts that were stated of an original, from its architecture; the order of pairs is always taken from it."""
     stated = architecture.get("stated", {})
     if not isinstance(stated, Mapping) or not set(stated) <= set(FACTS):
         raise CheckpointError(f"architecture > stated: expected some of {', '.join(FACTS)}, found {stated!r}.")
-    lists = [stated[name] for name in LIST_FACTS if name in stated]
-    if not all(isinstance(value, (list, tuple)) for value in lists):
+    if not all(isinstance(stated[name], (list, tuple)) for name in _LISTS if name in stated):
         raise CheckpointError(f"architecture > stated: expected lists, found {stated!r}.")
-    return state_facts(**stated)
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    pairs = {"pairs": architecture.get("pairs")} if architecture.get("interaction") == "dot" else {}
+    return Facts(**pairs, **stated)  # type: ignore[arg-type]  # checked when they are stated

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from memrec_convert.checkpoint.containers import Contents, find_container, open_checkpoint
-from memrec_convert.checkpoint.facts import Facts, assume_one
+from memrec_convert.checkpoint.facts import NOTHING_STATED, Facts, assume_one
 from memrec_convert.checkpoint.layouts import Reading, find_layout, keep_tables
 from memrec_convert.checkpoint.optimizer_state import find_optimizer
 from memrec_convert.checkpoint.shards import SHARDED_TENSOR, join_ranks
@@ -17,11 +17,9 @@ from memrec_convert.checkpoint.state_dict import find_metrics, find_state_dict
 from memrec_convert.checkpoint.tensor_ref import StoredTensor
 from memrec_convert.errors import CheckpointError
 
-_NOTHING_STATED = Facts()
-
 
 def read_source(
-    path: str | Path, *, for_conversion: bool = True, facts: Facts = _NOTHING_STATED, tables_only: bool = False
+    path: str | Path, *, for_conversion: bool = True, facts: Facts = NOTHING_STATED, tables_only: bool = False
 ) -> SourceModel:
     """The click model in a checkpoint, from its headers; no row is read and nothing in the file is run.
 

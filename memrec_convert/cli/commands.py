@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from difflib import get_close_matches
+from pathlib import Path
 
 import click
 
@@ -23,8 +25,11 @@ class DefaultToConvert(click.Group):
     """A group whose first argument may be a file: then the command is `convert`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Puts `convert` in front of anything that names no command."""
+        """Puts `convert` in front of anything that names no command; UsageError for a command that is mistyped."""
         if args and args[0] not in self.commands and args[0] not in ("--help", "-h", "--version"):
+            near = get_close_matches(args[0], self.commands, n=1)
+            if near and not set(args[0]) & set("./\\") and not Path(args[0]).exists():
+                raise click.UsageError(f"there is no command or file {args[0]!r} (did you mean {near[0]}?)", ctx)
             args = ["convert", *args]
         return super().parse_args(ctx, args)
 

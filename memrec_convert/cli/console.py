@@ -19,9 +19,14 @@ LEAST_BYTES = 10_000_000
 SECONDS_BETWEEN_LINES = 30.0
 
 
-def print_json(value: Mapping[str, Any]) -> None:
-    """One JSON object on stdout."""
-    click.echo(json.dumps(value, indent=1))
+def show(
+    values: Mapping[str, Any], render: Callable[[Mapping[str, Any], int], str], *, as_json: bool, quiet: bool
+) -> None:
+    """A result on stdout: as one JSON object, or as `render` writes it within so many columns, or not at all."""
+    if as_json:
+        click.echo(json.dumps(values, indent=1))
+    elif not quiet:
+        click.echo(render(values, text_width()))
 
 
 def text_width() -> int:

@@ -7,28 +7,35 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memrec_convert.cli.console import Progress, print_json, text_width
-from memrec_convert.cli.options import group_option, log_options, output_options, plan_options, unpack_logs
+from memrec_convert.cli.console import Progress, show
+from memrec_convert.cli.options import (
+    add,
+    budget_option,
+    force_option,
+    group_option,
+    input_options,
+    list_given,
+    log_option,
+    output_options,
+    plan_options,
+    tables_only_option,
+    training_options,
+)
 from memrec_convert.cli.study import plan_from_shape
 
 if TYPE_CHECKING:
     from memrec_convert.report import Report
 
+common_options = add(budget_option, input_options, plan_options, tables_only_option)
+
 
 @click.command()
 @click.argument("file")
-@plan_options
-@log_options
-@click.option(
-    "--eval", "evaluation", multiple=True, metavar="LOG", help="Test log: measures the result, and nothing else."
-)
+@common_options
+@log_option("--eval", "Test log: measures the result, and nothing else; repeatable.")
 @click.option(
     "--pooled", metavar="NAME=N,...", help="Of sample-pooled: D, K, dw, kw, l; start=warm|balanced|released; optimizer."
 )
-@click.option(
-    "--tables-only", is_flag=True, default=None, help="Convert the tables alone; their network need not be known."
-)
-@click.option("--work", metavar="DIR", help="Keep fits and codes here, for another budget or after an interruption.")
 @click.option("--out", metavar="FILE", help="The artifact (default: FILE with .safetensors).")
 @click.option(
     "--max-auc-drop",
@@ -42,55 +49,33 @@ if TYPE_CHECKING:
     metavar="DROP",
     help="Exit 3 and write nothing where the AUC drops more than DROP on --val (else on --eval).",
 )
-@click.option("--epochs", type=int, metavar="N", help="Epochs of fine-tuning, given --data and --val (default 1).")
-@click.option(
-    "--targets",
-    type=click.Choice(["mixed", "soft", "labels"]),
-    help="Fine-tune towards the original's logits (soft), the labels, or 80 % and 20 % of them (mixed, default).",
-)
-@click.option("--train-dense", is_flag=True, default=None, help="Fine-tune the dense part too.")
-@click.option("--lr-search", is_flag=True, default=None, help="Choose learning rates on --val, after short trials.")
+@training_options
 @group_option
 @click.option("--ablation", is_flag=True, help="Measure what each table's compression alone costs.")
 @click.option("--control", is_flag=True, help="Fine-tune the original too, to tell training from compression.")
 @click.option("--report-html", metavar="FILE", help="Write the report as one HTML page too, with the rate curve.")
 @click.option("--compare-json", metavar="FILE", help="Into that page: what compare --json printed.")
 @click.option("--full", is_flag=True, help="Print all of the report, not one screen of it.")
-@click.option("--force", is_flag=True, help="Replace an existing artifact.")
+@force_option
 @output_options
-def convert(
-    file: str,
-    *,
-    evaluation: tuple[str, ...],
-    full: bool,
-    as_json: bool,
-    quiet: bool,
-    **options: Any,  # noqa: ANN401
-) -> None:
+def convert(file: str, *, full: bool, as_json: bool, quiet: bool, **options: Any) -> None:  # noqa: ANN401
     """Convert checkpoint FILE and write artifact, report (JSON) and model card."""
     from memrec_convert.report import render_summary, render_terminal, suggest_step
 
     run = find_converter(options)
-
     with Progress(quiet=quiet) as progress:
-        report = run(file, eval=evaluation or None, progress=progress, **unpack_logs(options))
-    if as_json:
-        print_json(report.to_json())
-    elif full and not quiet:
-        click.echo(render_terminal(report, text_width()))
-    elif not quiet:
+        report = run(file, progress=progress, **list_given(options))
+
+    def render(_: object, width: int) -> str:
         step = suggest_step(report, source=file, paged=options["report_html"] is not None)
-        click.echo(render_summary(report, step, text_width()))
+        return render_terminal(report, width) if full else render_summary(report, step, width)
+
+    show(report.to_json(), render, as_json=as_json, quiet=quiet)
 
 
 @click.command()
 @click.argument("file", required=False)
-@plan_options
-@log_options
-@click.option(
-    "--tables-only", is_flag=True, default=None, help="Convert the tables alone; their network need not be known."
-)
-@click.option("--work", metavar="DIR", help="Keep fits and codes here, for another budget or after an interruption.")
+@common_options
 @click.option("--curve", is_flag=True, help="Show the predicted AUC drop over many budgets too.")
 @click.option("--shape", metavar="NAME", help="Plan without a checkpoint: criteo-tb, criteo-kaggle, avazu, or a file.")
 @click.option("--zipf", type=float, metavar="S", help="With --shape: the id of rank r is read as r**-S (default 1.05).")
@@ -117,11 +102,8 @@ def plan(
     from memrec_convert.report import render_plan
 
     with Progress(quiet=quiet) as progress:
-        found = run(file, progress=progress, **unpack_logs(options))
-    if as_json:
-        print_json(found)
-    elif not quiet:
-        click.echo(render_plan(found, text_width()))
+        found = run(file, progress=progress, **list_given(options))
+    show(found.to_json(), render_plan, as_json=as_json, quiet=quiet)
 
 
 def find_converter(options: Mapping[str, Any]) -> Callable[..., Report]:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from memrec_convert.cli.console import Progress, print_json, text_width
-from memrec_convert.cli.options import dense_transform_option, group_option, log_options, output_options
+from memrec_convert.cli.console import Progress, show
+from memrec_convert.cli.options import (
+    force_option,
+    group_option,
+    list_given,
+    log_option,
+    output_options,
+    reading_options,
+    running_options,
+)
 
 
 @click.command()
@@ -21,40 +30,32 @@ def inspect(file: str, *, scan: bool, as_json: bool, quiet: bool) -> None:
 
     with Progress(quiet=quiet) as progress:
         found = run(file, scan=scan, progress=progress)
-    if as_json:
-        print_json(found)
-    elif not quiet:
-        click.echo(render_inspection(found, text_width()))
-        if scan:
-            click.echo("\n" + render_scan(found, text_width()))
+
+    def render(values: Mapping[str, Any], width: int) -> str:
+        return render_inspection(values, width) + ("\n\n" + render_scan(values, width) if scan else "")
+
+    show(found.to_json(), render, as_json=as_json, quiet=quiet)
 
 
 @click.command()
 @click.argument("file")
-@click.option(
-    "--eval", "evaluation", multiple=True, required=True, metavar="LOG", help="The log to measure on; repeatable."
-)
+@log_option("--eval", "The log to measure on; repeatable.", required=True)
 @click.option(
     "--against", metavar="CHECKPOINT", help="Measure the original on the same rows, with the paired difference."
 )
-@dense_transform_option
 @group_option
 @click.option("--ablation", is_flag=True, help="With --against: measure each table's compression alone.")
 @click.option("--scores", metavar="FILE.npy", help="Write the logits.")
-@click.option("--force", is_flag=True, help="Replace an existing file of scores.")
-@log_options
+@force_option
+@reading_options
+@running_options
 @output_options
-def evaluate(file: str, *, evaluation: tuple[str, ...], as_json: bool, quiet: bool, **options: Any) -> None:  # noqa: ANN401
+def evaluate(file: str, *, as_json: bool, quiet: bool, **options: Any) -> None:  # noqa: ANN401
     """Measure artifact FILE (or a checkpoint) on a log."""
     from memrec_convert.conversion.evaluate import evaluate as run
     from memrec_convert.report import render_evaluation
 
-    given = {name: value for name, value in options.items() if value is not None}
-    found = run(file, evaluation, **given)
-    if as_json:
-        print_json(found)
-    elif not quiet:
-        click.echo(render_evaluation(found, text_width()))
+    show(run(file, **list_given(options)).to_json(), render_evaluation, as_json=as_json, quiet=quiet)
 
 
 @click.command()
@@ -65,12 +66,11 @@ def verify(file: str, *, against: str | None, as_json: bool, quiet: bool) -> Non
     """Check artifact FILE: size, digests, shapes, indices."""
     from memrec_convert.conversion.verify import verify as run
 
-    found = run(file, against=against)
-    if as_json:
-        print_json(found)
-    elif not quiet:
-        click.echo(
-            f"{found['path']}: sound. {found['bytes']} bytes, {found['tensors']} tensors, {found['tables']} tables."
-        )
-        for table in found["against"]["tables"] if found["against"] else ():
-            click.echo(f"  {table['name']}: relative error of its rows {table['relative_error']:.4f}")
+    show(run(file, against=against).to_json(), _render_verified, as_json=as_json, quiet=quiet)
+
+
+def _render_verified(found: Mapping[str, Any], _width: int) -> str:
+    head = f"{found['path']}: sound. {found['bytes']} bytes, {found['tensors']} tensors, {found['tables']} tables."
+    tables = found["against"]["tables"] if found["against"] else ()
+    errors = [f"  {table['name']}: relative error of its rows {table['relative_error']:.4f}" for table in tables]
+    return "\n".join([head, *errors])

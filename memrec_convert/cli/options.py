@@ -1,36 +1,32 @@
-"""What several commands read a log with: the options, and how their texts become values."""
+"""The options that several commands share, and how their texts become values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any, TypeVar
 
 import click
 
-Command = TypeVar("Command", bound=Callable[..., None])
+from memrec_convert.choices import DensePrecision, Method, Oov, Targets, Weights, values_of
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def read_columns(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str] | None:
-    """NAME=COLUMN pairs as a mapping; BadParameter for anything else."""
-    columns = {}
-    for pair in pairs:
-        name, separator, column = pair.partition("=")
-        if not separator or not name or not column:
-            raise click.BadParameter(f"{pair!r} is no NAME=COLUMN, such as emb_l.0=C1")
-        columns[name] = column
-    return columns or None
+def read_named(example: str) -> Callable[..., dict[str, str] | None]:
+    """Reads NAME=VALUE texts as a mapping; BadParameter for anything else, and for one name with two values."""
 
+    def read(_ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, str] | None:
+        found: dict[str, str] = {}
+        for text in given:
+            name, separator, value = text.partition("=")
+            if not (separator and name and value):
+                raise click.BadParameter(f"{text!r} is no {param.metavar}, such as {example}")
+            if found.setdefault(name, value) != value:
+                raise click.BadParameter(f"{name} is given both as {found[name]!r} and as {value!r}")
+        return found or None
 
-def read_assumed(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, str] | None:
-    """NAME=VALUE texts as a mapping; BadParameter for anything else, and for one name with two values."""
-    assumed: dict[str, str] = {}
-    for text in given:
-        name, separator, value = text.partition("=")
-        if not separator or not name or not value:
-            raise click.BadParameter(f"{text!r} is no NAME=VALUE, such as pairs=upper")
-        if assumed.setdefault(name, value) != value:
-            raise click.BadParameter(f"{name} is given both as {assumed[name]!r} and as {value!r}")
-    return assumed or None
+    return read
 
 
 def read_sizes(_ctx: click.Context, _param: click.Parameter, text: str | None) -> list[int] | None:
@@ -43,128 +39,111 @@ def read_sizes(_ctx: click.Context, _param: click.Parameter, text: str | None) -
     return [int(part) for part in parts]
 
 
-dense_transform_option = click.option(
-    "--dense-transform",
-    type=click.Choice(["log1p", "log(x+3)", "identity"]),
-    help="What training did to dense values (default log1p).",
-)
+def add(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """One decorator of several, in the order of the help."""
+    return lambda command: reduce(lambda done, option: option(done), reversed(options), command)
 
-READING_OPTIONS = [
+
+def log_option(name: str, says: str, *, required: bool = False) -> Callable[[Command], Command]:
+    """An option that takes logs; --eval is the argument `eval` of the verbs."""
+    return click.option(name, multiple=True, required=required, metavar="LOG", help=says)
+
+
+def choose(name: str, choice: object, says: str) -> Callable[[Command], Command]:
+    """An option that takes one of the values of a choice."""
+    return click.option(name, type=click.Choice(values_of(choice)), help=says)
+
+
+output_options = add(
+    click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there."),
+    click.option("--quiet", "-q", is_flag=True, help="No progress and no report."),
+)
+"""What is shown."""
+
+reading_options = add(
     click.option(
         "--columns",
         multiple=True,
         metavar="NAME=COLUMN",
-        callback=read_columns,
+        callback=read_named("emb_l.0=C1"),
         help="Log column of a table, dense input (I1, ...) or label; repeatable.",
     ),
-    click.option(
-        "--oov",
-        type=click.Choice(["error", "clip", "hash", "zero"]),
-        help="Ids beyond their table: refuse (default), nearest, modulo, zero vector.",
-    ),
+    choose("--oov", Oov, "Ids beyond their table: refuse (default), nearest, modulo, zero vector."),
     click.option("--id-map", metavar="FILE", help="Tokens of a raw Criteo log to rows."),
     click.option("--modulus", type=int, metavar="N", help="Rows of a raw Criteo log are int(token, 16) mod N."),
-    click.option(
-        "--pairs",
-        type=click.Choice(["lower", "upper"]),
-        help="Order of the interaction's pairs, where the layout's default is wrong.",
-    ),
-    click.option(
-        "--qr-operation",
-        type=click.Choice(["mult", "add", "concat"]),
-        help="What joins the rows of quotient-remainder tables (default mult).",
-    ),
     click.option(
         "--assume",
         multiple=True,
         metavar="NAME=VALUE",
-        callback=read_assumed,
+        callback=read_named("pairs=upper"),
         help="State a fact that the file leaves open, such as pairs=upper; repeatable.",
     ),
-    click.option(
-        "--field-sizes",
-        metavar="N,N,...",
-        callback=read_sizes,
-        help="Ids of each field of a joint table (pytorch-fm), in order.",
-    ),
-]
+)
 """Which columns and rows a log means, and what a checkpoint does not say itself."""
 
-RUNNING_OPTIONS = [
+running_options = add(
     click.option("--batch-size", type=int, metavar="N", help="Samples per batch (default 4096)."),
     click.option("--threads", type=int, metavar="N", help="Threads (default: all cores)."),
-]
+)
 
-
-def log_options(command: Command) -> Command:
-    """Adds the options of a log and of the run over it."""
-    return reading_options(_add(command, RUNNING_OPTIONS))
-
-
-def reading_options(command: Command) -> Command:
-    """Adds the options of a log alone."""
-    return _add(command, READING_OPTIONS)
-
-
-def _add(command: Command, options: Sequence[Callable[[Any], Any]]) -> Command:
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-PLAN_OPTIONS = [
-    click.option(
-        "--budget",
-        metavar="SIZE",
-        help="Bytes of the whole file: 48MB, 46MiB, 600kB; 5% or 100x (of the tables, plus dense part and 20 kB); llc.",
-    ),
-    click.option("--data", multiple=True, metavar="LOG", help="Training log: file, directory or glob; repeatable."),
-    click.option("--val", multiple=True, metavar="LOG", help="Hold-out log: chooses between plans, stops training."),
+input_options = add(
+    log_option("--data", "Training log: file, directory or glob; repeatable."),
+    log_option("--val", "Hold-out log: chooses between plans, stops training."),
     click.option("--profile", metavar="FILE", help="Lookup profile (.npz): reused, or written if not there yet."),
     click.option("--recipe", metavar="FILE", help="Recipe: a YAML file or the name of a packaged one."),
-    click.option("--threshold", metavar="SIZE", help="Smaller tables are never replaced: bytes, or 10000rows (4kB)."),
-    click.option(
-        "--method",
-        type=click.Choice(["auto", "memrec", "codes", "int8", "sample-pooled"]),
-        help="auto (default): what costs least; memrec: all hashed; codes: no stored rows; int8: rows only; "
-        "sample-pooled: as released, trained anew (convert).",
-    ),
-    click.option(
-        "--weights",
-        type=click.Choice(["auto", "log", "optimizer", "displacement", "uniform"]),
-        help="How rows are weighted (default auto: log, else optimizer state, else displacement).",
-    ),
-    click.option("--dense", type=click.Choice(["fp32", "bf16"]), help="Precision of the stored dense part (fp32)."),
-    dense_transform_option,
     click.option(
         "--allow-nonfinite", is_flag=True, default=None, help="Read rows with NaN or infinite values as zeros."
     ),
-    click.option("--seed", type=int, metavar="N", help="Seed of everything random (default 0)."),
-]
+    reading_options,
+    running_options,
+)
+"""What a conversion starts from."""
+
+budget_option = click.option(
+    "--budget",
+    metavar="SIZE",
+    help="Bytes of the whole file: 48MB, 46MiB, 600kB; 5% or 100x (of the tables, plus dense part and 20 kB); llc.",
+)
+seed_option = click.option("--seed", type=int, metavar="N", help="Seed of everything random (default 0).")
+work_option = click.option(
+    "--work", metavar="DIR", help="Keep fits and codes here, for another budget or after an interruption."
+)
+tables_only_option = click.option(
+    "--tables-only", is_flag=True, default=None, help="Convert the tables alone; their network need not be known."
+)
+group_option = click.option(
+    "--group", metavar="COLUMN", help="Column of --eval that says which rows belong together, such as the user's."
+)
+force_option = click.option("--force", is_flag=True, help="Replace existing files.")
+
+plan_options = add(
+    click.option("--threshold", metavar="SIZE", help="Smaller tables are never replaced: bytes, or 10000rows (4kB)."),
+    choose(
+        "--method",
+        Method,
+        "auto (default): what costs least; memrec: all hashed; codes: no stored rows; int8: rows only; "
+        "sample-pooled: as released, trained anew (convert).",
+    ),
+    choose("--weights", Weights, "How rows are weighted (default auto: log, else optimizer state, else displacement)."),
+    choose("--dense", DensePrecision, "Precision of the stored dense part (fp32)."),
+    seed_option,
+    work_option,
+)
+"""What plans depend on."""
+
+training_options = add(
+    click.option("--epochs", type=int, metavar="N", help="Epochs of fine-tuning, given --data and --val (default 1)."),
+    choose(
+        "--targets",
+        Targets,
+        "Fine-tune towards the original's logits (soft), the labels, or 80 % and 20 % of them (mixed, default).",
+    ),
+    click.option("--train-dense", is_flag=True, default=None, help="Fine-tune the dense part too."),
+)
+"""How a conversion is fine-tuned."""
 
 
-def plan_options(command: Command) -> Command:
-    """Adds the options that plans depend on."""
-    for option in reversed(PLAN_OPTIONS):
-        command = option(command)
-    return command
-
-
-def group_option(command: Command) -> Command:
-    """Adds the option that names the evaluation log's groups."""
-    return click.option(
-        "--group", metavar="COLUMN", help="Column of --eval that says which rows belong together, such as the user's."
-    )(command)
-
-
-def output_options(command: Command) -> Command:
-    """Adds the options of what is shown."""
-    command = click.option("--quiet", "-q", is_flag=True, help="No progress and no report.")(command)
-    return click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")(
-        command
-    )
-
-
-def unpack_logs(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Repeatable log options as lists, those that were not given as None."""
-    return {name: (list(value) or None) if name in ("data", "val") else value for name, value in options.items()}
+def list_given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given, repeatable ones as lists."""
+    given = {name: list(one) if isinstance(one, tuple) else one for name, one in options.items()}
+    return {name: one for name, one in given.items() if one is not None and one != []}

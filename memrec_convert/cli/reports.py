@@ -6,25 +6,27 @@ from typing import Any
 
 import click
 
-from memrec_convert.cli.console import text_width
+from memrec_convert.cli.console import show
+from memrec_convert.cli.options import force_option, output_options
 
 
 @click.command()
 @click.argument("file")
 @click.option("--html", metavar="FILE", help="Write it as one HTML page with charts, which loads nothing.")
 @click.option("--compare-json", metavar="FILE", help="Into the page: what compare --json printed.")
-@click.option("--bench-json", metavar="FILE", help="Into the page: what bench --json wrote.")
+@click.option("--bench-json", metavar="FILE", help="Into the page: what bench --json printed.")
 @click.option("--full", is_flag=True, help="Print all of it, not one screen.")
-@click.option("--force", is_flag=True, help="Replace an existing page.")
-@click.option("--quiet", "-q", is_flag=True, help="Print nothing.")
-def report(file: str, *, full: bool, quiet: bool, **options: Any) -> None:  # noqa: ANN401
+@force_option
+@output_options
+def report(file: str, *, full: bool, as_json: bool, quiet: bool, **options: Any) -> None:  # noqa: ANN401
     """Show the report FILE (.report.json) that a conversion wrote, and make a page of it."""
     from memrec_convert.conversion.report import show_report
     from memrec_convert.report import render_summary, render_terminal, suggest_step
 
     found = show_report(file, **options)
-    if full and not quiet:
-        click.echo(render_terminal(found, text_width()))
-    elif not quiet:
+
+    def render(_: object, width: int) -> str:
         step = suggest_step(found, file=file, paged=options["html"] is not None)
-        click.echo(render_summary(found, step, text_width()))
+        return render_terminal(found, width) if full else render_summary(found, step, width)
+
+    show(found.to_json(), render, as_json=as_json, quiet=quiet)

@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from memrec_convert.choices import DenseTransform, Oov, values_of
 from memrec_convert.errors import LogError
-
-DENSE_TRANSFORMS = ("log1p", "log(x+3)", "identity")
-OOV_CHOICES = ("error", "clip", "hash", "zero")
 
 
 @dataclass(frozen=True)
@@ -35,11 +33,13 @@ class LogSchema:
     group: str | None = None
 
     def __post_init__(self) -> None:
-        if self.dense_transform not in DENSE_TRANSFORMS:
-            choices = ", ".join(DENSE_TRANSFORMS)
+        if self.dense_transform not in values_of(DenseTransform):
+            choices = ", ".join(values_of(DenseTransform))
             raise LogError(f"the dense transform {self.dense_transform!r} is not known: choose one of {choices}.")
-        if self.oov not in OOV_CHOICES:
-            raise LogError(f"the choice {self.oov!r} for ids outside a table is not known: {', '.join(OOV_CHOICES)}.")
+        if self.oov not in values_of(Oov):
+            raise LogError(
+                f"the choice {self.oov!r} for ids outside a table is not known: {', '.join(values_of(Oov))}."
+            )
         if self.modulus is not None and self.modulus < 1:
             raise LogError(f"the modulus {self.modulus} is not a number of ids: give the one of the preprocessing.")
         known = {name for name, _ in self.tables} | {f"I{j + 1}" for j in range(self.dense)} | {"label"}

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE, Metadata
 from memrec_convert.artifact.reader import read_artifact
 from memrec_convert.artifact.writer import collect_tensors, write_model
-from memrec_convert.checkpoint import READINGS
 from memrec_convert.conversion.inputs.from_module import make_loader, make_subject
-from memrec_convert.conversion.inputs.preparing import plain_options, resolve, stay_silent
+from memrec_convert.conversion.inputs.preparing import stay_silent
 from memrec_convert.conversion.inputs.stopwatch import Stopwatch
 from memrec_convert.conversion.inputs.subject import Progress
 from memrec_convert.conversion.measuring.reporting import make_report
+from memrec_convert.conversion.options import InputChoices, OptionChoices, make_options, names_of, refuse_unknown
 from memrec_convert.conversion.shrink import shrink
-from memrec_convert.errors import ModelError, RecipeError
+from memrec_convert.errors import ModelError, OptionError
 from memrec_convert.evaluation.scoring import Forward, check_logits
 from memrec_convert.lookup import CompressedEmbedding, CompressedEmbeddingBag, describe_module
 from memrec_convert.parallel import single_threaded_torch
-from memrec_convert.recipe import Recipe
 from memrec_convert.report import Report
 from memrec_convert.safe_files import check_target
 from memrec_convert.units import parse_budget
@@ -40,7 +40,7 @@ def compress(
     labels: Callable[[Any], Tensor] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     progress: Progress = stay_silent,
-    **choices: Any,  # noqa: ANN401 - fields of Options
+    **choices: Unpack[OptionChoices],
 ) -> tuple[nn.Module, Report]:
     """A copy of the model whose nn.EmbeddingBag and nn.Embedding modules are compressed, and the report of it.
 
@@ -55,8 +55,11 @@ def compress(
     left as it was. Raises a MemrecError.
     """
     watch = Stopwatch()
-    _refuse_log_choices(choices)
-    options, _, _ = resolve(Recipe(), choices)
+    for name in choices:
+        if name in names_of(InputChoices) - names_of(OptionChoices):
+            raise OptionError(f"the option {name!r} is for files; batches reach a live model as they are.")
+    refuse_unknown(choices, OptionChoices)
+    options = make_options(choices)
     train, hold_out = make_loader(batches, labels, "batches"), make_loader(val, labels, "val", hold=True)
     with watch.stage("read"), single_threaded_torch():
         subject, warnings = make_subject(
@@ -77,7 +80,7 @@ def compress(
         shrunk,
         path=None,
         nbytes=shrunk.chosen.nbytes,
-        options=plain_options(options),
+        options=options.differing(),
         judgement=None,
         source={"layout": type(model).__name__, "container": "live module", "assumed": ()},
         evaluation=None,
@@ -86,13 +89,6 @@ def compress(
     )
     setattr(shrunk.model, METADATA_ATTRIBUTE, shrunk.metadata)
     return shrunk.model, report
-
-
-def _refuse_log_choices(choices: Mapping[str, Any]) -> None:
-    """RecipeError for what would say how to read a click log: there is none."""
-    for name in choices:
-        if name in ("columns", "id_map", "modulus", "assume", *READINGS):
-            raise RecipeError(f"the option {name!r} is for click logs; batches reach a live model as they are.")
 
 
 def save(model: nn.Module, path: str | Path, *, force: bool = False) -> int:

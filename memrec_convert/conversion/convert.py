@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import cast
+
+from typing_extensions import Unpack
 
 from memrec_convert.artifact.reader import read_artifact
 from memrec_convert.artifact.writer import write_model
 from memrec_convert.conversion.gating import Gate, check_bound, find_smallest, require_quality
-from memrec_convert.conversion.inputs.from_checkpoint import LogPaths
-from memrec_convert.conversion.inputs.preparing import (
-    Job,
-    plain_options,
-    prepare,
-    profile_facts,
-    source_facts,
-    stay_silent,
-)
-from memrec_convert.conversion.inputs.subject import Progress
+from memrec_convert.conversion.inputs.preparing import Job, prepare, profile_facts, source_facts
 from memrec_convert.conversion.inputs.workspace import open_workspace
+from memrec_convert.conversion.measuring.judging import Judgement
 from memrec_convert.conversion.measuring.outcome import judge_outcome
 from memrec_convert.conversion.measuring.rate_curve import foresee
 from memrec_convert.conversion.measuring.reporting import evaluation_facts, make_report, warn_of_outcome, with_measured
-from memrec_convert.conversion.options import Extras
+from memrec_convert.conversion.options import Extras, InputChoices, OutputChoices, names_of, refuse_unknown
 from memrec_convert.conversion.report import Companions, check_targets, plan_page
 from memrec_convert.conversion.shrink import shrink
 from memrec_convert.conversion.steps.outcome import GateResult, Shrunk
@@ -36,70 +31,78 @@ def convert(
     path: str | Path,
     budget: str | int | None = None,
     *,
-    data: LogPaths | None = None,
-    val: LogPaths | None = None,
-    eval: LogPaths | None = None,
-    profile: str | Path | None = None,
-    out: str | Path | None = None,
-    recipe: str | Path | None = None,
-    force: bool = False,
     max_auc_drop: float | None = None,
     fail_if_worse_than: float | None = None,
-    group: str | None = None,
     ablation: bool = False,
     control: bool = False,
-    work: str | Path | None = None,
-    report_html: str | Path | None = None,
-    compare_json: str | Path | None = None,
-    progress: Progress = stay_silent,
-    **choices: Any,  # noqa: ANN401 - fields of Options and LogChoices
+    **choices: Unpack[OutputChoices],
 ) -> Report:
     """Converts a checkpoint into an artifact of at most `budget` bytes; returns the report, which is written beside it.
 
-    data      training log: gives the lookup profile, the sensitivities and the lessons of fine-tuning
-    val       hold-out: decides between plans and when training is best; eval: measures, and nothing else
-    profile   a lookup profile (.npz) to use in place of counting `data`; written there where it does not exist yet
-    out       defaults to the checkpoint's name with .safetensors
-    choices   any field of Options, and columns, id_map, modulus, pairs, dense_transform, any field of Facts, and
-              assume={NAME: VALUE} of the last three
-
     max_auc_drop         the smallest file whose AUC drop on `val` is within this bound; `budget` is then a cap
     fail_if_worse_than   QualityError, and nothing written, where the AUC drops more than this on `val` (else on `eval`)
-    group      a column of `eval`, or the input that it serves: GAUC, and a bootstrap over groups beside DeLong
     ablation   what each replaced table's compression alone costs on `eval`
-    work       a folder in which fits and codes are kept, for another budget or after an interruption
     control    fine-tunes the original too, to tell on `eval` what training gives from what compression costs
-    report_html    a page to write too, with the rate curve, and what `compare` printed to `compare_json` beside it
+    choices    inputs and outputs as `OutputChoices` and `InputChoices` say, fields of `Options`, `ReadingChoices`
 
     Raises a MemrecError; whatever it is, the target is then as it was before.
     """
-    path = Path(path)
-    target = Path(out) if out is not None else default_target(path)
-    companions = Companions.beside(target, plan_page(report_html, compare_json=compare_json))
-    check_targets((target, *companions.paths), path, force=force)
+    target, companions = plan_files(Path(path), choices)
     for bound in (max_auc_drop, fail_if_worse_than):
         if bound is not None:
             check_bound(bound)
-    extras = Extras(group, ablation, control)
-    job = prepare(
-        path,
-        budget,
-        recipe,
-        data,
-        val,
-        eval,
-        profile,
-        choices,
-        progress,
-        needs_budget=max_auc_drop is None,
-        extras=extras,
-        space=open_workspace(work, target.parent),
+    extras = Extras(choices.get("group"), ablation, control)
+    job = prepare_files(path, budget, choices, target, extras, needs_budget=max_auc_drop is None)
+    shrunk, gate = _shrink_within(job, max_auc_drop, fail_if_worse_than)
+    judgement = judge_outcome(
+        job.subject, shrunk, job.judged, job.options, extras, progress=job.progress, watch=job.watch
     )
-    shrunk, gate = _shrink_within(job, max_auc_drop, fail_if_worse_than, progress)
-    judgement = judge_outcome(job.subject, shrunk, job.judged, job.options, extras, progress=progress, watch=job.watch)
-    metadata = with_measured(shrunk.metadata, judgement)
+    nbytes = _write(target, job, shrunk, judgement)
+    curve = {}
+    if companions.page is not None:
+        with job.watch.stage("curve"):
+            curve["curve"] = foresee(job.subject, shrunk, job.options)
+    report = make_report(
+        job.subject,
+        shrunk,
+        path=target,
+        nbytes=nbytes,
+        source=source_facts(job.source, job.watch),
+        options=job.options.differing(),
+        judgement=judgement,
+        evaluation=evaluation_facts(job, judgement),
+        seconds=job.watch.rounded(),
+        warnings=(*job.warnings, *shrunk.warnings, *warn_of_outcome(job, judgement)),
+        gate=gate,
+    )
+    report = replace(report, plan={**report.plan, **curve})
+    companions.write(report)
+    return report
+
+
+def plan_files(path: Path, choices: OutputChoices) -> tuple[Path, Companions]:
+    """The artifact's file and what goes beside it; OutputError for files that cannot be written."""
+    target = Path(choices.get("out") or default_target(path))
+    page = plan_page(choices.get("report_html"), compare_json=choices.get("compare_json"))
+    companions = Companions.beside(target, page)
+    check_targets((target, *companions.paths), path, force=choices.get("force") or False)
+    return target, companions
+
+
+def prepare_files(
+    path: str | Path, budget: str | int | None, choices: OutputChoices, target: Path, extras: Extras, **wishes: bool
+) -> Job:
+    """The job of a conversion to `target`; `wishes` are those of `prepare`. OptionError for unknown choices."""
+    refuse_unknown(choices, OutputChoices)
+    inputs = cast("InputChoices", {name: one for name, one in choices.items() if name in names_of(InputChoices)})
+    space = open_workspace(choices.get("work"), target.parent)
+    return prepare(path, budget, inputs, eval=choices.get("eval"), extras=extras, space=space, **wishes)
+
+
+def _write(target: Path, job: Job, shrunk: Shrunk, judgement: Judgement | None) -> int:
+    """The artifact's bytes, once it lies there and was read again."""
     with job.watch.stage("write"):
-        nbytes = write_model(target, shrunk.model, metadata)
+        nbytes = write_model(target, shrunk.model, with_measured(shrunk.metadata, judgement))
         if nbytes != shrunk.chosen.nbytes or nbytes > shrunk.budget_bytes:
             target.unlink()
             raise ArtifactError(
@@ -107,26 +110,7 @@ def convert(
                 "the file was removed, please report it."
             )
         read_artifact(target)  # which checks the digest of every tensor
-    if companions.page is not None:
-        with job.watch.stage("curve"):
-            curve = foresee(job.subject, shrunk, job.options)
-    report = make_report(
-        job.subject,
-        shrunk,
-        path=target,
-        nbytes=nbytes,
-        source=source_facts(job.source, job.watch),
-        options=plain_options(job.options),
-        judgement=judgement,
-        evaluation=evaluation_facts(job, judgement),
-        seconds=job.watch.rounded(),
-        warnings=(*job.warnings, *shrunk.warnings, *warn_of_outcome(job, judgement)),
-        gate=gate,
-    )
-    if companions.page is not None:
-        report = replace(report, plan={**report.plan, "curve": curve})
-    companions.write(report)
-    return report
+    return nbytes
 
 
 def default_target(path: Path) -> Path:
@@ -138,38 +122,34 @@ def default_target(path: Path) -> Path:
 
 
 def _shrink_within(
-    job: Job, max_auc_drop: float | None, fail_if_worse_than: float | None, progress: Progress
+    job: Job, max_auc_drop: float | None, fail_if_worse_than: float | None
 ) -> tuple[Shrunk, GateResult | None]:
     """The outcome at the job's budget, or the smallest within `max_auc_drop`; held to `fail_if_worse_than`."""
     facts, subject, options = profile_facts(job.profile), job.subject, job.options
+    budget = None if job.budget is None else parse_budget(job.budget)
+    run = partial(shrink, subject, options=options, profile=facts, progress=job.progress, watch=job.watch)
     bound = max_auc_drop if max_auc_drop is not None else fail_if_worse_than
     if bound is None:
-        assert job.budget is not None
-        budget = parse_budget(job.budget)
-        return shrink(subject, budget, options, profile=facts, progress=progress, watch=job.watch), None
+        assert budget is not None
+        return run(budget), None
     judging = subject.hold_out or (job.judged if max_auc_drop is None else None)
     if judging is None:
         needed = "a hold-out (--val)" if max_auc_drop is not None else "a hold-out (--val) or evaluation data (--eval)"
         raise LogError(f"the bound of {bound} on the AUC drop needs {needed} to be judged on; add it.")
-    gate = Gate(
-        subject, judging, bound, judged_on="val" if judging is subject.hold_out else "eval", workers=options.workers
-    )
-    budget_bytes = None
-    if job.budget is not None:
-        budget_bytes = parse_budget(job.budget).resolve(
-            table_bytes=subject.table_bytes, dense_bytes=subject.dense_bytes(options.dense)
-        )
-    if max_auc_drop is not None:
+    judged_on = "val" if judging is subject.hold_out else "eval"
+    gate = Gate(subject, judging, bound, judged_on=judged_on, workers=options.workers)
+    if max_auc_drop is None:
+        assert budget is not None
+        shrunk = run(budget)
+    else:
+        dense_bytes = subject.dense_bytes(options.dense)
+        cap = None if budget is None else budget.resolve(table_bytes=subject.table_bytes, dense_bytes=dense_bytes)
         shrunk, found = find_smallest(
-            gate, options, cap_bytes=budget_bytes, profile=facts, progress=progress, watch=job.watch
+            gate, options, cap_bytes=cap, profile=facts, progress=job.progress, watch=job.watch
         )
         if fail_if_worse_than is None or found.drop <= fail_if_worse_than:
             return shrunk, found
         gate.bound = fail_if_worse_than
-    else:
-        assert job.budget is not None
-        budget = parse_budget(job.budget)
-        shrunk = shrink(subject, budget, options, profile=facts, progress=progress, watch=job.watch)
     found = require_quality(gate, shrunk, shrunk.chosen.nbytes)
     gate.require_resolution(found)
     return shrunk, found

@@ -12,7 +12,7 @@ from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.shrink import shrink
 from memrec_convert.conversion.steps.fitting import fit_subject
 from memrec_convert.conversion.steps.outcome import GateResult, Shrunk
-from memrec_convert.errors import BudgetTooSmallError, LogError, QualityError, RecipeError
+from memrec_convert.errors import BudgetTooSmallError, LogError, OptionError, QualityError
 from memrec_convert.evaluation.delong import compare_auc
 from memrec_convert.evaluation.scoring import score_batches
 from memrec_convert.parallel import single_threaded_torch
@@ -64,9 +64,9 @@ class Gate:
 
 
 def check_bound(bound: float) -> None:
-    """RecipeError for a bound that no AUC drop can be held to."""
+    """OptionError for a bound that no AUC drop can be held to."""
     if not 0 < bound <= LARGEST_BOUND:
-        raise RecipeError(f"the bound on the AUC drop is {bound}; expected a number above 0, up to {LARGEST_BOUND}.")
+        raise OptionError(f"the bound on the AUC drop is {bound}; expected a number above 0, up to {LARGEST_BOUND}.")
 
 
 def require_quality(gate: Gate, shrunk: Shrunk, nbytes: int) -> GateResult:

@@ -1,29 +1,45 @@
-"""What a caller can choose about a conversion, with its defaults."""
+"""What a caller can choose about a conversion, with its defaults, its bounds and its type."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypedDict
 
-from memrec_convert.errors import LogError, MemrecError, RecipeError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+
+from memrec_convert.choices import DensePrecision, Method, Oov, Targets, Weights, values_of
+from memrec_convert.errors import BudgetError, LogError, OptionError
 from memrec_convert.units import parse_threshold
 
-METHODS = ("auto", "memrec", "codes", "int8", "sample-pooled")
-WEIGHT_CHOICES = ("auto", "log", "optimizer", "displacement", "uniform")
-DENSE_CHOICES = ("fp32", "bf16")
-TARGET_CHOICES = ("mixed", "soft", "labels")
-OOV_CHOICES = ("error", "clip", "hash", "zero")
+LogPaths = str | Path | Sequence[str | Path]
+"""A click log: a file, a directory or a glob pattern, or several of them."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """Choices of a conversion.
+NO_BUDGET = "no budget was given; add --budget, such as 48MB, 100x or llc."
+
+
+def fitted(default: Any, **bounds: Any) -> Any:  # noqa: ANN401 - whatever Field takes
+    """A field of `Options` on which fits and codes depend: kept ones belong to its value."""
+    return Field(default, json_schema_extra={"fits": True}, **bounds)
+
+
+def later(default: Any, **bounds: Any) -> Any:  # noqa: ANN401 - whatever Field takes
+    """A field of `Options` that matters only after the fit: a change leaves kept fits valid."""
+    return Field(default, json_schema_extra={"fits": False}, **bounds)
+
+
+class Options(BaseModel):
+    """Choices of a conversion, which a recipe may state too.
 
     threshold        tables below it are kept: bytes ("4kB") or rows ("10000rows")
     method           auto: what costs least; memrec: the published hashed form; codes: no stored rows; int8: rows only
     weights          where row weights come from; auto: the log, else the optimizer's state, else displacement
     epochs           of fine-tuning, given a hold-out; targets: the original's logits ("soft"), labels, or "mixed"
-    lr_search        choose the learning rates of fine-tuning on the hold-out, after short trials
     dense            precision of the dense part in the file; train_dense lets fine-tuning move it
     allow_nonfinite  read rows with NaN or infinite values as zeros instead of refusing them
     tables_only      convert the tables alone, of a model whose network need not be known
@@ -35,49 +51,33 @@ class Options:
     threads          worker threads; 0 takes the machine's cores. They never change a result
     """
 
-    threshold: str = "4kB"
-    method: str = "auto"
-    weights: str = "auto"
-    epochs: int = 1
-    targets: str = "mixed"
-    dense: str = "fp32"
-    train_dense: bool = False
-    tables_only: bool = False
-    lr_search: bool = False
-    oov: str = "error"
-    allow_nonfinite: bool = False
-    pooled: str = ""
-    k: int = 2
-    k_weights: int = 4
-    batch_size: int = 4096
-    seed: int = 0
-    threads: int = 0
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    def __post_init__(self) -> None:
-        for name, choices in (
-            ("method", METHODS),
-            ("weights", WEIGHT_CHOICES),
-            ("dense", DENSE_CHOICES),
-            ("targets", TARGET_CHOICES),
-            ("oov", OOV_CHOICES),
-        ):
-            if getattr(self, name) not in choices:
-                raise RecipeError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}.")
-        for name, least, most in (
-            ("epochs", 0, 1000),
-            ("k", 1, 64),
-            ("k_weights", 0, 16),
-            ("batch_size", 1, 1 << 24),
-            ("seed", 0, 2**31 - 1),
-            ("threads", 0, 4096),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-                raise RecipeError(f"{name} is {value!r}; expected a whole number from {least} to {most}.")
+    threshold: str | int = fitted("4kB", description="0, a size such as 100kB, or rows such as 10000rows")
+    method: Method = fitted("auto")
+    weights: Weights = fitted("auto")
+    epochs: int = later(1, ge=0, le=1000)
+    targets: Targets = later("mixed")
+    dense: DensePrecision = later("fp32")
+    train_dense: bool = later(default=False)
+    tables_only: bool = fitted(default=False)
+    oov: Oov = later("error")
+    allow_nonfinite: bool = fitted(default=False)
+    pooled: str = fitted("", description="sizes of the method sample-pooled, such as D=75000,K=1")
+    k: int = later(2, ge=1, le=64)
+    k_weights: int = later(4, ge=0, le=16)
+    batch_size: int = fitted(4096, ge=1, le=1 << 24)
+    seed: int = fitted(0, ge=0, le=2**31 - 1)
+    threads: int = later(0, ge=0, le=4096)
+
+    @field_validator("threshold")
+    @classmethod
+    def _threshold_is_readable(cls, value: str | int) -> str | int:
         try:
-            parse_threshold(self.threshold)
-        except MemrecError as error:
-            raise RecipeError(f"threshold: {error}") from error
+            parse_threshold(value)
+        except BudgetError as error:
+            raise ValueError(str(error)) from None  # the class that pydantic collects
+        return value
 
     @property
     def workers(self) -> int:
@@ -88,6 +88,134 @@ class Options:
         """Whether a table of this size is over the threshold."""
         unit, least = parse_threshold(self.threshold)
         return (rows if unit == "rows" else nbytes) >= least
+
+    def change(self, **values: Any) -> Options:  # noqa: ANN401 - fields of Options
+        """These options with other values, which are taken as they are."""
+        return self.model_copy(update=values)
+
+    def differing(self) -> dict[str, Any]:
+        """The options that are not at their default, threads left out: they change nothing."""
+        return self.model_dump(exclude_defaults=True, exclude={"threads"})
+
+    def fit_facts(self) -> dict[str, Any]:
+        """The options that fits and codes depend on."""
+        return self.model_dump(exclude=set(LATER))
+
+
+LATER = frozenset(
+    name for name, one in Options.model_fields.items() if one.json_schema_extra == later(None).json_schema_extra
+)
+"""Options that neither fits nor codes depend on."""
+
+
+class OptionChoices(TypedDict, total=False):
+    """The fields of `Options` as keywords."""
+
+    threshold: str | int
+    method: Method
+    weights: Weights
+    epochs: int
+    targets: Targets
+    dense: DensePrecision
+    train_dense: bool
+    tables_only: bool
+    oov: Oov
+    allow_nonfinite: bool
+    pooled: str
+    k: int
+    k_weights: int
+    batch_size: int
+    seed: int
+    threads: int
+
+
+class ReadingChoices(TypedDict, total=False):
+    """How checkpoint and logs are read, beyond what they say themselves.
+
+    columns   column of the log by table, dense input (I1, ...) or "label"
+    id_map    a file with the row of each token of a raw Criteo log; modulus: or rows are int(token, 16) mod modulus
+    assume    facts that the checkpoint leaves open, by name (see `Facts`): texts, or lists for those that are lists
+    """
+
+    columns: Mapping[str, str] | None
+    id_map: str | Path | None
+    modulus: int | None
+    assume: Mapping[str, str | Sequence[str] | Sequence[int]] | None
+
+
+class InputChoices(OptionChoices, ReadingChoices, total=False):
+    """What `convert`, `plan` and `compare` take: fields of `Options`, those of `ReadingChoices`, and inputs.
+
+    data      training log: gives the lookup profile, the sensitivities and the lessons of fine-tuning
+    val       hold-out: decides between plans and when training is best
+    profile   a lookup profile (.npz) to use in place of counting `data`; written there where it does not exist yet
+    recipe    a recipe's file or name: what it says holds where nothing is given here
+    work      a folder in which fits and codes are kept, for another budget or after an interruption
+    progress  told of (stage, done, total)
+    """
+
+    data: LogPaths | None
+    val: LogPaths | None
+    profile: str | Path | None
+    recipe: str | Path | None
+    work: str | Path | None
+    progress: Callable[[str, int, int], None]
+
+
+class OutputChoices(InputChoices, total=False):
+    """What `convert` takes besides: what to measure on, and what to write.
+
+    eval          test log: measures, and nothing else
+    group         a column of `eval`, or the input that it serves: GAUC, and a bootstrap over groups beside DeLong
+    out           the artifact; by default the checkpoint's name with .safetensors. force replaces what is there
+    report_html   a page to write too, with the rate curve, and what `compare` printed to `compare_json` beside it
+    """
+
+    eval: LogPaths | None
+    group: str | None
+    out: str | Path | None
+    force: bool
+    report_html: str | Path | None
+    compare_json: str | Path | None
+
+
+def make_options(values: Mapping[str, Any]) -> Options:
+    """Options of these values, None being the default; OptionError for one that cannot be."""
+    given = {name: value for name, value in values.items() if value is not None}
+    if "threshold" in given:
+        given["threshold"] = str(given["threshold"])
+    try:
+        return Options(**given)
+    except ValidationError as error:
+        detail = error.errors(include_url=False, include_context=False)[0]
+        name = str(detail["loc"][0])
+        expected = describe_expected(Options.model_fields[name])
+        raise OptionError(f"{name} is {detail['input']!r}; expected {expected}.") from None
+
+
+def describe_expected(field: FieldInfo) -> str:
+    """What a field takes, as errors say it: its description, else its choices, bounds or kind."""
+    if field.description:
+        return field.description
+    if choices := values_of(field.annotation):
+        return " or ".join([", ".join(choices[:-1]), choices[-1]])
+    if field.annotation is bool:
+        return "true or false"
+    bounds = {key: getattr(one, key) for one in field.metadata for key in ("ge", "le") if hasattr(one, key)}
+    return f"a whole number from {bounds['ge']} to {bounds['le']}"
+
+
+def names_of(choices: type) -> frozenset[str]:
+    """The keywords of one of the TypedDicts above."""
+    return frozenset(choices.__optional_keys__)  # type: ignore[attr-defined]
+
+
+def refuse_unknown(given: Mapping[str, object], known: type) -> None:
+    """OptionError for a keyword that the TypedDict `known` lacks, with the nearest that it has."""
+    for name in given:
+        if name not in names_of(known):
+            near = get_close_matches(name, sorted(names_of(known)), n=1)
+            raise OptionError(f"there is no option {name!r}" + (f"; did you mean {near[0]!r}?" if near else "."))
 
 
 @dataclass(frozen=True)
@@ -101,7 +229,7 @@ class Extras:
     control: bool = False
 
     def check(self, options: Options, *, data: bool, val: bool, evaluation: bool) -> None:
-        """LogError where a measurement lacks its data, RecipeError for a control run of no training."""
+        """LogError where a measurement lacks its data, OptionError for a control run of no training."""
         for wanted, name in ((self.group, "--group"), (self.ablation, "--ablation"), (self.control, "--control")):
             if wanted and not evaluation:
                 raise LogError(f"{name} says what to measure, and there is no evaluation data; add --eval.")
@@ -113,7 +241,7 @@ class Extras:
                 f"--control repeats the fine-tuning on the original, and that needs {' and '.join(missing)}; add it."
             )
         if not options.epochs:
-            raise RecipeError("--control repeats the fine-tuning on the original, and --epochs 0 asks for none.")
+            raise OptionError("--control repeats the fine-tuning on the original, and --epochs 0 asks for none.")
 
 
 NO_EXTRAS = Extras()

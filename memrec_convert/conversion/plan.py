@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memrec_convert.conversion.inputs.from_checkpoint import LogPaths
-from memrec_convert.conversion.inputs.preparing import Job, prepare, profile_facts, stay_silent
-from memrec_convert.conversion.inputs.subject import Progress
+from typing_extensions import Unpack
+
+from memrec_convert.conversion.inputs.preparing import Job, prepare, profile_facts
 from memrec_convert.conversion.inputs.workspace import open_workspace
 from memrec_convert.conversion.measuring.prediction import (
     compare_neighbours,
@@ -18,63 +19,72 @@ from memrec_convert.conversion.measuring.prediction import (
     model_auc,
 )
 from memrec_convert.conversion.measuring.reporting import describe_alternative, describe_plan, report_tables
+from memrec_convert.conversion.options import InputChoices
 from memrec_convert.conversion.shrink import shrink
 from memrec_convert.conversion.steps.outcome import Shrunk
 from memrec_convert.conversion.steps.sizing import make_counter
 from memrec_convert.parallel import single_threaded_torch
+from memrec_convert.report import Alternative, TableReport
+from memrec_convert.results import Result
 from memrec_convert.units import SHARE_ALLOWANCE_BYTES, parse_budget
 
 
-def plan(
-    path: str | Path,
-    budget: str | int | None = None,
-    *,
-    data: LogPaths | None = None,
-    val: LogPaths | None = None,
-    profile: str | Path | None = None,
-    recipe: str | Path | None = None,
-    curve: bool = False,
-    work: str | Path | None = None,
-    progress: Progress = stay_silent,
-    **choices: Any,  # noqa: ANN401 - fields of Options and LogChoices
-) -> dict[str, Any]:
-    """What `convert` would do, without fine-tuning and without writing: forms and bytes per table, and what lost.
+@dataclass(frozen=True)
+class Plan(Result):
+    """What a conversion would do: forms and bytes by table, what lost, and what other bytes would buy.
 
-    {"budget_bytes", "predicted_bytes", "weights", "tables", "plan", "alternatives", "explained", "neighbours", "curve",
-    "predicted_auc_drop", "measured_auc_drop", "seconds", "warnings"}. Predicted drops need data; with labels in `val`
-    they are calibrated to the drop measured there. `curve` adds the rate curve over many budgets.
+    Predicted drops need data, `measured_auc_drop` labels in the hold-out, and `curve` is None unless it was asked for.
     """
-    space = open_workspace(work, None)
-    job = prepare(Path(path), budget, recipe, data, val, None, profile, choices, progress, space=space)
+
+    budget_bytes: int
+    predicted_bytes: int
+    weights: str
+    tables: tuple[TableReport, ...]
+    plan: Mapping[str, Any]
+    alternatives: tuple[Alternative, ...]
+    assumed: tuple[str, ...]
+    seconds: Mapping[str, float]
+    warnings: tuple[str, ...]
+    predicted_auc_drop: float | None = None
+    measured_auc_drop: float | None = None
+    explained: tuple[Mapping[str, Any], ...] = ()
+    neighbours: tuple[Mapping[str, Any], ...] = ()
+    curve: tuple[Mapping[str, Any], ...] | None = None
+
+
+def plan(
+    path: str | Path, budget: str | int | None = None, *, curve: bool = False, **choices: Unpack[InputChoices]
+) -> Plan:
+    """What `convert` would do, without fine-tuning and without writing anything.
+
+    Predicted drops are calibrated to the drop measured on `val` where that has labels. `curve` adds the predicted drop
+    over many budgets. `choices` are as `InputChoices` says.
+    """
+    job = prepare(path, budget, choices, space=open_workspace(choices.get("work"), None))
     assert job.budget is not None
     shrunk = shrink(
         job.subject,
         parse_budget(job.budget),
         job.options,
         profile=profile_facts(job.profile),
-        progress=progress,
+        progress=job.progress,
         watch=job.watch,
         train=False,
         refine=False,
     )
-    tables = [
-        {name: getattr(table, name) for name in table.__dataclass_fields__}
-        for table in report_tables(job.subject, shrunk.chosen)
-    ]
-    alternatives = [describe_alternative(one, shrunk.chosen) for one in shrunk.lost]
     explained = _explain(job, shrunk, curve=curve)
-    return {
-        "budget_bytes": shrunk.budget_bytes,
-        "predicted_bytes": shrunk.chosen.nbytes,
-        "weights": shrunk.weights,
-        "tables": tables,
-        "plan": describe_plan(shrunk),
-        "alternatives": [{f.name: getattr(one, f.name) for f in fields(one)} for one in alternatives],
-        "assumed": list(job.source.assumed),
+    return Plan(
+        budget_bytes=shrunk.budget_bytes,
+        predicted_bytes=shrunk.chosen.nbytes,
+        weights=shrunk.weights,
+        tables=report_tables(job.subject, shrunk.chosen),
+        plan=describe_plan(shrunk),
+        alternatives=tuple(describe_alternative(one, shrunk.chosen) for one in shrunk.lost),
+        assumed=job.source.assumed,
+        seconds=job.watch.rounded(),
+        warnings=(*job.warnings, *shrunk.warnings),
         **explained,
-        "seconds": job.watch.rounded(),
-        "warnings": [*job.warnings, *shrunk.warnings],
-    }
+    )
 
 
 def _explain(job: Job, shrunk: Shrunk, *, curve: bool) -> dict[str, Any]:
@@ -91,9 +101,9 @@ def _explain(job: Job, shrunk: Shrunk, *, curve: bool) -> dict[str, Any]:
         if model is not None:
             known = found["measured_auc_drop"]
             model = model.calibrate(shrunk.chosen.planned, found["predicted_auc_drop"] if known is None else known)
-        found["explained"] = explain_tables(shrunk.fitted, subject, shrunk.chosen.price, model)
-        found["neighbours"] = compare_neighbours(shrunk.fitted, shrunk.budget_bytes, count, model)
+        found["explained"] = tuple(explain_tables(shrunk.fitted, subject, shrunk.chosen.price, model))
+        found["neighbours"] = tuple(compare_neighbours(shrunk.fitted, shrunk.budget_bytes, count, model))
         if curve:
             fixed = subject.dense_bytes(options.dense) + SHARE_ALLOWANCE_BYTES
-            found["curve"] = draw_curve(subject, shrunk.fitted, count, model, fixed_bytes=fixed)
+            found["curve"] = tuple(draw_curve(subject, shrunk.fitted, count, model, fixed_bytes=fixed))
     return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memrec_convert.errors import ArtifactError, OutputError
+from memrec_convert.errors import OutputError, ReportError
 from memrec_convert.report import Report, render_card
 from memrec_convert.report.html import Latency, RivalTable, read_comparison, read_latency, render_html
 from memrec_convert.safe_files import check_target, write_file
@@ -72,7 +72,7 @@ def check_targets(targets: Sequence[Path], source: Path, *, force: bool) -> None
 def plan_page(
     path: str | Path | None, *, compare_json: str | Path | None = None, bench_json: str | Path | None = None
 ) -> Page | None:
-    """The page that was asked for, its figures read; None without `path`. ArtifactError for figures of another kind."""
+    """The page that was asked for, its figures read; None without `path`. ReportError for figures of another kind."""
     if path is None:
         for given, name in ((compare_json, "--compare-json"), (bench_json, "--bench-json")):
             if given is not None:
@@ -95,7 +95,7 @@ def show_report(
 ) -> Report:
     """The report that `convert` wrote as JSON; with `html` the page too, beside it what `compare` and `bench` found.
 
-    ArtifactError for files that hold something else, OutputError where the page cannot be written.
+    ReportError for files that hold something else, OutputError where the page cannot be written.
     """
     page = plan_page(html, compare_json=compare_json, bench_json=bench_json)
     if page is not None:
@@ -105,7 +105,7 @@ def show_report(
                 raise OutputError(f"cannot write {page.path}: it is read too; choose another name for the page.")
     values = _read_json(Path(path))
     if not isinstance(values, dict):
-        raise ArtifactError(f"{path} is no report: it holds no JSON object; give the .report.json of a conversion.")
+        raise ReportError(f"{path} is no report: it holds no JSON object; give the .report.json of a conversion.")
     report = Report.from_json(values)
     if page is not None:
         page.write(report)
@@ -113,22 +113,22 @@ def show_report(
 
 
 def _read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
-    """A JSON file's value, within bounds of size, depth and numbers; ArtifactError for anything else."""
+    """A JSON file's value, within bounds of size, depth and numbers; ReportError for anything else."""
     try:
         with path.open("rb") as file:
             text = file.read(MOST_JSON_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ArtifactError(f"cannot read {path}: {reason}; give a JSON file.") from error
+        raise ReportError(f"cannot read {path}: {reason}; give a JSON file.") from error
     if len(text) > MOST_JSON_BYTES:
-        raise ArtifactError(f"{path} has more than {MOST_JSON_BYTES >> 20} MiB, which no report has; give another.")
+        raise ReportError(f"{path} has more than {MOST_JSON_BYTES >> 20} MiB, which no report has; give another.")
     try:
         values = json.loads(text, parse_int=_read_int, parse_float=_read_float, parse_constant=lambda _: None)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise ArtifactError(f"{path} is no JSON: {reason}; give what this program wrote.") from None
+        raise ReportError(f"{path} is no JSON: {reason}; give what this program wrote.") from None
     if _measure_depth(values) > MOST_LEVELS:
-        raise ArtifactError(f"{path} is nested more than {MOST_LEVELS} levels deep, which no report is.")
+        raise ReportError(f"{path} is nested more than {MOST_LEVELS} levels deep, which no report is.")
     return values
 
 

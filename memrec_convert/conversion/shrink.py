@@ -9,11 +9,11 @@ from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.assembly import round_dense
 from memrec_convert.conversion.steps.candidates import confirm, find_candidates
 from memrec_convert.conversion.steps.fitting import Fitted, fit_subject
-from memrec_convert.conversion.steps.outcome import Candidate, Shrunk, pad_budget
+from memrec_convert.conversion.steps.outcome import Candidate, Shrunk, describe_wish
 from memrec_convert.conversion.steps.recoding import teach_rows
 from memrec_convert.conversion.steps.sizing import complete_metadata, make_counter
 from memrec_convert.conversion.steps.weighting import NO_DATA_WARNING
-from memrec_convert.errors import RecipeError
+from memrec_convert.errors import OptionError
 from memrec_convert.parallel import single_threaded_torch
 from memrec_convert.units import Budget
 
@@ -37,7 +37,7 @@ def shrink(
     refine=False leaves the codes as they were fitted, which tells what a budget leads to in a fraction of the time.
     """
     if options.method == "sample-pooled":
-        raise RecipeError("the method sample-pooled makes a new top too: only `convert` of a checkpoint takes it.")
+        raise OptionError("the method sample-pooled makes a new top too: only `convert` of a checkpoint takes it.")
     with single_threaded_torch():
         budget_bytes = budget.resolve(table_bytes=subject.table_bytes, dense_bytes=subject.dense_bytes(options.dense))
         fitted = fitted or fit_subject(subject, options, progress, watch)
@@ -47,11 +47,7 @@ def shrink(
             dense=options.dense,
             seed=options.seed,
             profile={"weights": fitted.source} | profile,
-            plan={
-                "budget": pad_budget(budget.text, budget_bytes),
-                "budget_bytes": budget_bytes,
-                "method": options.method,
-            },
+            plan=describe_wish(budget.text, budget_bytes, options.method),
         )
         count = make_counter(subject, blank, oov=options.oov)
         candidates = find_candidates(

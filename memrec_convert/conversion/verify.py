@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,29 @@ from memrec_convert.checkpoint import SourceModel, read_facts, read_source
 from memrec_convert.distill.rows import read_chunks
 from memrec_convert.errors import ArtifactError
 from memrec_convert.lookup import CompressedModule
+from memrec_convert.results import Result
 
 
-def verify(path: str | Path, *, against: str | Path | None = None) -> dict[str, Any]:
-    """Checks an artifact from its first byte to its last: {"path", "bytes", "tensors", "tables", "against"}.
+@dataclass(frozen=True)
+class Verified(Result):
+    """A sound artifact: its bytes, how many tensors and tables it holds, and how its rows compare with a source's.
+
+    `against` is {"path", "tables": [{"name", "relative_error"}]}, None where no source was given.
+    """
+
+    path: str
+    bytes: int
+    tensors: int
+    tables: int
+    against: Mapping[str, Any] | None = None
+
+
+def verify(path: str | Path, *, against: str | Path | None = None) -> Verified:
+    """Checks an artifact from its first byte to its last; ArtifactError at the first thing that is wrong.
 
     Every byte of the header, the size, a digest of every tensor, the shapes that the descriptions of the tables and of
     a known network demand, and every index. `against` also decodes every row and compares it with the source's: per
-    table the relative error, and for kept fp32 tables equality. ArtifactError at the first thing that is wrong.
+    table the relative error, and for kept fp32 tables equality.
     """
     artifact = read_artifact(path)
     check_header(artifact)
@@ -31,23 +48,13 @@ def verify(path: str | Path, *, against: str | Path | None = None) -> dict[str, 
         check_disjoint(module, f"{path} > {name}")
     if artifact.metadata.architecture is not None:
         check_architecture(artifact, artifact.metadata.architecture, modules)
-    result: dict[str, Any] = {
-        "path": str(path),
-        "bytes": artifact.nbytes,
-        "tensors": len(artifact.tensors),
-        "tables": len(modules),
-        "against": None,
-    }
+    compared = None
     if against is not None:
-        source = _read_stated(artifact, against)
-        result["against"] = {"path": str(against), "tables": _compare_rows(artifact, modules, source)}
-    return result
-
-
-def _read_stated(artifact: Artifact, against: str | Path) -> SourceModel:
-    """The source, read with the facts that were stated when the artifact was made from it."""
-    architecture = artifact.metadata.architecture or {}
-    return read_source(against, facts=read_facts(architecture), tables_only=architecture.get("name") == "tables")
+        architecture = artifact.metadata.architecture or {}
+        tables_only = architecture.get("name") == "tables"
+        source = read_source(against, facts=read_facts(architecture), tables_only=tables_only)
+        compared = {"path": str(against), "tables": _compare_rows(artifact, modules, source)}
+    return Verified(str(path), artifact.nbytes, len(artifact.tensors), len(modules), compared)
 
 
 def _compare_rows(

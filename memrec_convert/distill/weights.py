@@ -15,8 +15,6 @@ from memrec_convert.distill.rows import RowReader, read_chunks
 COUNT_OFFSET = 0.25
 """What an id that the log never shows still counts: the original may have been trained on it."""
 
-WEIGHT_SOURCES = ("log", "optimizer", "displacement", "uniform")
-
 
 @dataclass(frozen=True)
 class TableWeights:

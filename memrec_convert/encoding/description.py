@@ -27,10 +27,6 @@ def describe_table(
     return plain
 
 
-OOV_CHOICES = ("error", "clip", "hash", "zero")
-"""For an id outside its table: refuse it, take the nearest id, take it modulo the rows, or give a zero vector."""
-
-
 def describe_form(spec: TableSpec) -> str:
     """The form in a few words: "int8 rows", "4-bit codes + 812 ids at 44 bits"."""
     if spec.form == "kept":

@@ -1,11 +1,11 @@
-"""The training loop: the best state on the hold-out is kept, be it the first; rates may be searched on short slices."""
+"""The training loop: the best state on the hold-out is kept, be it the first."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -20,13 +20,6 @@ DENSE_RATE = 1e-4
 CHECKS_PER_EPOCH = 4
 PATIENCE = CHECKS_PER_EPOCH
 """Training ends when so many checks in a row have brought nothing better: an epoch without progress."""
-
-SEARCHED_FACTORS = (1.0, 1 / 3, 2.0)
-"""What a search multiplies a learning rate with; of equal scores the first wins."""
-
-SLICE_SHARE = 0.1
-SHORTEST_SLICE = 10
-"""A search tries each rate for this share of the steps, and for no fewer than so many."""
 
 State = dict[str, Tensor]
 
@@ -44,7 +37,6 @@ class FineTuning:
     """What the training did: hold-out score by step, the step that was kept, and the steps that were made.
 
     rate, dense_rate   the learning rates at the start
-    searched           (rate, dense rate, hold-out score) of each pair that a search tried
     planned_steps      more than `steps` where training ended early
     start              the state that came in
     recoded            the score once rows that had moved by themselves were coded anew; None where none had
@@ -56,7 +48,6 @@ class FineTuning:
     steps: int
     rate: float = field(default=0.0, compare=False)
     dense_rate: float = field(default=0.0, compare=False)
-    searched: tuple[tuple[float, float, float], ...] = field(default=(), compare=False)
     planned_steps: int = field(default=0, compare=False)
     start: State = field(default_factory=dict, compare=False, repr=False)
     recoded: float | None = None
@@ -70,10 +61,7 @@ class FineTuning:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """epochs over the batches; `targets` as reports name them; rates per step.
-
-    search   choose the rates on the hold-out, after short slices of training from the first state
-    """
+    """epochs over the batches; `targets` as reports name them; rates per step."""
 
     epochs: int
     steps_per_epoch: int
@@ -81,8 +69,6 @@ class TrainingPlan:
     train_dense: bool = False
     codebook_rate: float = CODEBOOK_RATE
     dense_rate: float = DENSE_RATE
-    search: bool = False
-    factors: tuple[float, ...] = SEARCHED_FACTORS
 
     @property
     def steps(self) -> int:
@@ -130,70 +116,23 @@ def fine_tune(
     lessons(epoch) streams the epoch's batches; the learning rates fall to zero along half a cosine. `open_model` says
     what is trained: the numbers that codes stand for, unless told otherwise.
     """
-    run = _Run(model, lessons, plan, hold_out, progress, open_model, hold_out(model), _copy_state(model))
-    searched: tuple[tuple[float, float, float], ...] = ()
-    if plan.search:
-        plan, searched = _search_rates(run)
-        run = replace(run, plan=plan)
-    return replace(_train(run, plan.steps), searched=searched)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Everything that a training needs, and the state and score that it starts from."""
-
-    model: nn.Module
-    lessons: Lessons
-    plan: TrainingPlan
-    hold_out: HoldOut
-    progress: Progress
-    open_model: Open
-    start: HoldOutScore
-    state: State
-
-
-def _search_rates(run: _Run) -> tuple[TrainingPlan, tuple[tuple[float, float, float], ...]]:
-    """The plan with the rates that were best on the hold-out after a slice; the codebooks' first, then the dense's."""
-    plan, found = run.plan, list[tuple[float, float, float]]()
-    steps = min(plan.steps, max(SHORTEST_SLICE, round(SLICE_SHARE * plan.steps)))
-    total = len(plan.factors) * (2 if plan.train_dense else 1)
-
-    def attempt(candidates: Sequence[TrainingPlan]) -> TrainingPlan:
-        scores = []
-        for candidate in candidates:
-            run.progress("search rates", len(found), total)
-            told = _train(replace(run, plan=candidate, progress=_hush), steps, check_every=steps)
-            run.model.load_state_dict(run.state)
-            scores.append(told.history[-1][1])
-            found.append((candidate.codebook_rate, candidate.dense_rate, scores[-1]))
-        return candidates[max(range(len(scores)), key=lambda n: (scores[n] == scores[n], scores[n]))]
-
-    plan = attempt([replace(plan, codebook_rate=plan.codebook_rate * factor) for factor in plan.factors])
-    if plan.train_dense:
-        plan = attempt([replace(plan, dense_rate=plan.dense_rate * factor) for factor in plan.factors])
-    run.progress("search rates", total, total)
-    return plan, tuple(found)
-
-
-def _train(run: _Run, total: int, *, check_every: int = 0) -> FineTuning:
-    """So many steps from the run's state; the model is left in its best one."""
-    model, plan = run.model, run.plan
-    check_every = check_every or max(1, math.ceil(plan.steps_per_epoch / CHECKS_PER_EPOCH))
-    history = [(0, run.start.score)]
-    best_step, best_state, step = 0, run.state, 0
-    with run.open_model(model) as trainee:
+    start, state, total = hold_out(model), _copy_state(model), plan.steps
+    check_every = max(1, math.ceil(plan.steps_per_epoch / CHECKS_PER_EPOCH))
+    history = [(0, start.score)]
+    best_step, best_state, step = 0, state, 0
+    with open_model(model) as trainee:
         optimizers = trainee.make_optimizers(
             model, rate=plan.codebook_rate, dense_rate=plan.dense_rate, train_dense=plan.train_dense
         )
         if not optimizers:
-            return FineTuning(run.start.name, tuple(history), 0, 0, start=run.state)
+            return FineTuning(start.name, tuple(history), 0, 0, start=state)
         schedules = [torch.optim.lr_scheduler.LambdaLR(one, lambda done: _fall(done, total)) for one in optimizers]
-        for step, lesson in _number_lessons(run.lessons, plan.epochs, total):
+        for step, lesson in _number_lessons(lessons, plan.epochs, total):
             _step(model, lesson, optimizers, schedules)
-            run.progress("fine-tune", step, total)
+            progress("fine-tune", step, total)
             if step % check_every == 0 or step == total:
                 trainee.write_back()
-                score = _score_with_reference(model, run.hold_out)
+                score = _score_with_reference(model, hold_out)
                 history.append((step, score))
                 if score > history[0][1] and score >= max(value for _, value in history):
                     best_step, best_state = step, _copy_state(model)
@@ -202,14 +141,14 @@ def _train(run: _Run, total: int, *, check_every: int = 0) -> FineTuning:
     model.zero_grad(set_to_none=True)
     model.load_state_dict(best_state)
     return FineTuning(
-        run.start.name,
+        start.name,
         tuple(history),
         best_step,
         step,
         rate=plan.codebook_rate,
         dense_rate=plan.dense_rate if plan.train_dense else 0.0,
         planned_steps=total,
-        start=run.state,
+        start=state,
     )
 
 
@@ -260,7 +199,3 @@ def _score_with_reference(model: nn.Module, hold_out: HoldOut) -> float:
 
 def _copy_state(model: nn.Module) -> State:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-
-def _hush(_stage: str, _done: int, _total: int) -> None:
-    """The progress of one slice: the search tells its own."""

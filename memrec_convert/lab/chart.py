@@ -26,7 +26,7 @@ def draw_comparison(found: Mapping[str, Any], path: str | Path, *, force: bool =
         linear_below=LINEAR_BELOW,
         zero=True,
     )
-    write_chart(path, [(axes, collect_lines(found.get("budgets", [found])))], ours=OUR_PREFIX, force=force)
+    write_chart(path, [(axes, collect_lines(found["budgets"]))], ours=OUR_PREFIX, force=force)
 
 
 def collect_lines(tables: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:

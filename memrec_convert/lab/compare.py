@@ -4,110 +4,99 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memrec_convert.conversion.inputs.from_checkpoint import LogBatches, LogPaths
-from memrec_convert.conversion.inputs.preparing import Job, prepare, profile_facts, source_facts, stay_silent
+from typing_extensions import Unpack
+
+from memrec_convert.conversion.inputs.from_checkpoint import LogBatches
+from memrec_convert.conversion.inputs.kept_fits import FitStore, open_work
+from memrec_convert.conversion.inputs.preparing import Job, prepare, profile_facts, source_facts
 from memrec_convert.conversion.inputs.stopwatch import Stopwatch
-from memrec_convert.conversion.inputs.subject import Progress
-from memrec_convert.errors import LogError, RecipeError
+from memrec_convert.conversion.options import LATER, InputChoices, LogPaths
+from memrec_convert.errors import LogError, OptionError
 from memrec_convert.lab.contest import Contender, Contest, Made
 from memrec_convert.lab.entrant import Entrant
-from memrec_convert.lab.fits import FitStore
 from memrec_convert.lab.own import Conversion
 from memrec_convert.lab.rivals import RIVALS
-from memrec_convert.lab.store import RowStore, open_folder
+from memrec_convert.lab.store import RowStore
 from memrec_convert.parallel import single_threaded_torch
-from memrec_convert.recipe import Recipe, read_recipe
+from memrec_convert.recipe import read_recipe
+from memrec_convert.results import Result
 from memrec_convert.units import format_bytes, parse_budget
 from memrec_convert.version import __version__
 
 MEMREC = "MEM-REC, all hashed"
 
 
+@dataclass(frozen=True)
+class Compared(Result):
+    """Who keeps how much of the AUC at which bytes.
+
+    budgets   {"budget_bytes", "rows"} of each. A row is {"method", "bytes", "auc", "auc_delta", "ci95", "log_loss",
+              "epochs", "seconds", "note"}; for a method that cannot reach the budget, "bytes" is its smallest size and
+              the figures are None. "seconds" is the time to build the file, without evaluation; what several methods
+              share, or `work` held, counts where it was made
+    """
+
+    budgets: tuple[Mapping[str, Any], ...]
+
+
 def compare(
     path: str | Path,
-    budgets: str | int | Sequence[str | int] | None = None,
+    budget: str | int | Sequence[str | int] | None = None,
     *,
-    data: LogPaths | None = None,
-    val: LogPaths | None = None,
     eval: LogPaths,
-    profile: str | Path | None = None,
-    recipe: str | Path | None = None,
-    epochs: int | None = None,
-    methods: Sequence[str] | None = None,
-    work: str | Path | None = None,
-    progress: Progress = stay_silent,
-    **choices: Any,  # noqa: ANN401 - fields of Options and LogChoices
-) -> dict[str, Any]:
-    """Every method at one budget, or at each of several: who keeps how much of the AUC.
+    only: Sequence[str] | None = None,
+    **choices: Unpack[InputChoices],
+) -> Compared:
+    """Every method at the same bytes: at one budget or at each of several, the recipe's where none is given.
 
-    {"budget_bytes", "rows"}; for a list of budgets {"budgets": [one such object each]}. A row is {"method", "bytes",
-    "auc", "auc_delta", "ci95", "log_loss", "epochs", "seconds", "note"}; for a method that cannot reach the budget,
-    "bytes" is its smallest size and the figures are None.
-
-    budgets   one, or a list of them; the recipe's where none is given
-    data, val, eval, profile, recipe, choices   as in `convert`; `method` in choices is that of our own row
-    epochs    of fine-tuning, the same for every method; 0 compares what nobody trained; 1 where there is data and val
-    methods   only those whose name contains one of these words
-    work      a folder in which fits and finished rows are kept, and found again
-
-    "seconds" is what making the file took, measuring not; what was shared or found in `work` (the weights, fits) counts
-    where it was made.
+    only      methods whose name contains one of these words; all where it is None
+    choices   as `InputChoices` says; `method` is that of our own row, `work` keeps fits and finished rows, and `epochs`
+              are those of every method: 1 where there is `data` and `val`, else 0
     """
-    read = read_recipe(recipe) if recipe is not None else Recipe()
-    asked, several = _list_budgets(read.budget if budgets is None else budgets)
-    epochs = _settle_epochs(read.epochs if epochs is None else epochs, data, val)
-    job = prepare(Path(path), asked[0], recipe, data, val, eval, profile, choices | {"epochs": epochs}, progress)
-    subject, options = job.subject, job.options
-    sizes = [
-        parse_budget(budget).resolve(table_bytes=subject.table_bytes, dense_bytes=subject.dense_bytes(options.dense))
-        for budget in asked
-    ]
-    folder, facts = open_folder(work), _facts(job)
+    recipe = choices.get("recipe")
+    said = read_recipe(recipe).said() if recipe is not None else {}
+    asked = _list_budgets(said.get("budget") if budget is None else budget)
+    choices["epochs"] = _settle_epochs(choices.get("epochs", said.get("epochs")), choices)
+    job = prepare(path, asked[0], choices, eval=eval)
+    subject, options, progress = job.subject, job.options, job.progress
+    dense_bytes = subject.dense_bytes(options.dense)
+    sizes = [parse_budget(one).resolve(table_bytes=subject.table_bytes, dense_bytes=dense_bytes) for one in asked]
+    folder, facts = open_work(choices.get("work")), _facts(job)
     store, contest = RowStore(folder, facts), Contest(job, FitStore(folder, _fit_facts(facts)))
-    contenders = _choose_contenders(contest, methods)
+    contenders = _choose_contenders(contest, only)
     tables: list[dict[str, Any]] = [{"budget_bytes": nbytes, "rows": []} for nbytes in sizes]
     with single_threaded_torch():
         while contenders:
             contender = contenders.pop(0)  # what it fitted goes with it
             progress(contender.name, 0, len(asked))
             fitting = _Fitting(contender)
-            for done, (budget, nbytes, table) in enumerate(zip(asked, sizes, tables, strict=True), start=1):
+            for done, (one, nbytes, table) in enumerate(zip(asked, sizes, tables, strict=True), start=1):
                 row = store.find(contender.name, nbytes)
                 if row is None:
-                    row = _run(contest, fitting, budget)
+                    row = _run(contest, fitting, one)
                     store.keep(row, nbytes)
                 table["rows"].append(row)
                 progress(contender.name, done, len(asked))
-    return {"budgets": tables} if several else tables[0]
+    return Compared(tuple(tables))
 
 
-def method_names() -> list[str]:
-    """The names of the rivals, as rows bear them."""
-    return [MEMREC, *(rival.name for rival in RIVALS)]
-
-
-def _list_budgets(budgets: str | int | Sequence[str | int] | None) -> tuple[list[str | int], bool]:
-    """The budgets, checked, and whether they were given as a list."""
-    several = isinstance(budgets, Sequence) and not isinstance(budgets, str)
-    asked: list[str | int] = []
-    if isinstance(budgets, Sequence) and not isinstance(budgets, str):
-        asked = list(budgets)
-    elif budgets is not None:
-        asked = [budgets]
+def _list_budgets(budget: str | int | Sequence[str | int] | None) -> list[str | int]:
+    """The budgets, checked."""
+    asked = [budget] if isinstance(budget, str | int) else list(budget or ())
     if not asked:
-        raise RecipeError("no budget was given to compare at; add --budget, such as 100x.")
-    for budget in asked:
-        parse_budget(budget)
-    return asked, several
+        raise OptionError("no budget was given to compare at; add --budget, such as 100x.")
+    for one in asked:
+        parse_budget(one)
+    return asked
 
 
-def _settle_epochs(epochs: int | None, data: LogPaths | None, val: LogPaths | None) -> int:
+def _settle_epochs(epochs: int | None, choices: InputChoices) -> int:
     """As asked; 1 where nothing was asked and there is what training needs. LogError where that is missing."""
-    trainable = data is not None and val is not None
+    trainable = choices.get("data") is not None and choices.get("val") is not None
     if epochs and not trainable:
         raise LogError(
             f"{epochs} epochs of fine-tuning were asked for, and they need training data (--data) and a hold-out "
@@ -116,19 +105,19 @@ def _settle_epochs(epochs: int | None, data: LogPaths | None, val: LogPaths | No
     return (1 if trainable else 0) if epochs is None else epochs
 
 
-def _choose_contenders(contest: Contest, methods: Sequence[str] | None) -> list[Contender]:
-    """Ours first; RecipeError for a word that no name contains."""
+def _choose_contenders(contest: Contest, only: Sequence[str] | None) -> list[Contender]:
+    """Ours first; OptionError for a word that no name contains."""
     options = contest.job.options
     everyone: list[Contender] = [
         Conversion(f"memrec-convert {options.method}", contest, options.method),
         Conversion(MEMREC, contest, "memrec"),
         *(Entrant(rival, contest) for rival in RIVALS),
     ]
-    for word in methods or ():
+    for word in only or ():
         if not any(word.lower() in one.name.lower() for one in everyone):
             known = ", ".join(one.name for one in everyone)
-            raise RecipeError(f"no method is called {word!r}; known: {known}.")
-    wanted = [word.lower() for word in methods or ("",)]
+            raise OptionError(f"no method is called {word!r}; known: {known}.")
+    wanted = [word.lower() for word in only or ("",)]
     return [one for one in everyone if any(word in one.name.lower() for word in wanted)]
 
 
@@ -173,13 +162,12 @@ def _facts(job: Job) -> dict[str, Any]:
         "architecture": job.subject.architecture,
         "profile": profile_facts(job.profile)["digest"],
         **{name: log.log.digest().combined if isinstance(log, LogBatches) else None for name, log in logs.items()},
-        "options": {name: value for name, value in asdict(job.options).items() if name not in ("threads", "method")},
+        "options": job.options.model_dump(exclude={"threads", "method"}),
         "columns": dict(job.judged.log.schema.columns) if job.judged is not None else {},
     }
 
 
 def _fit_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What a fit depends on: neither on what judges it nor on training or budget."""
-    later = ("epochs", "targets", "train_dense", "lr_search", "dense", "oov")
-    options = {name: value for name, value in facts["options"].items() if name not in later}
+    options = {name: value for name, value in facts["options"].items() if name not in LATER}
     return {**facts, "hold_out": None, "evaluation": None, "options": options}

@@ -14,6 +14,7 @@ from torch import nn
 
 from memrec_convert.artifact.writer import DENSE_DTYPES
 from memrec_convert.conversion.inputs.from_checkpoint import run_on_batch
+from memrec_convert.conversion.inputs.kept_fits import FitStore
 from memrec_convert.conversion.inputs.preparing import Job, stay_silent
 from memrec_convert.conversion.measuring.judging import ONE_CLASS_WARNING, read_labels
 from memrec_convert.conversion.steps.weighting import choose_source, weigh_tables
@@ -22,7 +23,6 @@ from memrec_convert.errors import LogError
 from memrec_convert.evaluation.delong import AucDifference, compare_auc
 from memrec_convert.evaluation.metrics import log_loss
 from memrec_convert.evaluation.scoring import score_batches
-from memrec_convert.lab.fits import FitStore
 from memrec_convert.lab.view import TableView
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 
 from memrec_convert.conversion.inputs.preparing import profile_facts, stay_silent
@@ -14,7 +14,7 @@ from memrec_convert.distill.curves import TableFit
 from memrec_convert.distill.stages import FittedList, SampleRows, Stage
 from memrec_convert.distill.survey import Sample, Survey, ValueClasses
 from memrec_convert.distill.weights import TableWeights
-from memrec_convert.errors import BudgetTooSmallError, RecipeError
+from memrec_convert.errors import BudgetTooSmallError, OptionError
 from memrec_convert.lab.contest import Contest, Made
 from memrec_convert.planning.curves import ListCurve, TableCurves
 from memrec_convert.units import parse_budget
@@ -55,7 +55,7 @@ class Conversion:
     @property
     def options(self) -> Options:
         """The contest's, with this method."""
-        return replace(self.contest.job.options, method=self.method)
+        return self.contest.job.options.change(method=self.method)
 
     def make(self, budget: str | int) -> Made:
         """The plan that a conversion would choose, to the byte."""
@@ -72,6 +72,6 @@ class Conversion:
             )
         except BudgetTooSmallError as error:
             return Made(None, error.smallest_bytes or None)
-        except RecipeError as error:  # no table is large enough to be hashed
+        except OptionError as error:  # no table is large enough to be hashed
             return Made(None, None, str(error))
         return Made(shrunk.model, shrunk.chosen.nbytes, shrunk.chosen.name)

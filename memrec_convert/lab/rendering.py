@@ -12,7 +12,7 @@ from memrec_convert.units import format_bytes
 def render_comparison(found: Mapping[str, Any], width: int = 80) -> str:
     """What `compare` returned: a table per budget, the best method first, those out of reach last."""
     width = max(width, NARROWEST)
-    parts = [_budget_lines(table, width) for table in found.get("budgets", [found])]
+    parts = [_budget_lines(table, width) for table in found["budgets"]]
     return "\n\n".join("\n".join(lines) for lines in parts)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from memrec_convert.artifact.layout import canonical_json
-from memrec_convert.errors import OutputError
 from memrec_convert.safe_files import write_file
 
 
@@ -48,17 +47,3 @@ class RowStore:
         assert self.folder is not None
         key = hashlib.sha256(canonical_json(self._facts(method, budget_bytes)).encode()).hexdigest()
         return self.folder / f"row-{key[:24]}.json"
-
-
-def open_folder(folder: str | Path | None) -> Path | None:
-    """The folder of a comparison, made where it is missing."""
-    if folder is None:
-        return None
-    path = Path(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot use {path} as the folder of a comparison: {error.strerror or error}; name another folder."
-        ) from error
-    return path

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from memrec_convert.conversion.inputs.kept_fits import FitStore
 from memrec_convert.distill.rows import TensorRows, chunk_bounds
 from memrec_convert.distill.survey import Sample, Survey, draw_sample
-from memrec_convert.lab.fits import FitStore
 
 SAMPLE_ROWS = 32_768
 """Rows that stand for a table where clusters are fitted and distortions estimated, as in the conversion's own fit."""

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memrec_convert.encoding.description import OOV_CHOICES, describe_table
+from memrec_convert.choices import Oov, values_of
+from memrec_convert.encoding.description import describe_table
 from memrec_convert.encoding.spec import TableSpec, table_spec_from_json
 from memrec_convert.kernels.reference import pool_bags
 from memrec_convert.lookup.table import CompressedTable, HashGroup
@@ -181,7 +182,7 @@ def build_module(plain: Mapping[str, Any], groups: dict[str, HashGroup]) -> Comp
         group = groups.get(spec.hashing.group) or groups.setdefault(spec.hashing.group, HashGroup(spec.hashing))
         if group.spec != spec.hashing:
             raise ValueError(f"two tables describe the group {spec.hashing.group!r} differently")
-    if plain["oov"] not in OOV_CHOICES:
+    if plain["oov"] not in values_of(Oov):
         raise ValueError(f"oov {plain['oov']!r} is unknown")
     name, oov, padding_idx = str(plain["name"]), str(plain["oov"]), plain.get("padding_idx")
     if padding_idx is not None and not (isinstance(padding_idx, int) and 0 <= padding_idx < spec.rows):

@@ -45,7 +45,7 @@ class HashGroup(TrackedBuffers):
 class CompressedTable(TrackedBuffers):
     """Rows of one table, decoded on demand. `lookup` is the reference; the kernel and pooling are the subclasses' part.
 
-    oov says what happens to an id outside [0, rows): one of OOV_CHOICES. padding_idx names a row that reads as zero.
+    oov says what happens to an id outside [0, rows): one of `choices.Oov`. padding_idx names a row that reads as zero.
     """
 
     decisive = frozenset({"decoder", "oov", "padding_idx", "mode", "group"})

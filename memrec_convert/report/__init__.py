@@ -20,7 +20,6 @@ from memrec_convert.report.report import (
     SliceReport,
     SourceSizes,
     TableReport,
-    to_plain,
 )
 from memrec_convert.report.summary import render_summary, suggest_step
 from memrec_convert.report.terminal import render_evaluation, render_inspection, render_plan, render_terminal
@@ -49,5 +48,4 @@ __all__ = [
     "render_summary",
     "render_terminal",
     "suggest_step",
-    "to_plain",
 ]

@@ -20,7 +20,7 @@ GOLDEN = sorted((Path(__file__).parent / "golden").glob("format-*.safetensors"))
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_old_files_answer_as_they_did(path: Path) -> None:
     """Every table's rows are the very bits that the writing version read, the logits the same to 1e-6."""
-    assert verify(path)["bytes"] == path.stat().st_size <= 8192
+    assert verify(path).bytes == path.stat().st_size <= 8192
     expected = json.loads(path.with_suffix(".json").read_text())
     found = ask(path, path.stem.split("-")[-1])
     assert found["rows"] == expected["rows"]

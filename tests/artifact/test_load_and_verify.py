@@ -52,8 +52,8 @@ def test_a_known_network_comes_back_by_itself(path: Path) -> None:
     with torch.no_grad():
         assert torch.equal(model(DENSE, IDS), original(DENSE, IDS))
     result = verify(path)
-    assert (result["bytes"], result["tables"]) == (path.stat().st_size, 4)
-    assert result["tensors"] == len(read_artifact(path).tensors)
+    assert (result.bytes, result.tables) == (path.stat().st_size, 4)
+    assert result.tensors == len(read_artifact(path).tensors)
 
 
 def test_equal_models_make_equal_files(path: Path, tmp_path: Path, saved: bytes) -> None:
@@ -90,7 +90,7 @@ def test_a_class_of_ones_own_is_filled(tmp_path: Path) -> None:
     ids = torch.arange(40)
     with torch.no_grad():
         assert torch.equal(fresh(ids), original(ids))
-    assert verify(target)["tables"] == 2
+    assert verify(target).tables == 2
     with pytest.raises(ArtifactError, match=r"load\(path, into=model\)"):
         load(target)
 

@@ -33,7 +33,7 @@ from memrec_convert.bench.timing import calls_in_a_row
 from memrec_convert.cli.commands import main
 from memrec_convert.clicklog import LogSchema
 from memrec_convert.conversion.inputs.from_checkpoint import open_batches
-from memrec_convert.errors import ArtifactError, LogError, ModelError, RecipeError
+from memrec_convert.errors import ArtifactError, LogError, ModelError, OptionError
 from memrec_convert.models import build_original
 from memrec_convert.report.latency import render_latency
 
@@ -80,7 +80,7 @@ def run(monkeypatch, capsys, _quick):
 def test_figures_of_both_sides(artifact, tiny):
     """A row per stage, batch size and contender; times, rates and ratios agree with each other."""
     found = bench(artifact, against=tiny.bare, data=tiny.test, batch=(1, 16), seconds=0.02)
-    rows = {(row["stage"], row["batch"], row["contender"]): row for row in found["rows"]}
+    rows = {(row["stage"], row["batch"], row["contender"]): row for row in found.rows}
     for batch in (1, 16):
         assert {key[2] for key in rows if key[:2] == ("embedding", batch)} >= {"converted", "original", "torch int8"}
         assert {key[2] for key in rows if key[:2] == ("model", batch)} == {"converted", "original"}
@@ -92,14 +92,14 @@ def test_figures_of_both_sides(artifact, tiny):
     own, other = rows["model", 16, "converted"], rows["model", 16, "original"]
     assert own["ratio_to_original"] == own["ratio_to"]["original"] == pytest.approx(other["ms_p50"] / own["ms_p50"])
     assert other["ratio_to_original"] == 1
-    assert found["ids"] == {"source": "log", "samples": 4000}
-    assert (found["tables"], found["threads"], found["artifact"]["bytes"]) == (3, 1, artifact.stat().st_size)
+    assert found.ids == {"source": "log", "samples": 4000}
+    assert (found.tables, found.threads, found.artifact["bytes"]) == (3, 1, artifact.stat().st_size)
 
 
 def test_contenders_compute_what_the_models_do(artifact, tiny):
     """What is timed gives the models' own logits, and int8 rows those of the original within their rounding."""
     served = open_served(artifact)
-    source = memrec_convert.conversion.inputs.from_checkpoint.read_checked(tiny.bare, pairs=None, dense_transform=None)
+    source = memrec_convert.conversion.inputs.from_checkpoint.read_checked(tiny.bare)
     original = build_original(source)
     tables = [original.get_submodule(f"tables.{number}") for number in range(3)]
     draw = ZipfSource(served.input_rows, exponent=1.05, dense=2, hottest={}).sample(50)
@@ -220,7 +220,7 @@ def test_logs_with_several_ids_a_feature(artifact, tiny, bag_log):
     pairs = set(zip(bags, second.ids.tolist(), strict=True))
     assert pairs == {((1, 2, 3), 7), ((), 8), ((4,), 9), ((5, 6), 7)}
     found = bench(artifact, against=tiny.bare, data=bag_log, batch=(8,), seconds=0.01)
-    assert {row["contender"] for row in found["rows"]} >= {"converted", "original"}
+    assert {row["contender"] for row in found.rows} >= {"converted", "original"}
 
 
 def test_joined_columns_are_one_bag_per_table_and_sample():
@@ -236,12 +236,12 @@ def test_joined_columns_are_one_bag_per_table_and_sample():
 def test_an_artifact_alone(artifact):
     """Without --against there is one contender and no ratio; ids follow Zipf's law."""
     found = bench(artifact, zipf=1.2, batch=(4,), seconds=0.01)
-    assert [(row["stage"], row["contender"]) for row in found["rows"]] == [
+    assert [(row["stage"], row["contender"]) for row in found.rows] == [
         ("embedding", "converted"),
         ("model", "converted"),
     ]
-    assert all(row["ratio_to_original"] is None and row["ratio_to"] == {} for row in found["rows"])
-    assert found["ids"] == {"source": "zipf", "exponent": 1.2}
+    assert all(row["ratio_to_original"] is None and row["ratio_to"] == {} for row in found.rows)
+    assert found.ids == {"source": "zipf", "exponent": 1.2}
     assert "speed" not in render_latency(found)
 
 
@@ -251,8 +251,8 @@ def test_tables_alone(tiny, tmp_path):
     target = tmp_path / "tables.safetensors"
     memrec_convert.convert(tiny.bare, "12kB", tables_only=True, out=target, threads=1)
     found = bench(target, against=tiny.bare, batch=(4,), seconds=0.01)
-    assert {row["stage"] for row in found["rows"]} == {"embedding"}
-    assert {row["contender"] for row in found["rows"]} >= {"converted", "original", "torch int8"}
+    assert {row["stage"] for row in found.rows} == {"embedding"}
+    assert {row["contender"] for row in found.rows} >= {"converted", "original", "torch int8"}
 
 
 @pytest.mark.usefixtures("_quick")
@@ -262,7 +262,7 @@ def test_a_model_of_its_own_class(tmp_path, tiny):
     target = tmp_path / "own.safetensors"
     memrec_convert.save(memrec_convert.compress(model, "8x")[0], target)
     found = bench(target, batch=(4,), seconds=0.01)
-    assert [row["stage"] for row in found["rows"]] == ["embedding"]
+    assert [row["stage"] for row in found.rows] == ["embedding"]
     with pytest.raises(ModelError, match="its own class"):
         bench(target, against=tiny.bare, batch=(4,))
     with pytest.raises(LogError, match="its own class"):
@@ -340,19 +340,19 @@ def test_noise_is_told():
     assert bench_module.warn_of_noise(rows[1:2]) == []
 
 
-def test_files_are_written(run, artifact, tmp_path):
-    """JSON holds what the table shows; nothing is replaced without --force; `-` is stdout."""
-    target, chart = tmp_path / "speed.json", tmp_path / "speed.svg"
-    arguments = (artifact, "--batch", "2,4", "--seconds", "0.01", "--json", target, "--chart", chart)
+def test_the_figures_are_printed_and_drawn(run, artifact, tmp_path):
+    """--json prints one object and nothing else; without it stands the table; no chart is replaced without --force."""
+    chart = tmp_path / "speed.svg"
+    arguments = (artifact, "--batch", "2,4", "--seconds", "0.01", "--chart", chart)
     code, out, _ = run(*arguments)
-    found = json.loads(target.read_text())
     assert code == 0
-    assert render_latency(found, 80) == out.rstrip("\n")
+    assert "embedding" in out
     assert "<svg" in chart.read_text()
     assert run(*arguments)[0] == 2
-    assert run(*arguments, "--force")[0] == 0
-    code, out, _ = run(artifact, "--batch", "2", "--seconds", "0.01", "--json", "-")
-    assert json.loads(out)["rows"][0]["batch"] == 2
+    code, out, _ = run(*arguments, "--force", "--json")
+    found = json.loads(out)
+    assert (code, [row["batch"] for row in found["rows"] if row["stage"] == "model"]) == (0, [2, 4])
+    assert "embedding" in render_latency(found, 80)
 
 
 def test_fbgemm_that_does_not_load_is_left_out(monkeypatch):
@@ -374,7 +374,7 @@ def test_foreign_artifact_error_is_the_readers(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"\0" * 64)
     with pytest.raises(ArtifactError):
         bench(tmp_path / "x.safetensors")
-    with pytest.raises(RecipeError):
+    with pytest.raises(OptionError):
         bench(tmp_path / "x.safetensors", batch=())
 
 

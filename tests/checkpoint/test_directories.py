@@ -43,7 +43,7 @@ def test_a_distributed_checkpoint_is_read(distributed):
     source = check_same(path, state)
     assert source.container == "torch.distributed.checkpoint"
     assert {file.name for file in source.files} == {".metadata", "__0_0.distcp"}
-    assert inspect(path)["file_bytes"] == sum(file.stat().st_size for file in path.iterdir())
+    assert inspect(path).file_bytes == sum(file.stat().st_size for file in path.iterdir())
 
 
 def test_a_damaged_distributed_checkpoint_is_named(distributed):
@@ -274,7 +274,7 @@ def test_an_npz_that_holds_objects_or_is_compressed_is_never_unpickled(tmp_path)
     """Arrays of objects stay unread; a compressed archive says what to do; a click log is sent where it belongs."""
     objects = np.array([[{"a": 1}]], dtype=object)
     np.savez(tmp_path / "o.npz", objects=objects, table=np.ones((3, 2), np.float32), allow_pickle=True)
-    tables = inspect(tmp_path / "o.npz")["tables"]
+    tables = inspect(tmp_path / "o.npz").tables
     assert [table["name"] for table in tables] == ["table"]
     np.savez_compressed(tmp_path / "c.npz", table=np.ones((3, 2)))
     with pytest.raises(CheckpointError, match=r"np\.savez_compressed"):

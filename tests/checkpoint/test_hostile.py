@@ -94,7 +94,7 @@ def test_a_call_beside_a_model_is_named_and_not_made(dlrm_state, tmp_path, save)
             {"state_dict": dlrm_state(), "hook": Reduced(os.system, f"touch {sentinel}")},
             _use_new_zipfile_serialization=not legacy,
         )
-        assert inspect(path)["unrun_classes"] == ["posix.system"]
+        assert inspect(path).unrun_classes == ("posix.system",)
     assert not sentinel.exists()
 
 
@@ -151,7 +151,7 @@ def test_any_damage_ends_in_a_checkpoint_error_or_not_at_all(data, dlrm_state, s
     path = tmp_path / "damaged.pt"
     path.write_bytes(content[: data.draw(st.integers(1, len(content))) if data.draw(st.booleans()) else None])
     with suppress(CheckpointError):
-        assert inspect(path)["layout"] == "facebookresearch-dlrm"
+        assert inspect(path).layout == "facebookresearch-dlrm"
 
 
 def test_a_link_to_a_shard_is_followed_and_to_anything_else_is_refused(tmp_path):
@@ -161,7 +161,7 @@ def test_a_link_to_a_shard_is_followed_and_to_anything_else_is_refused(tmp_path)
     build, _ = directory_of({"m.safetensors.index.json": index}, "", links={"a.safetensors": "../blob"})
     folder = build(tmp_path)
     (tmp_path / "blob").write_bytes(safetensors_bytes(entry))
-    assert inspect(folder)["tables"][0]["rows"] == 3
+    assert inspect(folder).tables[0]["rows"] == 3
     (tmp_path / "blob").write_bytes(b"root:x:0:0:root:/root:/bin/sh\n")
     assert_refused(folder / "m.safetensors.index.json", None, named=folder / "a.safetensors")
 

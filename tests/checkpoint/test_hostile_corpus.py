@@ -84,7 +84,7 @@ def test_the_watch_sees_what_unpickling_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("good", [GOOD_DISTRIBUTED, GOOD_NVIDIA, GOOD_RANKS, GOOD_SNAPSHOT])
 def test_the_unharmed_directories_are_read(tmp_path: Path, good: Any) -> None:
     """The builders make real directories: without the harm they show their tables."""
-    assert inspect(good[0](tmp_path))["tables"]
+    assert inspect(good[0](tmp_path)).tables
 
 
 def test_the_unharmed_files_are_read(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_the_unharmed_files_are_read(tmp_path: Path) -> None:
         ("c.safetensors", tensors(DCN), 2),
     ):
         (tmp_path / called).write_bytes(content)
-        assert len(inspect(tmp_path / called)["tables"]) == count
+        assert len(inspect(tmp_path / called).tables) == count
     assert read_source(tmp_path / "b.safetensors").architecture["name"] == "dlrm"
     assert read_source(tmp_path / "c.safetensors").architecture["name"] == "dlrm-dcn"
 

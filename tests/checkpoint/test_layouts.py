@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from memrec_convert.checkpoint import Facts, read_source, state_facts
+from memrec_convert.checkpoint import Facts, read_source
 from memrec_convert.checkpoint.inspect import inspect
 from memrec_convert.errors import CheckpointError, IncompleteCheckpointError
 
@@ -59,7 +59,7 @@ def test_an_operation_against_the_widths_is_refused(dlrm_state, save, stated, wi
 def test_unknown_facts_are_refused(facts, sentence):
     """Facts are checked when they are stated."""
     with pytest.raises(CheckpointError, match=sentence):
-        state_facts(**facts)
+        Facts(**facts)
 
 
 def test_weights_per_row_are_folded_into_the_rows(dlrm_state, save):
@@ -131,10 +131,10 @@ def test_sorted_names_without_numbers_are_a_guess_that_can_be_corrected(torchrec
     source = read_source(path)
     assert [table.name for table in source.tables] == ["t_age", "t_zip"]
     assert "sorted by name" in source.warnings[0]
-    stated = read_source(path, facts=state_facts(table_order=["t_zip", "t_age"]))
+    stated = read_source(path, facts=Facts(table_order=["t_zip", "t_age"]))
     assert [table.name for table in stated.tables] == ["t_zip", "t_age"]
     with pytest.raises(CheckpointError, match="does not name each of them once"):
-        read_source(path, facts=state_facts(table_order=["t_zip", "t_zip"]))
+        read_source(path, facts=Facts(table_order=["t_zip", "t_zip"]))
 
 
 def quantised(torchrec_state, *, width, dim, kind, tables=2):
@@ -207,7 +207,7 @@ def test_a_deepctr_deepfm_is_read(save, dense):
 def test_other_networks_of_deepctr_are_listed_only(save, change, sentence):
     """What is no DeepFM is inspected, and refused for conversion."""
     path = save(deepctr_state() | change)
-    assert len(inspect(path)["tables"]) == 4
+    assert len(inspect(path).tables) == 4
     with pytest.raises(CheckpointError, match=sentence):
         read_source(path)
 
@@ -260,7 +260,7 @@ def test_other_networks_of_torch_rechub_are_listed_only(save, drop, change, sent
     state = {"embedding.embed_dict.a.weight": torch.randn(5, 4), "embedding.embed_dict.b.weight": torch.randn(5, 4)}
     state |= {"linear.fc.weight": torch.randn(1, 8), "linear.fc.bias": torch.randn(1)} | normalised_mlp([10, 6, 1])
     path = save({name: value for name, value in (state | change).items() if name != drop})
-    assert len(inspect(path)["tables"]) == 2
+    assert len(inspect(path).tables) == 2
     with pytest.raises(CheckpointError, match=sentence):
         read_source(path)
 
@@ -270,7 +270,7 @@ def test_field_sizes_must_fit_the_joint_table(save):
     state = {"embedding.embedding.weight": torch.randn(9, 4), "linear.fc.weight": torch.randn(9, 1)}
     state |= {"linear.bias": torch.randn(1)} | normalised_mlp([8, 6, 1])
     path = save(state)
-    assert [table["rows"] for table in inspect(path)["tables"]] == [9, 9]
+    assert [table["rows"] for table in inspect(path).tables] == [9, 9]
     with pytest.raises(CheckpointError, match="state the field sizes"):
         read_source(path)
     with pytest.raises(CheckpointError, match="add up to 8 ids, the joint table has 9"):
@@ -298,7 +298,7 @@ def test_what_counts_as_a_table_in_an_unknown_network(save):
         "qr_emb.weight_r": torch.randn(2, 4),
     }
     report = inspect(save(state))
-    assert report["layout"] == "tables only"
-    found = [(table["name"], table["bytes"]) for table in report["tables"]]
+    assert report.layout == "tables only"
+    found = [(table["name"], table["bytes"]) for table in report.tables]
     assert found == [("user_embedding", 96), ("item_emb", 80), ("qr_emb.weight_q", 80)]
-    assert any("tied_emb.weight is stored as the same tensor" in warning for warning in report["warnings"])
+    assert any("tied_emb.weight is stored as the same tensor" in warning for warning in report.warnings)

@@ -182,8 +182,8 @@ def test_missing_tables_refuse_conversion_and_warn_in_inspection(dlrm_state, sav
     with pytest.raises(IncompleteCheckpointError, match=r"holds 3 tables, but .* needs 5 \(dot\)"):
         read_source(path)
     report = inspect(path)
-    assert len(report["tables"]) == 3
-    assert "tables are missing" in report["warnings"][0]
+    assert len(report.tables) == 3
+    assert "tables are missing" in report.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -239,13 +239,13 @@ def test_quotient_remainder_and_mixed_dimension_tables_are_listed(dlrm_state, sa
     state |= {"emb_l.1.embs.weight": torch.ones(9, 2), "emb_l.1.proj.weight": torch.ones(8, 2)}
     path = save(state)
     report = inspect(path)
-    assert [(table["rows"], table["dim"], table["bytes"]) for table in report["tables"]] == [
+    assert [(table["rows"], table["dim"], table["bytes"]) for table in report.tables] == [
         (12, 8, 4 * 56),
         (9, 2, 4 * 34),
         (3, 8, 4 * 24),
     ]
-    assert [table.get("form") for table in report["tables"]] == ["quotient-remainder", "mixed-dimension", None]
-    assert "a bag of several is refused" in report["warnings"][0]
+    assert [table.get("form") for table in report.tables] == ["quotient-remainder", "mixed-dimension", None]
+    assert "a bag of several is refused" in report.warnings[0]
     assert [table.weight.shape for table in read_source(path).tables] == [(12, 8), (9, 8), (3, 8)]
 
 
@@ -272,7 +272,7 @@ def test_inspect_is_json_and_needs_no_torch(dlrm_file):
     """`inspect` reads headers alone and never imports torch."""
     code = (
         "import json, sys; from memrec_convert.checkpoint.inspect import inspect; "
-        "report = inspect(sys.argv[1]); assert 'torch' not in sys.modules; print(json.dumps(report))"
+        "report = inspect(sys.argv[1]); assert 'torch' not in sys.modules; print(json.dumps(report.to_json()))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(dlrm_file)], capture_output=True, text=True, check=True)
     report = json.loads(done.stdout)

@@ -35,7 +35,7 @@ def test_odd_rows_are_counted(tmp_path, monkeypatch, dtype, at_once):
     monkeypatch.setattr(scan_module, "HASHES_AT_ONCE", at_once)
     monkeypatch.setattr(scan_module, "BYTES_PER_CHUNK", 7 * 16)
     rows = odd_rows().to(dtype)
-    found = inspect(save_table(tmp_path / "m.pt", rows), scan=True)["tables"][0]["scan"]
+    found = inspect(save_table(tmp_path / "m.pt", rows), scan=True).tables[0]["scan"]
     finite = rows.float()[torch.isfinite(rows.float()).all(dim=1)]
     norms = np.sort(finite.double().norm(dim=1).numpy())
     counts = [found[name] for name in ("zero_rows", "constant_rows", "duplicate_rows", "nonfinite_rows")]
@@ -47,7 +47,7 @@ def test_odd_rows_are_counted(tmp_path, monkeypatch, dtype, at_once):
 
 def test_a_table_without_a_finite_row_has_no_norms(tmp_path):
     """None stands where there is nothing to say."""
-    found = inspect(save_table(tmp_path / "m.pt", torch.full((3, 2), float("nan"))), scan=True)["tables"][0]["scan"]
+    found = inspect(save_table(tmp_path / "m.pt", torch.full((3, 2), float("nan"))), scan=True).tables[0]["scan"]
     assert (found["nonfinite_rows"], found["zero_rows"], found["duplicate_rows"]) == (3, 0, 0)
     assert found["norm_min"] is found["norm_median"] is found["norm_max"] is None
 
@@ -56,7 +56,7 @@ def test_without_scan_no_row_is_read(tmp_path, monkeypatch):
     """Plain inspection says nothing of rows, and reads none."""
     path = save_table(tmp_path / "m.pt", odd_rows())
     monkeypatch.setattr(scan_module, "scan_rows", lambda *_: pytest.fail("rows were read"))
-    assert "scan" not in inspect(path)["tables"][0]
+    assert "scan" not in inspect(path).tables[0]
 
 
 def test_progress_counts_the_bytes(tmp_path):

@@ -52,9 +52,9 @@ FIELDS = (50, 30, 1000, 50, 20000, 3, 300)
 def test_every_real_checkpoint_is_inspected(shared_checkpoints, file, layout, tables):
     """Each framework's own file, or directory, shows its tables with their rows and widths."""
     report = inspect(shared_checkpoints / file)
-    assert report["layout"] == layout
-    assert [(table["rows"], table["dim"]) for table in report["tables"]] == tables
-    assert report["file_bytes"] >= sum(table["bytes"] for table in report["tables"])
+    assert report.layout == layout
+    assert [(table["rows"], table["dim"]) for table in report.tables] == tables
+    assert report.file_bytes >= sum(table["bytes"] for table in report.tables)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_real_files_are_read_for_conversion(shared_checkpoints, file, tables, op
 )
 def test_real_files_that_do_not_say_enough_are_inspected_only(shared_checkpoints, file, error, sentence):
     """What cannot be converted is listed with a warning, and refused for conversion with the same sentence."""
-    assert any(sentence in warning for warning in inspect(shared_checkpoints / file)["warnings"])
+    assert any(sentence in warning for warning in inspect(shared_checkpoints / file).warnings)
     with pytest.raises(error, match=sentence):
         read_source(shared_checkpoints / file)
 
@@ -147,5 +147,5 @@ def test_field_sizes_split_the_joint_table(shared_checkpoints):
 
 def test_the_stored_auc_is_the_trainers_own(shared_checkpoints):
     """`test_auc` of the real file is the figure of its validation split."""
-    metrics = inspect(shared_checkpoints / "ml1m/dlrm.pt")["stored_metrics"]
+    metrics = inspect(shared_checkpoints / "ml1m/dlrm.pt").stored_metrics
     assert metrics["test_auc"] == pytest.approx(0.807499, abs=1e-6)

@@ -62,7 +62,7 @@ def test_a_budget_is_used_where_there_is_something_to_buy(tiny):
     """Well below the original's size at most a hundredth of the budget stays unused."""
     for budget, method in ((9_000, "auto"), (16_000, "int8"), (16_000, "memrec")):
         found = plan(tiny.checkpoint, budget, data=tiny.train, method=method, **FAST)
-        assert found["predicted_bytes"] >= 0.99 * budget
+        assert found.predicted_bytes >= 0.99 * budget
 
 
 def test_more_bytes_never_make_the_answers_worse(tiny):
@@ -70,7 +70,7 @@ def test_more_bytes_never_make_the_answers_worse(tiny):
     divergences = []
     for budget in (7_000, 12_000, 25_000, 90_000):
         found = plan(tiny.checkpoint, budget, data=tiny.train, **FAST)
-        divergences.append(found["plan"]["divergence"])
+        divergences.append(found.plan["divergence"])
     assert all(more <= 1.05 * less for less, more in pairwise(divergences)), divergences
     assert divergences[0] > 10 * divergences[2]
     assert divergences[-1] == 0
@@ -79,9 +79,9 @@ def test_more_bytes_never_make_the_answers_worse(tiny):
 def test_the_chosen_plan_is_the_nearest_to_the_original(tiny):
     """No alternative in the report diverges less than what was chosen: the plain one of equal bytes included."""
     found = plan(tiny.checkpoint, 12_000, data=tiny.train, val=tiny.val, **FAST)
-    assert found["alternatives"]
-    for other in found["alternatives"]:
-        assert other["score"] >= found["plan"]["divergence"]
+    assert found.alternatives
+    for other in found.alternatives:
+        assert other["score"] >= found.plan["divergence"]
         assert other["bytes"] <= 12_000
 
 
@@ -93,7 +93,7 @@ def test_a_share_counts_tables_dense_part_and_an_allowance(tiny):
         for name, t in torch.load(tiny.bare, weights_only=True)["state_dict"].items()
         if not name.startswith("emb_l.")
     )
-    assert found["budget_bytes"] == tiny.table_bytes // 10 + dense + SHARE_ALLOWANCE_BYTES
+    assert found.budget_bytes == tiny.table_bytes // 10 + dense + SHARE_ALLOWANCE_BYTES
 
 
 @pytest.mark.parametrize("method", ["auto", "memrec"])

@@ -17,8 +17,8 @@ from memrec_convert.errors import (
     LogError,
     ModelError,
     NonFiniteRowsError,
+    OptionError,
     OutputError,
-    RecipeError,
 )
 from memrec_convert.lookup import CompressedEmbedding, CompressedEmbeddingBag
 from memrec_convert.units import SHARE_ALLOWANCE_BYTES
@@ -143,7 +143,7 @@ def test_save_and_load_give_the_same_logits(tmp_path):
     with torch.no_grad():
         for batch in make_batches(2, seed=7):
             assert torch.equal(fresh(*batch), small(*batch))
-    assert verify(path)["tables"] == 3
+    assert verify(path).tables == 3
     again = tmp_path / "again.safetensors"
     save(fresh, again)
     assert again.read_bytes() == path.read_bytes()
@@ -415,9 +415,9 @@ def test_budgets_and_choices_that_do_not_fit_are_refused():
     assert compress(make(), smallest)[1].artifact.bytes <= smallest
     with pytest.raises(BudgetError):
         compress(make(), "48 MBs")
-    with pytest.raises(RecipeError, match="columns"):
+    with pytest.raises(OptionError, match="columns"):
         compress(make(), BUDGET, columns={"a": "b"})
-    with pytest.raises(RecipeError, match="did you mean 'epochs'"):
+    with pytest.raises(OptionError, match="did you mean 'epochs'"):
         compress(make(), BUDGET, epoch=2)
 
 
@@ -450,4 +450,4 @@ def test_save_refuses_what_it_cannot_write(tmp_path):
         save(small, tmp_path / "a.safetensors")
     assert (tmp_path / "a.safetensors").read_text() == "mine"
     save(small, tmp_path / "a.safetensors", force=True)
-    assert verify(tmp_path / "a.safetensors")["tables"] == 3
+    assert verify(tmp_path / "a.safetensors").tables == 3

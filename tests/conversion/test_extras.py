@@ -13,7 +13,7 @@ import torch
 from memrec_convert import convert, evaluate, load
 from memrec_convert.checkpoint import read_source
 from memrec_convert.conversion.measuring.ablation import with_one_table
-from memrec_convert.errors import LogError, ProfileLeakError, RecipeError
+from memrec_convert.errors import LogError, OptionError, ProfileLeakError
 from memrec_convert.evaluation.groups import compare_groups
 from memrec_convert.evaluation.metrics import auc
 from memrec_convert.models import build_original
@@ -59,9 +59,9 @@ def test_groups_are_measured_by_convert_and_evaluate_alike(tiny, tmp_path):
     assert told["auc_ci95"] == pytest.approx(expected.auc_ci95, abs=1e-5)
     assert told["resamples"] == 2000
     found = evaluate(tmp_path / "a.safetensors", tiny.test, against=tiny.checkpoint, group="emb_l.1")
-    assert found["groups"]["column"] == "C2"
-    assert found["groups"]["gauc"]["delta"] == pytest.approx(expected.gauc_delta, abs=1e-6)
-    alone = evaluate(tmp_path / "a.safetensors", tiny.test, group="C2")["groups"]
+    assert found.groups.column == "C2"
+    assert found.groups.gauc.delta == pytest.approx(expected.gauc_delta, abs=1e-6)
+    alone = evaluate(tmp_path / "a.safetensors", tiny.test, group="C2").groups
     assert alone["gauc"] == pytest.approx(expected.gauc_after, abs=1e-6)
     assert alone["covered"] == pytest.approx(expected.covered)
 
@@ -95,9 +95,9 @@ def test_deciles_of_both_models_are_in_the_report(tiny, tmp_path):
         predicted = [one["mean_prediction"] for one in deciles[side]]
         assert predicted == sorted(predicted)
     assert deciles["before"] != deciles["after"]
-    found = evaluate(tmp_path / "a.safetensors", tiny.test)["deciles"]
+    found = evaluate(tmp_path / "a.safetensors", tiny.test).deciles
     pairs = zip(found, deciles["after"], strict=True)
-    assert all(one["mean_prediction"] == pytest.approx(two["mean_prediction"], abs=1e-6) for one, two in pairs)
+    assert all(one.mean_prediction == pytest.approx(two["mean_prediction"], abs=1e-6) for one, two in pairs)
 
 
 def test_ablation_puts_one_table_at_a_time_into_the_original(tiny, tmp_path):
@@ -118,8 +118,8 @@ def test_ablation_puts_one_table_at_a_time_into_the_original(tiny, tmp_path):
         assert one["auc"] == pytest.approx(expected, abs=1e-6)
         assert one["delta"] == pytest.approx(expected - auc(labels, before), abs=1e-6)
         assert one["ci95"][0] <= one["delta"] <= one["ci95"][1]
-    found = evaluate(tmp_path / "a.safetensors", tiny.test, against=tiny.checkpoint, ablation=True)["ablation"]
-    assert [one["delta"] for one in found] == pytest.approx([one["delta"] for one in told], abs=1e-6)
+    found = evaluate(tmp_path / "a.safetensors", tiny.test, against=tiny.checkpoint, ablation=True).ablation
+    assert [one.delta for one in found] == pytest.approx([one["delta"] for one in told], abs=1e-6)
 
 
 def test_putting_a_table_in_copies_no_other_table(tiny):
@@ -178,7 +178,7 @@ def test_control_can_learn_where_there_is_something_to_learn(tiny, tmp_path):
         ({"ablation": True, "eval": None}, LogError, "--ablation.*add --eval"),
         ({"control": True, "eval": None}, LogError, "--control.*add --eval"),
         ({"control": True, "epochs": 1}, LogError, "needs --val"),
-        ({"control": True, "val": "val", "epochs": 0}, RecipeError, "--epochs 0"),
+        ({"control": True, "val": "val", "epochs": 0}, OptionError, "--epochs 0"),
         ({"control": True, "val": "val", "data": None, "epochs": 1}, LogError, "needs --data"),
         ({"group": "nobody"}, LogError, "no group column 'nobody'"),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,7 +12,7 @@ import torch
 from memrec_convert import convert, evaluate, load, plan, verify
 from memrec_convert.clicklog import LogSchema, load_profile, open_log
 from memrec_convert.conversion.options import Options
-from memrec_convert.errors import LogError, NonFiniteRowsError, ProfileLeakError, RecipeError
+from memrec_convert.errors import LogError, NonFiniteRowsError, OptionError, ProfileLeakError
 from memrec_convert.report import Report
 
 BUDGET = 10_000
@@ -48,8 +47,8 @@ def test_load_gives_the_logits_that_evaluate_wrote(tiny, converted, tmp_path):
 def test_the_report_states_what_evaluate_measures(tiny, converted):
     """AUC before and after are those of checkpoint and artifact, each measured alone."""
     path, report = converted
-    assert evaluate(path, tiny.test)["auc"] == pytest.approx(report.auc.after, abs=1e-7)
-    assert evaluate(tiny.checkpoint, tiny.test)["auc"] == pytest.approx(report.auc.before, abs=1e-7)
+    assert evaluate(path, tiny.test).auc == pytest.approx(report.auc.after, abs=1e-7)
+    assert evaluate(tiny.checkpoint, tiny.test).auc == pytest.approx(report.auc.before, abs=1e-7)
     assert report.auc.before > 0.65
     assert report.auc.delta > -0.01
 
@@ -64,7 +63,7 @@ def test_the_artifact_needs_no_checkpoint(tiny, tmp_path):
     moved = out.rename(tmp_path / "moved.safetensors")
     model = load(moved)
     assert torch.isfinite(model(torch.zeros(3, 2), torch.zeros(3, 3, dtype=torch.int64))).all()
-    assert verify(moved)["tables"] == 3
+    assert verify(moved).tables == 3
 
 
 def test_report_and_card_lie_beside_the_artifact(converted):
@@ -117,7 +116,7 @@ def test_adagrads_state_stands_for_the_log(tiny, tmp_path):
 @pytest.mark.parametrize("weights", ["log", "optimizer", "displacement", "uniform"])
 def test_a_choice_of_weights_is_obeyed(tiny, weights):
     """Each source of weights can be forced where it is there."""
-    assert plan(tiny.checkpoint, BUDGET, data=tiny.train, weights=weights, **FAST)["weights"] == weights
+    assert plan(tiny.checkpoint, BUDGET, data=tiny.train, weights=weights, **FAST).weights == weights
 
 
 def test_weights_that_are_not_there_are_refused(tiny):
@@ -131,7 +130,7 @@ def test_weights_that_are_not_there_are_refused(tiny):
 def test_the_log_keeps_what_is_read_often(tiny):
     """Of the largest table, the rows that are stored serve more of the lookups than their share of the ids."""
     found = plan(tiny.checkpoint, BUDGET, data=tiny.train, **FAST)
-    table = found["tables"][0]
+    table = found.tables[0]
     kept = int(table["form"].split(" + ")[1].split(" ids")[0])
     assert table["lookup_share"]["row"] > 2 * kept / 2000
 
@@ -174,9 +173,9 @@ def test_a_recipe_gives_what_the_caller_leaves_open(tiny, tmp_path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text("budget: 9kB\nmethod: int8\nepochs: 0\nthreshold: 2000rows\ncolumns: {emb_l.2: C3}\n")
     found = plan(tiny.bare, recipe=recipe)
-    assert found["budget_bytes"] == 9000
-    assert [t["method"] for t in found["tables"]] == ["rows", "kept int8", "kept int8"]
-    assert plan(tiny.bare, "11kB", recipe=recipe)["budget_bytes"] == 11_000
+    assert found.budget_bytes == 9000
+    assert [t["method"] for t in found.tables] == ["rows", "kept int8", "kept int8"]
+    assert plan(tiny.bare, "11kB", recipe=recipe).budget_bytes == 11_000
 
 
 def test_columns_may_be_named_otherwise(tiny, tmp_path):
@@ -187,7 +186,7 @@ def test_columns_may_be_named_otherwise(tiny, tmp_path):
     columns = {"label": "click", "emb_l.0": "user"}
     first = plan(tiny.checkpoint, BUDGET, data=tiny.train, **FAST)
     second = plan(tiny.checkpoint, BUDGET, data=renamed, columns=columns, **FAST)
-    assert [t["lookup_share"] for t in first["tables"]] == [t["lookup_share"] for t in second["tables"]]
+    assert [t["lookup_share"] for t in first.tables] == [t["lookup_share"] for t in second.tables]
     with pytest.raises(LogError, match="user"):
         plan(tiny.checkpoint, BUDGET, data=renamed, **FAST)
 
@@ -211,9 +210,11 @@ def test_a_log_may_be_several_files(tiny, tmp_path):
 
 def test_unknown_choices_are_refused_by_name(tiny):
     """A typing error is no silent default."""
-    with pytest.raises(RecipeError, match="did you mean 'method'"):
+    with pytest.raises(OptionError, match="did you mean 'method'"):
         plan(tiny.bare, BUDGET, methods="int8")
-    with pytest.raises(RecipeError, match="budget"):
+    with pytest.raises(OptionError, match="no option 'eval'"):
+        plan(tiny.bare, BUDGET, eval=tiny.test)
+    with pytest.raises(OptionError, match="budget"):
         plan(tiny.bare)
 
 
@@ -237,7 +238,7 @@ def test_unknown_choices_are_refused_by_name(tiny):
 )
 def test_choices_out_of_range_are_refused(tiny, choice):
     """Each field of Options checks its own value and is named."""
-    with pytest.raises(RecipeError, match=next(iter(choice))):
+    with pytest.raises(OptionError, match=next(iter(choice))):
         plan(tiny.bare, BUDGET, **choice)
 
 
@@ -246,13 +247,13 @@ def test_every_option_of_convert_is_a_choice():
     from memrec_convert.cli.commands import cli
 
     offered = {parameter.name for parameter in cli.commands["convert"].params}
-    own = {field.name for field in fields(Options)} - {"k", "k_weights"}
+    own = set(Options.model_fields) - {"k", "k_weights"}
     assert own <= offered
 
 
 def test_memrec_with_nothing_to_hash_is_refused(tiny):
     """All tables below the threshold: the published form cannot be had."""
-    with pytest.raises(RecipeError, match="threshold"):
+    with pytest.raises(OptionError, match="threshold"):
         plan(tiny.bare, BUDGET, method="memrec", threshold="1GB")
 
 
@@ -260,8 +261,8 @@ def test_a_threshold_keeps_tables(tiny):
     """Tables below it are never replaced, whatever the method."""
     for method in ("codes", "memrec"):
         found = plan(tiny.bare, 14_000, method=method, threshold="301rows")
-        assert [t["method"].split()[0] for t in found["tables"]][1:] == ["kept", "kept"]
-        assert not found["tables"][0]["method"].startswith("kept")
+        assert [t["method"].split()[0] for t in found.tables][1:] == ["kept", "kept"]
+        assert not found.tables[0]["method"].startswith("kept")
 
 
 def test_the_dense_part_can_be_narrowed(tiny, tmp_path):
@@ -269,7 +270,7 @@ def test_the_dense_part_can_be_narrowed(tiny, tmp_path):
     full = convert(tiny.bare, BUDGET, out=tmp_path / "a.safetensors", **FAST)
     half = convert(tiny.bare, BUDGET, out=tmp_path / "b.safetensors", eval=tiny.test, dense="bf16", **FAST)
     assert half.sizes.artifact.dense * 2 == full.sizes.artifact.dense == full.sizes.source.dense
-    assert evaluate(tmp_path / "b.safetensors", tiny.test)["log_loss"] == pytest.approx(half.log_loss.after, abs=1e-7)
+    assert evaluate(tmp_path / "b.safetensors", tiny.test).log_loss == pytest.approx(half.log_loss.after, abs=1e-7)
     model = load(tmp_path / "b.safetensors")
     assert model.bottom[0].weight.dtype == torch.float32
     state = torch.load(tiny.bare, weights_only=True)["state_dict"]

@@ -61,7 +61,7 @@ def test_the_kept_state_is_the_one_that_is_written(tiny, tmp_path):
     from memrec_convert import evaluate
 
     _, report = run(tiny, tmp_path)
-    measured = evaluate(tmp_path / "a.safetensors", tiny.val)["auc"]
+    measured = evaluate(tmp_path / "a.safetensors", tiny.val).auc
     told = report.fine_tune
     kept = told.get("recoded", max(entry["score"] for entry in told["history"]))
     assert measured == pytest.approx(kept, abs=1e-6)

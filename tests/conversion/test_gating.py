@@ -13,7 +13,7 @@ from memrec_convert import convert, plan
 from memrec_convert.cli.commands import main
 from memrec_convert.conversion.gating import GateResult, bisect_lowest
 from memrec_convert.conversion.measuring.prediction import AucModel, soft_auc
-from memrec_convert.errors import LogError, QualityError, RecipeError
+from memrec_convert.errors import LogError, OptionError, QualityError
 from memrec_convert.evaluation.metrics import auc
 
 
@@ -141,7 +141,7 @@ def test_a_cap_below_the_bound_is_a_quality_error(tiny, tmp_path):
 @pytest.mark.parametrize("bound", [-0.1, 0.0, 0.9, float("nan")])
 def test_absurd_bounds_are_refused(tiny, tmp_path, bound):
     """A bound must be a drop that an AUC can have."""
-    with pytest.raises(RecipeError, match="bound"):
+    with pytest.raises(OptionError, match="bound"):
         convert(tiny.checkpoint, 9000, out=tmp_path / "a.safetensors", fail_if_worse_than=bound)
 
 
@@ -213,13 +213,13 @@ def test_a_bound_too_fine_for_the_rows_names_how_many_are_needed(tiny, tmp_path)
 def test_the_plan_explains_itself(tiny):
     """Every table has a sensitivity and a share, the shares sum to one, and the curve loses more at fewer bytes."""
     found = plan(tiny.checkpoint, 15_000, data=tiny.train, val=tiny.val, curve=True)
-    assert [entry["name"] for entry in found["explained"]] == ["emb_l.0", "emb_l.1", "emb_l.2"]
-    assert sum(entry["distortion_share"] for entry in found["explained"]) == pytest.approx(1.0)
-    assert all(entry["sensitivity"] > 0 for entry in found["explained"])
-    assert found["predicted_auc_drop"] >= 0
-    assert found["measured_auc_drop"] is not None
-    sizes = [point["predicted_bytes"] for point in found["curve"]]
-    losses = [point["distortion"] for point in found["curve"]]
+    assert [entry["name"] for entry in found.explained] == ["emb_l.0", "emb_l.1", "emb_l.2"]
+    assert sum(entry["distortion_share"] for entry in found.explained) == pytest.approx(1.0)
+    assert all(entry["sensitivity"] > 0 for entry in found.explained)
+    assert found.predicted_auc_drop >= 0
+    assert found.measured_auc_drop is not None
+    sizes = [point["predicted_bytes"] for point in found.curve]
+    losses = [point["distortion"] for point in found.curve]
     assert sizes == sorted(sizes, reverse=True)
     assert losses == sorted(losses)
 
@@ -227,5 +227,5 @@ def test_the_plan_explains_itself(tiny):
 def test_without_data_nothing_is_predicted(tiny):
     """No log, no logits: the predictions say so with None."""
     found = plan(tiny.bare, 15_000)
-    assert found["predicted_auc_drop"] is None
-    assert all(entry["next_kilobyte_auc"] is None for entry in found["explained"])
+    assert found.predicted_auc_drop is None
+    assert all(entry["next_kilobyte_auc"] is None for entry in found.explained)

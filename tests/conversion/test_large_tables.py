@@ -38,7 +38,7 @@ def test_without_data(tiny, tmp_path, large, weights, budget):
     assert report.artifact.bytes <= report.budget_bytes
     assert files_in(tmp_path) == ["o.card.md", "o.report.json", "o.safetensors"]
     assert report.weights == weights
-    found = verify(tmp_path / "o.safetensors", against=tiny.checkpoint)["against"]["tables"]
+    found = verify(tmp_path / "o.safetensors", against=tiny.checkpoint).against["tables"]
     assert max(table["relative_error"] for table in found) < 1.05
     assert any("codes" in table.form or "ids at" in table.form for table in report.tables)
 
@@ -139,7 +139,7 @@ def test_a_second_call_goes_on_from_the_work_folder(tiny, tmp_path, monkeypatch,
         convert(tiny.bare, "12kB", out=tmp_path / "two.safetensors", work=work, threads=1)
     first = (tmp_path / "one.safetensors").read_bytes()
     assert first == (tmp_path / "none.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
-    assert plan(tiny.bare, "20kB", work=work, threads=1)["predicted_bytes"] <= 20_000
+    assert plan(tiny.bare, "20kB", work=work, threads=1).predicted_bytes <= 20_000
 
 
 def test_an_interrupted_run_keeps_its_finished_tables(tiny, tmp_path, large, monkeypatch):

@@ -59,11 +59,11 @@ def save_directory(folder):
 
 def round_trip(path, log, out, **facts):
     """Convert, evaluate against the original, verify against it; both agree on what the original is."""
-    report = convert(path, 9000, data=log.train, val=log.val, eval=log.test, out=out, epochs=0, **facts)
+    report = convert(path, 9000, data=log.train, val=log.val, eval=log.test, out=out, epochs=0, assume=facts)
     figures = evaluate(out, log.test, against=path)
-    assert figures["auc"]["before"] == pytest.approx(report.auc.before, abs=1e-9)
-    assert evaluate(path, log.test, **facts)["auc"] == pytest.approx(report.auc.before, abs=1e-9)
-    assert len(verify(out, against=path)["against"]["tables"]) == len(report.tables)
+    assert figures.auc.before == pytest.approx(report.auc.before, abs=1e-9)
+    assert evaluate(path, log.test, assume=facts).auc == pytest.approx(report.auc.before, abs=1e-9)
+    assert len(verify(out, against=path).against["tables"]) == len(report.tables)
     return report
 
 
@@ -87,7 +87,7 @@ def test_a_directory_is_converted_like_a_file(log, tmp_path):
 def test_stated_facts_are_kept_with_the_artifact(log, tmp_path):
     """Field sizes are stated once, at conversion; evaluate and verify read them from the artifact."""
     torch.save(joint_table(), tmp_path / "m.pt")
-    with pytest.raises(CheckpointError, match="--field-sizes"):
+    with pytest.raises(CheckpointError, match="--assume field_sizes="):
         convert(tmp_path / "m.pt", 9000)
     spec = SyntheticSpec(tables=ROWS, dense=0, train_rows=2000, val_rows=800, test_rows=800)
     bare = write_synthetic_log(spec, tmp_path / "bare")
@@ -96,14 +96,17 @@ def test_stated_facts_are_kept_with_the_artifact(log, tmp_path):
 
 
 def test_field_sizes_reach_the_conversion_from_the_command_line_and_a_recipe(tmp_path):
-    """--field-sizes and the recipe's field_sizes say the same."""
+    """--assume and the recipe's field_sizes say the same."""
     torch.save(joint_table(), tmp_path / "m.pt")
     recipe = tmp_path / "r.yaml"
     recipe.write_text(f"field_sizes: {list(ROWS)}\nbudget: 9000\n")
     arguments = ["convert", str(tmp_path / "m.pt"), "--epochs", "0", "--quiet"]
-    for name, extra in (("a", ["--field-sizes", "400,30,60", "--budget", "9000"]), ("b", ["--recipe", str(recipe)])):
+    for name, extra in (
+        ("a", ["--assume", "field_sizes=400,30,60", "--budget", "9000"]),
+        ("b", ["--recipe", str(recipe)]),
+    ):
         done = CliRunner().invoke(cli, [*arguments, "--out", str(tmp_path / f"{name}.safetensors"), *extra])
         assert done.exit_code == 0, done.output
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
-    done = CliRunner().invoke(cli, [*arguments, "--field-sizes", "4,x"])
-    assert "no list of whole numbers" in done.output
+    done = CliRunner().invoke(cli, [*arguments, "--assume", "field_sizes=4,x"])
+    assert "not whole numbers" in str(done.exception)

@@ -41,7 +41,7 @@ def test_a_hundredth_of_the_tables_costs_no_more_than_a_thousandth_of_auc(conver
 def test_the_artifact_is_sound_and_was_made_from_its_source(converted, shared):
     """Every digest holds, and every row decodes to something near its source."""
     found = verify(converted[0], against=shared / "checkpoints" / "ml1m" / "dlrm.pt")
-    errors = {table["name"]: table["relative_error"] for table in found["against"]["tables"]}
+    errors = {table["name"]: table["relative_error"] for table in found.against["tables"]}
     assert len(errors) == 9
     assert all(error < 1 for error in errors.values())
 

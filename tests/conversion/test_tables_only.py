@@ -40,7 +40,7 @@ def test_tables_come_back_by_name(towers, tmp_path):
     for name, table in tables.items():
         assert torch.equal(table(ids), model.get_submodule(name)(ids))
     found = verify(tmp_path / "o.safetensors", against=path)
-    assert [table["name"] for table in found["against"]["tables"]] == list(tables)
+    assert [table["name"] for table in found.against["tables"]] == list(tables)
     assert report.sizes.source.dense == 0
     assert report.auc is None
 

@@ -14,15 +14,16 @@ import torch
 from click.testing import CliRunner
 
 from memrec_convert import convert, evaluate, plan
-from memrec_convert.checkpoint import Assumption, parse_assumed, read_facts, read_source, state_facts
+from memrec_convert.checkpoint import Assumption, Facts, parse_assumed, read_facts, read_source
 from memrec_convert.cli.commands import cli
 from memrec_convert.conversion.inputs.from_checkpoint import LogChoices, read_checked
 from memrec_convert.conversion.inputs.readings import FAR_BELOW, TRIED_SAMPLES, try_readings, warn_of_auc
-from memrec_convert.errors import CheckpointError, ModelError, RecipeError
+from memrec_convert.errors import CheckpointError, ModelError
 from memrec_convert.models import build_original
 
 BUDGET = 12_000
 FAST = {"epochs": 0, "method": "int8"}
+UPPER = {"assume": {"pairs": "upper"}}
 
 
 def state_of(tiny):
@@ -42,7 +43,7 @@ def upper(tiny, tmp_path_factory):
     state |= {name: value / value.shape[1] ** 0.5 for name, value in state.items() if name.endswith("_l.0.weight")}
     path = folder / "upper.pt"
     torch.save({"state_dict": state, "test_auc": 0.99}, path)
-    model = build_original(read_checked(path, pairs="upper", dense_transform=None))
+    model = build_original(read_checked(path, facts=Facts(pairs="upper")))
     logs = []
     for log in (tiny.val, tiny.test):
         table = pq.read_table(log)
@@ -81,9 +82,6 @@ def test_a_stated_reading_is_taken_and_no_longer_tried(tiny, upper, tmp_path):
     assert wrong.auc.before < right.auc.before - 0.02
     assert right.auc.before > 0.75
     assert any("other values of dense_transform tried on" in line for line in right.assumed)
-    same = convert(upper.path, BUDGET, out=tmp_path / "d.safetensors", eval=upper.test, pairs="upper", **FAST)
-    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "d.safetensors").read_bytes()
-    assert same.auc == right.auc
 
 
 def test_what_was_tried_is_told(tiny, tmp_path):
@@ -101,22 +99,22 @@ def test_without_labelled_data_nothing_is_tried(tiny, upper, tmp_path):
 def test_evaluating_a_checkpoint_warns_of_a_better_reading(tiny, upper):
     """A measurement is given all the same, and a stated reading is not doubted."""
     found = evaluate(upper.path, upper.test)
-    assert [line for line in found["warnings"] if "--assume pairs=upper" in line]
-    right = evaluate(upper.path, upper.test, assume={"pairs": "upper"})
-    assert not [line for line in right["warnings"] if "--assume" in line]
-    assert right["auc"] > found["auc"] + 0.02
-    assert any("tried" in line for line in right["assumed"])
+    assert [line for line in found.warnings if "--assume pairs=upper" in line]
+    right = evaluate(upper.path, upper.test, **UPPER)
+    assert not [line for line in right.warnings if "--assume" in line]
+    assert right.auc > found.auc + 0.02
+    assert any("tried" in line for line in right.assumed)
 
 
 def test_an_auc_far_below_the_stored_one_is_a_warning(tiny, upper, tmp_path):
     """The stated threshold decides; figures that can be no AUC of a trained model are left alone."""
-    report = convert(upper.path, BUDGET, out=tmp_path / "a.safetensors", eval=upper.test, pairs="upper", **FAST)
+    report = convert(upper.path, BUDGET, out=tmp_path / "a.safetensors", eval=upper.test, **UPPER, **FAST)
     (line,) = [line for line in report.warnings if "test_auc" in line]
     assert "0.9900" in line
     assert f"{report.auc.before:.4f}" in line
-    found = plan(upper.path, BUDGET, val=upper.val, pairs="upper")
-    assert [line for line in found["warnings"] if "test_auc" in line]
-    assert [line for line in evaluate(upper.path, upper.test, pairs="upper")["warnings"] if "test_auc" in line]
+    found = plan(upper.path, BUDGET, val=upper.val, **UPPER)
+    assert [line for line in found.warnings if "test_auc" in line]
+    assert [line for line in evaluate(upper.path, upper.test, **UPPER).warnings if "test_auc" in line]
     source = read_source(upper.path)
     assert warn_of_auc(source, 0.99 - FAR_BELOW, "log") == ()
     assert len(warn_of_auc(source, 0.99 - FAR_BELOW - 1e-6, "log")) == 1
@@ -125,16 +123,17 @@ def test_an_auc_far_below_the_stored_one_is_a_warning(tiny, upper, tmp_path):
 
 def test_the_dense_transform_can_be_stated_when_a_checkpoint_is_evaluated(tiny, tmp_path):
     """The figures are those of the stated transform; an artifact has its own, which cannot be stated away."""
-    plain, other = evaluate(tiny.bare, tiny.test), evaluate(tiny.bare, tiny.test, dense_transform="identity")
-    assert other["auc"] != plain["auc"]
+    identity = {"assume": {"dense_transform": "identity"}}
+    plain, other = evaluate(tiny.bare, tiny.test), evaluate(tiny.bare, tiny.test, **identity)
+    assert other.auc != plain.auc
     done = CliRunner().invoke(
-        cli, ["evaluate", str(tiny.bare), "--eval", str(tiny.test), "--dense-transform", "identity", "--json"]
+        cli, ["evaluate", str(tiny.bare), "--eval", str(tiny.test), "--assume", "dense_transform=identity", "--json"]
     )
-    assert json.loads(done.stdout)["auc"] == other["auc"]
+    assert json.loads(done.stdout)["auc"] == other.auc
     convert(tiny.bare, BUDGET, out=tmp_path / "a.safetensors", **FAST)
-    assert evaluate(tmp_path / "a.safetensors", tiny.test, dense_transform="log1p")["auc"] is not None
+    assert evaluate(tmp_path / "a.safetensors", tiny.test, assume={"dense_transform": "log1p"}).auc is not None
     with pytest.raises(ModelError, match="log1p, and identity was stated"):
-        evaluate(tmp_path / "a.safetensors", tiny.test, dense_transform="identity")
+        evaluate(tmp_path / "a.safetensors", tiny.test, **identity)
 
 
 def test_multiplied_parts_that_were_added_are_found(tiny, tmp_path):
@@ -144,17 +143,17 @@ def test_multiplied_parts_that_were_added_are_found(tiny, tmp_path):
     remainder, parts = torch.zeros(20, 8), rows[::20].clone()
     state |= {"emb_l.0.weight_q": parts, "emb_l.0.weight_r": remainder}
     torch.save({"state_dict": state}, tmp_path / "qr.pt")
-    source = read_checked(tmp_path / "qr.pt", pairs=None, dense_transform=None)
+    source = read_checked(tmp_path / "qr.pt")
     assert ("qr_operation", "mult") in {(one.fact, one.taken) for one in source.open_facts}
-    tried = try_readings(source, LogChoices({}), None, tiny.test, batch_size=512, workers=1)
+    tried = try_readings(source, LogChoices({}), tiny.test, batch_size=512, workers=1)
     assert tried.better is None or tried.better.assumption.fact == "qr_operation"
-    stated = read_checked(tmp_path / "qr.pt", pairs=None, dense_transform=None, facts=state_facts(qr_operation="add"))
+    stated = read_checked(tmp_path / "qr.pt", facts=Facts(qr_operation="add"))
     assert "qr_operation" not in {one.fact for one in stated.open_facts}
 
 
 def test_bags_may_be_averaged(tiny, tmp_path):
     """Stated, the tables average in the original and in the artifact; sums of single ids stay what they were."""
-    source = read_source(tiny.bare, facts=state_facts(pooling="mean"))
+    source = read_source(tiny.bare, facts=Facts(pooling="mean"))
     model = build_original(source)
     ids, starts = torch.tensor([1, 2, 3]), torch.tensor([0, 2])
     rows = state_of(tiny)["emb_l.0.weight"]
@@ -164,10 +163,10 @@ def test_bags_may_be_averaged(tiny, tmp_path):
     report = convert(
         tiny.bare, BUDGET, out=tmp_path / "a.safetensors", eval=tiny.test, assume={"pooling": "mean"}, **FAST
     )
-    assert report.auc.before == pytest.approx(evaluate(tiny.bare, tiny.test)["auc"], abs=1e-9)
+    assert report.auc.before == pytest.approx(evaluate(tiny.bare, tiny.test).auc, abs=1e-9)
     assert "averaged" in " ".join(report.assumed)
     both = evaluate(tmp_path / "a.safetensors", tiny.test, against=tiny.bare)
-    assert both["auc"]["before"] == pytest.approx(report.auc.before, abs=1e-9)
+    assert both.auc.before == pytest.approx(report.auc.before, abs=1e-9)
 
 
 def test_a_reading_no_better_than_chance_is_no_better_reading(upper, tmp_path):
@@ -176,12 +175,12 @@ def test_a_reading_no_better_than_chance_is_no_better_reading(upper, tmp_path):
     place = table.column_names.index("label")
     turned = pa.array(1 - np.asarray(table["label"]))
     pq.write_table(table.set_column(place, "label", turned), tmp_path / "turned.parquet")
-    source = read_checked(upper.path, pairs="upper", dense_transform=None)
+    source = read_checked(upper.path, facts=Facts(pairs="upper"))
     source = replace(source, open_facts=(Assumption("pairs", "upper", ("lower",)),))
-    tried = try_readings(source, LogChoices({}), "upper", tmp_path / "turned.parquet", batch_size=512, workers=1)
+    tried = try_readings(source, LogChoices({}), tmp_path / "turned.parquet", batch_size=512, workers=1)
     assert tried.auc < 0.3
-    lower = read_checked(upper.path, pairs="lower", dense_transform=None)
-    other = try_readings(lower, LogChoices({}), "lower", tmp_path / "turned.parquet", batch_size=512, workers=1)
+    lower = read_checked(upper.path, facts=Facts(pairs="lower"))
+    other = try_readings(lower, LogChoices({}), tmp_path / "turned.parquet", batch_size=512, workers=1)
     assert other.auc > tried.auc
     assert (tried.better is None) == (other.auc <= 0.5)
 
@@ -194,12 +193,12 @@ def test_an_interaction_that_fits_twice_is_an_open_fact(tmp_path):
     torch.save({"state_dict": state}, tmp_path / "m.pt")
     source = read_source(tmp_path / "m.pt")
     assert ("interaction", "dot", ("cat",)) in {(one.fact, one.taken, one.others) for one in source.open_facts}
-    cat = read_source(tmp_path / "m.pt", facts=state_facts(interaction="cat"))
+    cat = read_source(tmp_path / "m.pt", facts=Facts(interaction="cat"))
     assert cat.architecture["interaction"] == "cat"
     assert read_facts(cat.architecture).interaction == "cat"
     assert not {"interaction", "pairs"} & {one.fact for one in cat.open_facts}
     with pytest.raises(CheckpointError, match=r"'dot-with-itself' was stated.*dot or cat"):
-        read_source(tmp_path / "m.pt", facts=state_facts(interaction="dot-with-itself"))
+        read_source(tmp_path / "m.pt", facts=Facts(interaction="dot-with-itself"))
 
 
 @pytest.mark.parametrize(
@@ -217,18 +216,16 @@ def test_what_cannot_be_assumed_is_refused(tiny, assume, said):
         plan(tiny.bare, BUDGET, assume=assume)
 
 
-def test_two_statements_may_not_contradict_each_other(tiny, tmp_path):
-    """An option and --assume say the same or are refused; either wins over the recipe."""
-    with pytest.raises(RecipeError, match="pairs is stated as 'upper' and, by --assume, as 'lower'"):
-        plan(tiny.bare, BUDGET, pairs="upper", assume={"pairs": "lower"})
+def test_what_is_assumed_goes_before_the_recipe(tiny, tmp_path):
+    """And lists may be given as texts, under names with hyphens, or as lists."""
     recipe = tmp_path / "r.yaml"
     recipe.write_text("pairs: upper\n")
     found = plan(tiny.bare, BUDGET, recipe=recipe, assume={"pairs": "lower"}, data=tiny.train, val=tiny.val)
-    assert found["predicted_bytes"] <= BUDGET
-    assert parse_assumed({"table-order": "a, b", "field_sizes": "3,4"}) == {
-        "table_order": ["a", "b"],
-        "field_sizes": [3, 4],
-    }
+    assert found.predicted_bytes <= BUDGET
+    assert not any("tried" in line and "pairs" in line for line in found.assumed)
+    texts = parse_assumed({"table-order": "a, b", "field_sizes": "3,4"})
+    assert texts == parse_assumed({"table_order": ["a", "b"], "field_sizes": [3, 4]})
+    assert texts == Facts(table_order=("a", "b"), field_sizes=(3, 4))
 
 
 def test_the_command_line_takes_as_many_as_are_needed(tiny, upper, tmp_path):

@@ -250,37 +250,6 @@ def test_training_ends_when_nothing_gets_better():
     assert not changed(student, script.states[2])
 
 
-@pytest.mark.parametrize(("slices", "place"), [([3, 1, 2], 0), ([1, 5, 2], 1), ([1, 2, 7], 2), ([4, 4, 4], 0)])
-def test_a_search_takes_the_rate_that_was_best_after_its_slice(slices, place):
-    """Each rate starts from the first state; of equal ones the plan's own stays; then all steps are made with it."""
-    factors = (1.0, 0.5, 2.0)
-    student, script = make_student(), Script([0, *slices, 1, 2, 3, 4])
-    plain = make_student()
-    told = train(student, script, batches=16, search=True, factors=factors)
-    rate = 3e-2 * factors[place]
-    train(plain, Script([0, 1, 2, 3, 4]), batches=16, codebook_rate=rate)
-    assert told.rate == pytest.approx(rate)
-    assert told.searched == tuple((3e-2 * f, 1e-4, s) for f, s in zip(factors, slices, strict=True))
-    assert told.history == ((0, 0), (4, 1), (8, 2), (12, 3), (16, 4))
-    assert not changed(student, state_of(plain))
-
-
-def test_a_search_with_the_dense_part_goes_on_to_its_rate():
-    """The dense part's rate is searched after the codebooks', with the best of those."""
-    student = make_student()
-    student.last.requires_grad_(True)
-    script = Script([0, 1, 2, 0, 1, 2, 3, 1, 2, 3, 4])
-    told = train(student, script, batches=16, search=True, train_dense=True, factors=(1.0, 0.5, 2.0))
-    assert [rates[:2] for rates in told.searched[3:]] == [(1.5e-2, 1e-4), (1.5e-2, 5e-5), (1.5e-2, 2e-4)]
-    assert (told.rate, told.dense_rate) == (1.5e-2, 2e-4)
-
-
-def test_a_score_that_is_no_number_wins_no_search():
-    """A rate that leads to NaN is not taken."""
-    told = train(make_student(), Script([0, float("nan"), 1, 0.5, 1, 2, 3, 4]), batches=16, search=True)
-    assert told.rate == pytest.approx(3e-2 / 3)
-
-
 def test_the_state_that_came_in_is_told():
     """Whoever wants the model from before the training can have it."""
     student = make_student()

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from memrec_convert import convert, evaluate
-from memrec_convert.conversion.inputs.preparing import prepare, stay_silent
-from memrec_convert.errors import LogError, OutputError, ProfileLeakError, RecipeError
+from memrec_convert.conversion.inputs.preparing import prepare
+from memrec_convert.errors import LogError, OptionError, OutputError, ProfileLeakError
 from memrec_convert.lab import compare as module
 from memrec_convert.lab.chart import collect_lines, draw_comparison
-from memrec_convert.lab.compare import compare, method_names
+from memrec_convert.lab.compare import MEMREC, compare
 from memrec_convert.lab.contest import Contest
 from memrec_convert.lab.drawing import check_chart
 from memrec_convert.lab.entrant import Entrant, describe_split
@@ -25,18 +25,19 @@ from memrec_convert.lab.split import split_budget
 from memrec_convert.lab.training import train_tables
 
 BUDGETS = [9_000, 14_000]
+METHODS = ["memrec-convert auto", MEMREC, *(rival.name for rival in RIVALS)]
 KEYS = ["method", "bytes", "auc", "auc_delta", "ci95", "log_loss", "epochs", "seconds", "note"]
 
 
 @pytest.fixture(scope="module")
 def found(tiny):
     """Every method at two budgets, nobody trained."""
-    return compare(tiny.bare, BUDGETS, data=tiny.train, eval=tiny.test, epochs=0)
+    return compare(tiny.bare, BUDGETS, data=tiny.train, eval=tiny.test, epochs=0).to_json()
 
 
 def open_contest(tiny, **choices):
     """A contest with training data and a hold-out."""
-    job = prepare(tiny.bare, BUDGETS[0], None, tiny.train, tiny.val, tiny.test, None, choices, stay_silent)
+    job = prepare(tiny.bare, BUDGETS[0], {"data": tiny.train, "val": tiny.val, **choices}, eval=tiny.test)
     return Contest(job)
 
 
@@ -44,7 +45,7 @@ def test_every_method_has_a_row_within_each_budget(found):
     """Ours first, then MEM-REC and the rivals by their usual names; all bytes counted."""
     assert [table["budget_bytes"] for table in found["budgets"]] == BUDGETS
     for table in found["budgets"]:
-        assert [row["method"] for row in table["rows"]] == ["memrec-convert auto", *method_names()]
+        assert [row["method"] for row in table["rows"]] == METHODS
         for row in table["rows"]:
             assert list(row) == KEYS
             assert row["bytes"] <= table["budget_bytes"], row
@@ -64,36 +65,36 @@ def test_our_row_is_what_convert_makes(tiny, found, tmp_path):
 
 def test_deltas_are_against_the_original(tiny, found):
     """AUC less its change is the checkpoint's own, for every method."""
-    original = evaluate(tiny.bare, tiny.test)["auc"]
+    original = evaluate(tiny.bare, tiny.test).auc
     for table in found["budgets"]:
         assert all(row["auc"] - row["auc_delta"] == pytest.approx(original, abs=1e-9) for row in table["rows"])
 
 
-def test_one_budget_gives_one_object(tiny, found):
-    """And the same figures, whatever the number of threads."""
+def test_one_budget_gives_a_list_of_one(tiny, found):
+    """With the same figures, whatever the number of threads."""
     one = compare(
-        tiny.bare, BUDGETS[1], data=tiny.train, eval=tiny.test, epochs=0, methods=["hashing", "mean row"], threads=1
+        tiny.bare, BUDGETS[1], data=tiny.train, eval=tiny.test, epochs=0, only=["hashing", "mean row"], threads=1
     )
     expected = [
         row for row in found["budgets"][1]["rows"] if row["method"] in ("hashing trick", "hot rows int8 + mean row")
     ]
-    assert {row["method"] for row in one["rows"]} == {row["method"] for row in expected}
-    for new, old in zip(one["rows"], expected, strict=True):
+    assert {row["method"] for row in one.budgets[0]["rows"]} == {row["method"] for row in expected}
+    for new, old in zip(one.budgets[0]["rows"], expected, strict=True):
         assert new | {"seconds": 0} == old | {"seconds": 0}
 
 
 def test_a_budget_out_of_reach_names_the_smallest_size(tiny):
     """Each method then has its smallest size and no figures; at that size it is there."""
     methods = ["hot rows int8 + zero", "memrec-convert"]
-    tried = compare(tiny.bare, 2_000, data=tiny.train, eval=tiny.test, epochs=0, methods=methods)
-    for row in tried["rows"]:
+    tried = compare(tiny.bare, 2_000, data=tiny.train, eval=tiny.test, epochs=0, only=methods)
+    for row in tried.budgets[0]["rows"]:
         assert row["auc"] is row["auc_delta"] is row["ci95"] is row["log_loss"] is None
         assert row["bytes"] > 2_000
         assert f"{row['bytes']} bytes" in row["note"]
-    rival = next(row for row in tried["rows"] if "zero" in row["method"])
-    again = compare(tiny.bare, rival["bytes"], data=tiny.train, eval=tiny.test, epochs=0, methods=["+ zero"])
-    assert again["rows"][0]["bytes"] == rival["bytes"]
-    assert again["rows"][0]["auc"] is not None
+    rival = next(row for row in tried.budgets[0]["rows"] if "zero" in row["method"])
+    again = compare(tiny.bare, rival["bytes"], data=tiny.train, eval=tiny.test, epochs=0, only=["+ zero"])
+    assert again.budgets[0]["rows"][0]["bytes"] == rival["bytes"]
+    assert again.budgets[0]["rows"][0]["auc"] is not None
 
 
 def test_the_counted_bytes_are_those_of_a_file(tiny):
@@ -109,13 +110,7 @@ def test_the_counted_bytes_are_those_of_a_file(tiny):
 
 def test_finished_rows_are_found_again(tiny, tmp_path, monkeypatch):
     """With --work nothing is made twice, a new budget goes on from there, and other data shares nothing."""
-    choices = {
-        "data": tiny.train,
-        "eval": tiny.test,
-        "epochs": 0,
-        "work": tmp_path / "w",
-        "methods": ["int4", "low rank"],
-    }
+    choices = {"data": tiny.train, "eval": tiny.test, "epochs": 0, "work": tmp_path / "w", "only": ["int4", "low rank"]}
     first = compare(tiny.bare, BUDGETS, **choices)
     made = []
     run = module._run
@@ -123,14 +118,14 @@ def test_finished_rows_are_found_again(tiny, tmp_path, monkeypatch):
     assert compare(tiny.bare, BUDGETS, **choices) == first
     assert made == []
     more = compare(tiny.bare, [*BUDGETS, 20_000], **choices)
-    assert more["budgets"][:2] == first["budgets"]
+    assert more.budgets[:2] == first.budgets
     assert made == [20_000, 20_000]
     compare(tiny.bare, BUDGETS, **choices | {"eval": tiny.val})
     assert len(made) == 6
     for path in (tmp_path / "w").iterdir():
         path.write_text("damaged")
     again = compare(tiny.bare, BUDGETS[0], **choices)
-    assert [row["auc"] for row in again["rows"]] == [row["auc"] for row in first["budgets"][0]["rows"]]
+    assert [row["auc"] for row in again.budgets[0]["rows"]] == [row["auc"] for row in first.budgets[0]["rows"]]
 
 
 @pytest.mark.parametrize(
@@ -184,11 +179,11 @@ def evaluate_on(batches, model):
 
 def test_with_a_hold_out_everybody_is_trained(tiny):
     """One epoch each by default; rows say so."""
-    choices = {"data": tiny.train, "val": tiny.val, "eval": tiny.test, "methods": ["hashing", "memrec-convert"]}
+    choices = {"data": tiny.train, "val": tiny.val, "eval": tiny.test, "only": ["hashing", "memrec-convert"]}
     trained = compare(tiny.bare, BUDGETS[0], **choices)
-    assert [row["epochs"] for row in trained["rows"]] == [1, 1]
+    assert [row["epochs"] for row in trained.budgets[0]["rows"]] == [1, 1]
     untrained = compare(tiny.bare, BUDGETS[0], epochs=0, **choices)
-    hashing = [next(r for r in one["rows"] if "hashing" in r["method"]) for one in (trained, untrained)]
+    hashing = [next(r for r in one.budgets[0]["rows"] if "hashing" in r["method"]) for one in (trained, untrained)]
     assert hashing[0]["bytes"] == hashing[1]["bytes"]
     assert hashing[0]["auc"] != hashing[1]["auc"]
 
@@ -197,9 +192,9 @@ def test_what_cannot_be_compared_is_refused(tiny, tmp_path):
     """One sentence each, before any work is done."""
     with pytest.raises(LogError, match="hold-out"):
         compare(tiny.bare, BUDGETS[0], data=tiny.train, eval=tiny.test, epochs=2)
-    with pytest.raises(RecipeError, match="known: memrec-convert"):
-        compare(tiny.bare, BUDGETS[0], data=tiny.train, eval=tiny.test, methods=["magic"])
-    with pytest.raises(RecipeError, match="no budget"):
+    with pytest.raises(OptionError, match="known: memrec-convert"):
+        compare(tiny.bare, BUDGETS[0], data=tiny.train, eval=tiny.test, only=["magic"])
+    with pytest.raises(OptionError, match="no budget"):
         compare(tiny.bare, [], data=tiny.train, eval=tiny.test)
     with pytest.raises(ProfileLeakError):
         compare(tiny.bare, BUDGETS[0], data=tiny.train, eval=tiny.train)
@@ -216,7 +211,7 @@ def test_the_text_shows_the_best_first(found):
         make_row("strong", -0.01),
         make_row("middling", -0.125),
     ]
-    text = render_comparison({"budget_bytes": 9000, "rows": rows}, 80)
+    text = render_comparison({"budgets": [{"budget_bytes": 9000, "rows": rows}]}, 80)
     places = [text.index(word) for word in ("strong", "middling", "weak", "unreached", "cannot reach")]
     assert places == sorted(places)
     for width in (40, 80, 120):
@@ -241,7 +236,7 @@ def test_the_chart_has_a_line_per_method(found, tmp_path):
     drawn = (tmp_path / "a.svg").read_bytes()
     assert drawn == (tmp_path / "b.svg").read_bytes()
     words = "".join(ElementTree.fromstring(drawn).itertext())
-    assert all(method in words for method in ["memrec-convert auto", *method_names()])
+    assert all(method in words for method in METHODS)
     with pytest.raises(OutputError, match="exists"):
         draw_comparison(found, tmp_path / "a.svg")
 

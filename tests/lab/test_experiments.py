@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from memrec_convert.cli.commands import cli
-from memrec_convert.errors import LogError, RecipeError
+from memrec_convert.errors import LogError, OptionError
 from memrec_convert.lab.experiments import NAMES, find_experiment
 from memrec_convert.lab.experiments import cache as cache_experiment
 from memrec_convert.lab.experiments.collisions import measure_collisions, predict_collisions, rank_correlation
@@ -23,8 +23,8 @@ from memrec_convert.lab.experiments.sizes import find_knee
 @pytest.fixture(scope="module")
 def lab(tiny):
     """The tiny model on the bench."""
-    logs = {"data": [str(tiny.train)], "val": [str(tiny.val)], "eval": [str(tiny.test)]}
-    return Lab(tiny.checkpoint, logs, {"threads": 1}, quick=True)
+    choices = {"data": [str(tiny.train)], "val": [str(tiny.val)], "threads": 1}
+    return Lab(tiny.checkpoint, choices, [str(tiny.test)], quick=True)
 
 
 def counting(limit=None, log=None):
@@ -50,7 +50,7 @@ def counting(limit=None, log=None):
 
 def empty_lab(**changes):
     """A bench for experiments that need no model."""
-    return Lab(None, {}, {}, **changes)
+    return Lab(None, {}, **changes)
 
 
 def test_an_interrupted_experiment_goes_on_where_it_was(tmp_path):
@@ -127,20 +127,20 @@ def test_charts_are_the_means_over_seeds():
 )
 def test_settings_that_cannot_be_measured_are_refused(lab, tmp_path, name, settings, words):
     """One sentence, before anything is measured or written."""
-    with pytest.raises(RecipeError, match=words):
+    with pytest.raises(OptionError, match=words):
         run_experiment(find_experiment(name), lab, tmp_path / "out", settings=settings)
     assert not (tmp_path / "out").exists()
 
 
 def test_unknown_experiments_and_missing_logs_are_refused(tiny, tmp_path):
     """With the nearest name, and with what is missing."""
-    with pytest.raises(RecipeError, match="did you mean 'collisions'"):
+    with pytest.raises(OptionError, match="did you mean 'collisions'"):
         find_experiment("colisions")
     with pytest.raises(LogError, match="give its checkpoint"):
         run_experiment(find_experiment("sizes"), empty_lab(), tmp_path)
     with pytest.raises(LogError, match="--val, --eval besides"):
         run_experiment(find_experiment("sizes"), Lab(tiny.checkpoint, {"data": [str(tiny.train)]}, {}), tmp_path)
-    with pytest.raises(RecipeError, match="0 seeds"):
+    with pytest.raises(OptionError, match="0 seeds"):
         run_experiment(counting(), empty_lab(), tmp_path, seeds=0)
 
 
@@ -216,4 +216,4 @@ def test_the_command_prints_its_finding_and_its_files(tmp_path):
     told = CliRunner().invoke(cli, [*arguments, "--json", "--quiet"])
     assert json.loads(told.output)["experiment"] == "cache"
     refused = CliRunner().invoke(cli, [*arguments, "--domain", "../x"])
-    assert isinstance(refused.exception, RecipeError)
+    assert isinstance(refused.exception, OptionError)

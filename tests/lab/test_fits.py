@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from memrec_convert.conversion.inputs.kept_fits import FitStore
 from memrec_convert.lab import own
 from memrec_convert.lab.compare import compare
-from memrec_convert.lab.fits import FitStore
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,12 @@ def test_a_damaged_fit_is_made_anew(tmp_path):
 
 def test_another_budget_needs_no_new_fit(tiny, tmp_path, monkeypatch):
     """A second run in the same folder fits nothing, and its rows are those of a run that did."""
-    choices = {"data": tiny.train, "eval": tiny.test, "epochs": 0, "methods": ["memrec-convert", "product", "residual"]}
+    choices = {"data": tiny.train, "eval": tiny.test, "epochs": 0, "only": ["memrec-convert", "product", "residual"]}
     compare(tiny.bare, 9_000, work=tmp_path, **choices)
     with monkeypatch.context() as patch:
         patch.setattr(own, "fit_subject", lambda *_: refuse())
         patch.setattr("memrec_convert.lab.rivals.residual._fit_stages", lambda *_: refuse())
         again = compare(tiny.bare, 14_000, work=tmp_path, **choices)
     fresh = compare(tiny.bare, 14_000, **choices)
-    for new, old in zip(again["rows"], fresh["rows"], strict=True):
+    for new, old in zip(again.budgets[0]["rows"], fresh.budgets[0]["rows"], strict=True):
         assert new | {"seconds": 0} == old | {"seconds": 0}

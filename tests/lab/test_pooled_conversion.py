@@ -6,7 +6,7 @@ import torch
 
 from memrec_convert import evaluate, load, verify
 from memrec_convert.clicklog import LogSchema, open_log
-from memrec_convert.errors import BudgetTooSmallError, LogError, RecipeError
+from memrec_convert.errors import BudgetTooSmallError, LogError, OptionError
 from memrec_convert.finetune.loop import FineTuning
 from memrec_convert.lab.pooled.convert import convert_pooled as convert
 from memrec_convert.lab.pooled.finetune import epochs_to_gain
@@ -44,8 +44,8 @@ def test_the_artifact_loads_verifies_and_evaluates_as_reported(converted, tiny):
     """What the report measured is what the file gives."""
     out, report = converted
     found = evaluate(out, tiny.test, against=tiny.checkpoint)
-    assert found["auc"]["after"] == pytest.approx(report.auc.after, abs=1e-12)
-    assert verify(out)["tables"] == 0
+    assert found.auc.after == pytest.approx(report.auc.after, abs=1e-12)
+    assert verify(out).tables == 0
     assert not [name for name, _ in load(out).named_parameters() if name.startswith("tables")]
 
 
@@ -117,13 +117,13 @@ def test_what_does_not_go_with_it_is_refused(tiny, tmp_path):
     logs = {"data": tiny.train, "val": tiny.val}
     with pytest.raises(LogError, match="needs training data"):
         convert(tiny.checkpoint, "12kB", **common)
-    with pytest.raises(RecipeError, match="a bound on the AUC drop does not go"):
+    with pytest.raises(OptionError, match="a bound on the AUC drop does not go"):
         convert(tiny.checkpoint, "12kB", **logs, max_auc_drop=0.1, **common)
     with pytest.raises(BudgetTooSmallError, match="cannot hold the sample-pooled model"):
         convert(tiny.checkpoint, "2kB", **logs, **common)
     with pytest.raises(BudgetTooSmallError, match="D = 75000"):
         convert(tiny.checkpoint, "12kB", **logs, pooled="D=75000", **common)
-    with pytest.raises(RecipeError, match="stores all in fp32"):
+    with pytest.raises(OptionError, match="stores all in fp32"):
         convert(tiny.checkpoint, "12kB", **logs, dense="bf16", **common)
     assert list(tmp_path.iterdir()) == []
 
@@ -131,7 +131,7 @@ def test_what_does_not_go_with_it_is_refused(tiny, tmp_path):
 @pytest.mark.parametrize("text", ["D=0", "K=0", "E=5", "D", "D=1e3", "start=cold", "optimizer=x", "D=-1", "D=9" * 20])
 def test_choices_that_cannot_be_are_refused(text):
     """One sentence with what was expected."""
-    with pytest.raises(RecipeError, match="sample-pooled model"):
+    with pytest.raises(OptionError, match="sample-pooled model"):
         parse_pooled(text)
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from memrec_convert.encoding.index import choose_index
 from memrec_convert.encoding.spec import LevelSpec, TableSpec, count_bytes
-from memrec_convert.errors import RecipeError
+from memrec_convert.errors import OptionError
 from memrec_convert.lab.shapes.zipf import (
     BYTES_PER_TENSOR,
     STAGE_LISTS,
@@ -37,7 +37,7 @@ def test_classes_hold_every_rank_once_with_its_share(rows, exponent):
 @pytest.mark.parametrize("exponent", [-0.1, 11.0, float("nan"), float("inf")])
 def test_exponents_beyond_reason_are_refused(exponent):
     """Negative, too steep, and what is no number."""
-    with pytest.raises(RecipeError, match="Zipf exponent"):
+    with pytest.raises(OptionError, match="Zipf exponent"):
         classify_ranks(10, exponent)
 
 

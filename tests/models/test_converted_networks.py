@@ -61,7 +61,7 @@ def test_a_tight_budget_is_kept_and_the_model_runs(shared_checkpoints, log, tmp_
 
 def test_counts_of_an_input_serve_every_table_that_it_feeds(shared_checkpoints, log):
     """A DeepFM's log has one column per feature, and both tables of a feature are weighted by its lookups."""
-    source = read_checked(shared_checkpoints / "zoo/deepctr-torch/deepfm_weights.h5", pairs=None, dense_transform=None)
+    source = read_checked(shared_checkpoints / "zoo/deepctr-torch/deepfm_weights.h5")
     schema = make_schema(source.architecture, [table.name for table in source.tables], LogChoices({}))
     assert schema.tables == tuple((f"C{n + 1}", rows) for n, rows in enumerate(ROWS))
     profile = take_profile(open_log(log.train, schema))

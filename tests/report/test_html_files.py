@@ -11,7 +11,7 @@ from test_html import build_comparison, build_latency
 from memrec_convert import convert
 from memrec_convert.cli.commands import cli
 from memrec_convert.conversion.report import LARGEST_NUMBER, MOST_LEVELS, Companions, plan_page, show_report
-from memrec_convert.errors import ArtifactError, MemrecError, OutputError
+from memrec_convert.errors import MemrecError, OutputError, ReportError
 from memrec_convert.report import Report
 
 
@@ -139,14 +139,14 @@ def test_figures_without_a_page_are_refused(tmp_path):
     ],
 )
 def test_what_is_no_report_is_refused_in_one_sentence(text, files):
-    """Empty, broken, foreign, endless and too deep files: ArtifactError, one line, no page."""
+    """Empty, broken, foreign, endless and too deep files: ReportError, one line, no page."""
     (files / "bad.json").write_text(text, encoding="utf-8")
     for arguments in (
         {"path": files / "bad.json"},
         {"path": files / "a.report.json", "compare_json": files / "bad.json"},
         {"path": files / "a.report.json", "bench_json": files / "bad.json"},
     ):
-        with pytest.raises(ArtifactError) as caught:
+        with pytest.raises(ReportError) as caught:
             show_report(**arguments, html=files / "page.html")
         assert "\n" not in str(caught.value)
         assert str(caught.value).endswith(".")
@@ -163,7 +163,7 @@ def test_numbers_that_no_figure_has_are_refused(full, files):
             show_report(files / "a.report.json", html=files / "page.html")
             assert parse_page((files / "page.html").read_text("utf-8"))
         else:
-            with pytest.raises(ArtifactError, match="the number 2e"):
+            with pytest.raises(ReportError, match="the number 2e"):
                 show_report(files / "a.report.json")
 
 

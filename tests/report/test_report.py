@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from memrec_convert.errors import ArtifactError
+from memrec_convert.errors import ReportError
 from memrec_convert.report import Comparison, Report
 
 KEYS = {
@@ -155,13 +155,13 @@ def test_keys_of_later_versions_are_passed_over(bare):
 )
 def test_a_damaged_report_names_the_place(bare, change, said):
     """A missing key or a value of another kind is one sentence."""
-    with pytest.raises(ArtifactError, match=said):
+    with pytest.raises(ReportError, match=said):
         Report.from_json({**bare.to_json(), **change})
 
 
 def test_an_empty_report_names_the_first_missing_key():
     """Something that is no report at all is refused too."""
-    with pytest.raises(ArtifactError, match="artifact: found nothing"):
+    with pytest.raises(ReportError, match="artifact: found nothing"):
         Report.from_json({})
 
 

@@ -51,7 +51,7 @@ def _read(state: StateDict, where: str, facts: Facts) -> Reading:
         if facts.field_sizes is None:
             raise CheckpointError(
                 f"{where}: all fields share one joint table, and how many ids each has is not in the file; state the "
-                "field sizes (--field-sizes), in the order of the fields."
+                "field sizes in the order of the fields, such as --assume field_sizes=50,30,1000."
             )
         _describe(state, where, facts.field_sizes, reading)
     except CheckpointError as error:

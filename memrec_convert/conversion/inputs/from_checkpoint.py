@@ -13,14 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from memrec_convert.checkpoint import (
-    FACTS,
-    READINGS,
+    NOTHING_STATED,
     Facts,
     SourceModel,
     SourceTable,
     parse_assumed,
     read_source,
-    state_facts,
     verify_storage,
 )
 from memrec_convert.clicklog import Batch, ClickLog, LogSchema, Profile, open_log
@@ -28,15 +26,12 @@ from memrec_convert.conversion.inputs.finite_rows import FiniteRows, find_nonfin
 from memrec_convert.conversion.inputs.kept_fits import NO_STORE, FitStore
 from memrec_convert.conversion.inputs.metering import Meter, MeteredRows, Progress, count_large_bytes
 from memrec_convert.conversion.inputs.subject import Subject, TableSite
+from memrec_convert.conversion.options import LogPaths, ReadingChoices, refuse_unknown
 from memrec_convert.distill.columns import IN_MEMORY, Scratch
 from memrec_convert.distill.rows import RowReader, is_large
 from memrec_convert.encoding.spec import TensorShapes
-from memrec_convert.errors import LogError, ModelError, NonFiniteRowsError, RecipeError
+from memrec_convert.errors import LogError, ModelError, NonFiniteRowsError
 from memrec_convert.models import StoredTable, TableSet, build_original, read_pooling, read_table_inputs
-
-LogPaths = str | Path | Sequence[str | Path]
-
-NOTHING_STATED = Facts()
 
 
 @dataclass(frozen=True)
@@ -77,10 +72,25 @@ class LogChoices:
 
     columns: Mapping[str, str]
     oov: str = "error"
-    dense_transform: str | None = None
     id_map: Path | None = None
     modulus: int | None = None
     facts: Facts = NOTHING_STATED
+
+
+def read_choices(reading: ReadingChoices, *, oov: str, facts: Facts = NOTHING_STATED) -> LogChoices:
+    """Log choices from keywords; OptionError for unknown ones, CheckpointError for what cannot be assumed.
+
+    `facts` are stated already; `assume` goes before them.
+    """
+    refuse_unknown(reading, ReadingChoices)
+    id_map = reading.get("id_map")
+    return LogChoices(
+        columns=reading.get("columns") or {},
+        oov=oov,
+        id_map=Path(id_map) if id_map else None,
+        modulus=reading.get("modulus"),
+        facts=parse_assumed(reading.get("assume") or {}, facts),
+    )
 
 
 def run_on_batch(model: nn.Module, batch: Batch) -> Tensor:
@@ -89,60 +99,30 @@ def run_on_batch(model: nn.Module, batch: Batch) -> Tensor:
     return logits
 
 
-def read_checked(
-    path: str | Path,
-    *,
-    pairs: str | None,
-    dense_transform: str | None,
-    facts: Facts = NOTHING_STATED,
-    tables_only: bool = False,
-) -> SourceModel:
+def read_checked(path: str | Path, *, facts: Facts = NOTHING_STATED, tables_only: bool = False) -> SourceModel:
     """The source model, its checksums verified, with the facts that the caller states put in."""
     source = read_source(path, facts=facts, tables_only=tables_only)
     verify_storage(source)
-    return _state(source, pairs, dense_transform)
+    return _state(source, facts)
 
 
-def read_stated(source: SourceModel, choices: LogChoices, pairs: str | None, fact: str, value: str) -> SourceModel:
-    """The same checkpoint with one more fact stated, as `--assume` states it; CheckpointError where it cannot be so."""
-    known = {"pairs": pairs, "dense_transform": choices.dense_transform, fact: value}
-    facts = choices.facts
-    if fact in FACTS:
-        stated = parse_assumed({fact: value})
-        facts = state_facts(**(facts.to_json() | stated))  # type: ignore[arg-type]
-    return _state(read_source(source.path, facts=facts), known["pairs"], known["dense_transform"])
+def read_stated(source: SourceModel, facts: Facts, fact: str, value: str) -> SourceModel:
+    """The checkpoint read with one more fact, as `--assume` states it; CheckpointError where it cannot be so."""
+    facts = parse_assumed({fact: value}, facts)
+    return _state(read_source(source.path, facts=facts), facts)
 
 
-def _state(source: SourceModel, pairs: str | None, dense_transform: str | None) -> SourceModel:
+def _state(source: SourceModel, facts: Facts) -> SourceModel:
     """The source with what stands in its architecture stated; ModelError for an order of pairs where there are none."""
-    if pairs is not None:
+    if facts.pairs is not None:
         if source.architecture.get("interaction") != "dot":
             raise ModelError(
-                f"{source.path}: the order of pairs was stated as {pairs!r}, and this network has no pairs."
+                f"{source.path}: the order of pairs was stated as {facts.pairs!r}, and this network has no pairs."
             )
-        source.architecture["pairs"] = pairs
-    if dense_transform is not None:
-        source.architecture["dense_transform"] = dense_transform
-    stated = {"pairs": pairs, "dense_transform": dense_transform}
-    return replace(source, open_facts=tuple(one for one in source.open_facts if stated.get(one.fact) is None))
-
-
-def settle_stated(given: Mapping[str, Any], assume: Mapping[str, str] | None) -> dict[str, Any]:
-    """What is stated of a checkpoint: the options of `READINGS` that were given, and what `assume` adds to them.
-
-    RecipeError where the two contradict each other, CheckpointError for what cannot be assumed.
-    """
-    stated = {name: given[name] for name in READINGS if given.get(name) is not None}
-    for name, value in parse_assumed(assume or {}).items():
-        known = stated.setdefault(name, value)
-        if (list(known) if isinstance(known, tuple) else known) != value:
-            raise RecipeError(f"{name} is stated as {known!r} and, by --assume, as {value!r}; leave out one of them.")
-    return stated
-
-
-def facts_of(stated: Mapping[str, Any]) -> Facts:
-    """The facts among what is stated."""
-    return state_facts(**{name: stated[name] for name in FACTS if name in stated})
+        source.architecture["pairs"] = facts.pairs
+    if facts.dense_transform is not None:
+        source.architecture["dense_transform"] = facts.dense_transform
+    return source
 
 
 def make_schema(architecture: Mapping[str, Any], names: Sequence[str], choices: LogChoices) -> LogSchema:

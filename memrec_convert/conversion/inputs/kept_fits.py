@@ -93,7 +93,7 @@ NO_STORE = FitStore(None, {})
 
 
 def open_work(folder: str | Path | None) -> Path | None:
-    """The folder of `--work`, made where it is missing; OutputError where that cannot be."""
+    """A folder for what is kept between runs, made where it is missing; OutputError where that cannot be."""
     if folder is None:
         return None
     path = Path(folder)
@@ -101,7 +101,7 @@ def open_work(folder: str | Path | None) -> Path | None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"cannot use {path} to keep fits and codes: {error.strerror or error}; name another folder for --work."
+            f"cannot use {path} to keep fits and results: {error.strerror or error}; name another folder."
         ) from error
     return path
 

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from memrec_convert.checkpoint import READINGS, SourceModel, digest_files
+from memrec_convert.checkpoint import READINGS, Facts, SourceModel, digest_files
 from memrec_convert.clicklog import LogSchema, Profile, load_profile, refuse_leak, save_profile, take_profile
 from memrec_convert.conversion.inputs.from_checkpoint import (
     LogBatches,
     LogChoices,
-    LogPaths,
-    facts_of,
     make_schema,
     make_subject,
     open_batches,
     read_checked,
+    read_choices,
     require_labels,
-    settle_stated,
 )
 from memrec_convert.conversion.inputs.readings import refuse_doubtful
 from memrec_convert.conversion.inputs.stopwatch import Stopwatch
 from memrec_convert.conversion.inputs.subject import Progress, Subject
 from memrec_convert.conversion.inputs.workspace import Workspace
-from memrec_convert.conversion.options import NO_EXTRAS, Extras, Options
-from memrec_convert.errors import LogError, ProfileLeakError, RecipeError
-from memrec_convert.recipe import Recipe, read_recipe
+from memrec_convert.conversion.options import (
+    NO_BUDGET,
+    NO_EXTRAS,
+    Extras,
+    InputChoices,
+    LogPaths,
+    Options,
+    ReadingChoices,
+    make_options,
+    names_of,
+    refuse_unknown,
+)
+from memrec_convert.errors import LogError, OptionError, ProfileLeakError
+from memrec_convert.recipe import read_recipe
 from memrec_convert.units import parse_budget
 
 MOST_FILE_DIGESTS = 64
@@ -51,42 +58,33 @@ class Job:
     budget: str | int | None
     warnings: tuple[str, ...]
     watch: Stopwatch
+    progress: Progress
 
 
 def prepare(
-    path: Path,
+    path: str | Path,
     budget: str | int | None,
-    recipe: str | Path | None,
-    data: LogPaths | None,
-    val: LogPaths | None,
-    eval: LogPaths | None,
-    profile: str | Path | None,
-    choices: Mapping[str, Any],
-    progress: Progress,
+    choices: InputChoices,
+    *,
+    eval: LogPaths | None = None,
     needs_budget: bool = True,
     extras: Extras = NO_EXTRAS,
     space: Workspace | None = None,
 ) -> Job:
     """Opens everything. Without `space`, all tables are held in memory, and nothing is kept."""
-    watch = Stopwatch()
-    read = read_recipe(recipe) if recipe is not None else Recipe()
-    budget = budget if budget is not None else read.budget
+    watch, progress = Stopwatch(), choices.get("progress") or stay_silent
+    data, val = choices.get("data"), choices.get("val")
+    options, log_choices, stated = resolve(choices)
+    budget = stated if budget is None else budget
     if budget is None and needs_budget:
-        raise RecipeError("no budget was given; add --budget, such as 48MB, 100x or llc.")
+        raise OptionError(NO_BUDGET)
     if budget is not None:
         parse_budget(budget)
-    options, log_choices, pairs = resolve(read, choices)
     if options.tables_only and (val is not None or eval is not None):
         raise LogError("tables alone have no logits to measure; leave out --val and --eval, or --tables-only.")
     extras.check(options, data=data is not None, val=val is not None, evaluation=eval is not None)
     with watch.stage("read"):
-        source = read_checked(
-            path,
-            pairs=pairs,
-            dense_transform=log_choices.dense_transform,
-            facts=log_choices.facts,
-            tables_only=options.tables_only,
-        )
+        source = read_checked(path, facts=log_choices.facts, tables_only=options.tables_only)
         schema = make_schema(source.architecture, [table.name for table in source.tables], log_choices)
         grouped = replace(schema, group=extras.group)
         train, hold_out, judged = (
@@ -95,9 +93,9 @@ def prepare(
         )
         if judged is not None:
             require_labels(judged)
-        source, doubts = refuse_doubtful(source, log_choices, pairs, hold_out, judged, workers=options.workers)
+        source, doubts = refuse_doubtful(source, log_choices, hold_out, judged, workers=options.workers)
     with watch.stage("profile"):
-        counted = _find_profile(train, schema, profile, options, progress)
+        counted = _find_profile(train, schema, choices.get("profile"), options, progress)
         _refuse_leaks(counted, train, hold_out, judged)
     with watch.stage("read"):
         subject, warnings = make_subject(
@@ -108,7 +106,8 @@ def prepare(
             allow_nonfinite=options.allow_nonfinite,
             **(space.make_choices(source, train, counted, options, progress) if space is not None else {}),
         )
-    return Job(source, subject, counted, judged, options, budget, (*source.warnings, *warnings, *doubts), watch)
+    warnings = (*source.warnings, *warnings, *doubts)
+    return Job(source, subject, counted, judged, options, budget, warnings, watch, progress)
 
 
 def _refuse_leaks(
@@ -128,29 +127,16 @@ def _refuse_leaks(
             )
 
 
-def resolve(recipe: Recipe, choices: Mapping[str, Any]) -> tuple[Options, LogChoices, str | None]:
-    """Options and log choices: what the caller gave, else what the recipe says, else the defaults."""
-    known = {f.name for f in fields(Options)} | {"columns", "id_map", "modulus", *READINGS}
-    for name in choices:
-        if name not in known | {"assume"}:
-            near = get_close_matches(name, known, n=1)
-            raise RecipeError(f"there is no option {name!r}" + (f"; did you mean {near[0]!r}?" if near else "."))
-    given = {name: value for name, value in choices.items() if value is not None}
-    from_recipe = {name: value for name in known if (value := getattr(recipe, name, None)) not in (None, {})}
-    from_recipe |= {name: value for name in ("modulus", "id_map") if (value := getattr(recipe.data, name)) is not None}
-    merged = from_recipe | given
-    merged |= settle_stated(given, given.pop("assume", None))
-    merged["threshold"] = str(merged.get("threshold", Options.threshold))
-    options = Options(**{f.name: merged[f.name] for f in fields(Options) if f.name in merged})
-    log_choices = LogChoices(
-        columns=merged.get("columns", {}),
-        oov=options.oov,
-        dense_transform=merged.get("dense_transform"),
-        id_map=Path(merged["id_map"]) if "id_map" in merged else None,
-        modulus=merged.get("modulus"),
-        facts=facts_of(merged),
-    )
-    return options, log_choices, merged.get("pairs")
+def resolve(choices: InputChoices) -> tuple[Options, LogChoices, str | int | None]:
+    """Options, log choices and the recipe's budget: what the caller gave, else what the recipe says, else defaults."""
+    refuse_unknown(choices, InputChoices)
+    recipe = choices.get("recipe")
+    said = read_recipe(recipe).said() if recipe is not None else {}
+    given = said | {name: value for name, value in choices.items() if value is not None}
+    options = make_options({name: given[name] for name in Options.model_fields if name in given})
+    reading = cast("ReadingChoices", {name: given[name] for name in names_of(ReadingChoices) if name in given})
+    facts = Facts(**{name: said[name] for name in READINGS if name in said})
+    return options, read_choices(reading, oov=options.oov, facts=facts), said.get("budget")
 
 
 def _find_profile(
@@ -188,13 +174,4 @@ def source_facts(source: SourceModel, watch: Stopwatch) -> dict[str, Any]:
         "file_bytes": source.file_bytes,
         "digest": digest,
         "assumed": source.assumed,
-    }
-
-
-def plain_options(options: Options) -> dict[str, Any]:
-    """Options that differ from their defaults, threads left out: they change nothing."""
-    return {
-        f.name: getattr(options, f.name)
-        for f in fields(Options)
-        if f.name != "threads" and getattr(options, f.name) != f.default
     }

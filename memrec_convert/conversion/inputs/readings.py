@@ -17,12 +17,12 @@ from memrec_convert.clicklog import LogSchema
 from memrec_convert.conversion.inputs.from_checkpoint import (
     LogBatches,
     LogChoices,
-    LogPaths,
     make_schema,
     open_batches,
     read_stated,
     run_on_batch,
 )
+from memrec_convert.conversion.options import LogPaths
 from memrec_convert.errors import CheckpointError, LogError, ModelError
 from memrec_convert.evaluation.delong import AucDifference, compare_auc
 from memrec_convert.evaluation.metrics import auc
@@ -81,7 +81,7 @@ class _Reading:
 
 
 def try_readings(
-    source: SourceModel, choices: LogChoices, pairs: str | None, paths: LogPaths, *, batch_size: int, workers: int
+    source: SourceModel, choices: LogChoices, paths: LogPaths, *, batch_size: int, workers: int
 ) -> Tried | None:
     """Scores the original under every value that an open fact of it may have; None where nothing is to be learnt.
 
@@ -102,7 +102,7 @@ def try_readings(
         for assumption in tried:
             for value in assumption.others:
                 try:
-                    other = read_stated(source, choices, pairs, assumption.fact, value)
+                    other = read_stated(source, choices.facts, assumption.fact, value)
                     reading = _read(other, choices, paths, batch_size, workers, held, first)
                     difference = compare_auc(labels, first.logits, reading.logits)
                 except (CheckpointError, LogError, ModelError):
@@ -144,13 +144,7 @@ def _read_labels(batches: list[Any]) -> np.ndarray | None:
 
 
 def refuse_doubtful(
-    source: SourceModel,
-    choices: LogChoices,
-    pairs: str | None,
-    hold_out: LogBatches | None,
-    judged: LogBatches | None,
-    *,
-    workers: int,
+    source: SourceModel, choices: LogChoices, hold_out: LogBatches | None, judged: LogBatches | None, *, workers: int
 ) -> tuple[SourceModel, tuple[str, ...]]:
     """The source with a note of what was tried on the hold-out (else on the evaluation data), and warnings.
 
@@ -159,7 +153,7 @@ def refuse_doubtful(
     batches = hold_out or judged
     if batches is None or not batches.has_labels:
         return source, ()
-    tried = try_readings(source, choices, pairs, batches.log.paths, batch_size=batches.batch_size, workers=workers)
+    tried = try_readings(source, choices, batches.log.paths, batch_size=batches.batch_size, workers=workers)
     if tried is None:
         return source, ()
     if tried.better is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,6 @@ from memrec_convert.conversion.options import Options
 from memrec_convert.distill.columns import Scratch
 from memrec_convert.models import HELD_BYTES
 from memrec_convert.version import __version__
-
-LATER = ("epochs", "targets", "train_dense", "dense", "oov", "threads", "k", "k_weights")
-"""Options that neither fits nor codes depend on."""
 
 
 @dataclass(frozen=True)
@@ -59,5 +56,5 @@ def _facts(source: SourceModel, train: LogBatches | None, profile: Profile | Non
         "profile": profile.digest.combined if profile is not None else None,
         "train": train.log.digest().combined if train is not None else None,
         "schema": repr(train.log.schema) if train is not None else None,
-        "options": {name: value for name, value in asdict(options).items() if name not in LATER},
+        "options": options.fit_facts(),
     }

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from memrec_convert.conversion.measuring.ablation import Ablation
 from memrec_convert.conversion.measuring.control import ControlFigures
 from memrec_convert.evaluation.delong import AucDifference, judge
 from memrec_convert.evaluation.groups import FEW_GROUPS, GroupComparison
-from memrec_convert.evaluation.metrics import Decile, Metrics
+from memrec_convert.evaluation.metrics import Metrics
 from memrec_convert.report import (
     AblationReport,
     AucComparison,
+    Comparison,
     ControlReport,
     DecileComparison,
     DecileReport,
     GroupReport,
 )
+
+
+def compare_figures(before: Metrics, after: Metrics, difference: AucDifference | None) -> dict[str, Any]:
+    """Two models' figures on the same rows, by the names that reports have for them; None where one is undefined."""
+    figures: dict[str, Any] = {"auc": None if difference is None else report_auc(difference)}
+    for name in ("log_loss", "normalized_entropy", "calibration"):
+        old, new = getattr(before, name), getattr(after, name)
+        figures[name] = None if old is None or new is None else Comparison(old, new)
+    tenths = [
+        tuple(DecileReport(one.samples, one.mean_prediction, one.mean_label) for one in metrics.deciles)
+        for metrics in (before, after)
+    ]
+    return figures | {"deciles": DecileComparison(*tenths)}
 
 
 def report_auc(difference: AucDifference) -> AucComparison:
@@ -48,15 +63,6 @@ def warn_of_groups(compared: GroupComparison | None) -> tuple[str, ...]:
     if compared is None or compared.groups >= FEW_GROUPS:
         return ()
     return (f"the evaluation data has {compared.groups} groups: a bootstrap over fewer than {FEW_GROUPS} says little",)
-
-
-def report_deciles(before: Metrics, after: Metrics) -> DecileComparison:
-    """Calibration by tenths of the samples, each model's in the order of its own predictions."""
-    return DecileComparison(*(tuple(map(_report_decile, metrics.deciles)) for metrics in (before, after)))
-
-
-def _report_decile(decile: Decile) -> DecileReport:
-    return DecileReport(decile.samples, decile.mean_prediction, decile.mean_label)
 
 
 def report_ablation(found: Sequence[Ablation]) -> tuple[AblationReport, ...]:

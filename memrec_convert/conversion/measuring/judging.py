@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -100,23 +99,6 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def compare_figures(before: Metrics, after: Metrics, difference: AucDifference | None) -> dict[str, Any]:
-    """Both models' figures side by side, as a report's JSON has them."""
-    figures: dict[str, Any] = {"auc": None}
-    if difference is not None:
-        figures["auc"] = {
-            "before": difference.before,
-            "after": difference.after,
-            "delta": difference.delta,
-            "ci95": list(difference.ci95),
-            "verdict": difference.verdict,
-        }
-    for name in ("log_loss", "normalized_entropy", "calibration"):
-        old, new = getattr(before, name), getattr(after, name)
-        figures[name] = None if old is None or new is None else {"before": old, "after": new, "delta": new - old}
-    return figures
 
 
 def write_scores(path: Path, logits: np.ndarray) -> None:

@@ -15,13 +15,7 @@ from memrec_convert.artifact.metadata import Metadata, format_measured
 from memrec_convert.conversion.inputs.preparing import Job
 from memrec_convert.conversion.inputs.readings import warn_of_auc
 from memrec_convert.conversion.inputs.subject import Subject
-from memrec_convert.conversion.measuring.figures import (
-    report_ablation,
-    report_auc,
-    report_control,
-    report_deciles,
-    report_groups,
-)
+from memrec_convert.conversion.measuring.figures import compare_figures, report_ablation, report_control, report_groups
 from memrec_convert.conversion.measuring.judging import Judgement
 from memrec_convert.conversion.steps.outcome import Candidate, GateResult, Shrunk
 from memrec_convert.encoding import count_bytes, count_table_bytes, describe_form
@@ -32,7 +26,6 @@ from memrec_convert.report import (
     Alternative,
     ArtifactFile,
     ArtifactSizes,
-    Comparison,
     Provenance,
     Report,
     Sizes,
@@ -211,7 +204,6 @@ def describe_training(training: FineTuning | None) -> dict[str, Any] | None:
     """History and gain of fine-tuning, None where there was none."""
     if training is None:
         return None
-    searched = [{"rate": rate, "dense_rate": dense, "score": score} for rate, dense, score in training.searched]
     return {
         "metric": training.metric,
         "steps": training.steps,
@@ -220,7 +212,6 @@ def describe_training(training: FineTuning | None) -> dict[str, Any] | None:
         "gain": training.gain,
         "rate": training.rate,
         **({"dense_rate": training.dense_rate} if training.dense_rate else {}),
-        **({"searched": searched} if searched else {}),
         **({"recoded": training.recoded} if training.recoded is not None else {}),
         "history": [{"step": step, "score": score} for step, score in training.history],
     }
@@ -230,18 +221,10 @@ def report_figures(judgement: Judgement | None) -> dict[str, Any]:
     """The fields of a report that hold what was measured; none without an evaluation."""
     if judgement is None:
         return {}
-    before, after, difference = judgement.before, judgement.after, judgement.difference
-    figures: dict[str, Any] = {"log_loss": Comparison(before.log_loss, after.log_loss)}
-    if difference is not None:
-        figures["auc"] = report_auc(difference)
-    for name in ("normalized_entropy", "calibration"):
-        old, new = getattr(before, name), getattr(after, name)
-        if old is not None and new is not None:
-            figures[name] = Comparison(old, new)
+    figures = compare_figures(judgement.before, judgement.after, judgement.difference)
     figures["slices"] = tuple(
         SliceReport(s.table, s.form, s.samples, s.share, s.auc_before, s.auc_after, s.delta) for s in judgement.slices
     )
-    figures["deciles"] = report_deciles(before, after)
     if judgement.groups is not None:
         figures["groups"] = report_groups(judgement.groups, str(judgement.group_column))
     if judgement.ablation is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -61,13 +62,13 @@ class Shrunk:
     warnings: tuple[str, ...]
 
 
-def pad_budget(text: str, budget_bytes: int) -> str:
-    """The budget's text, so padded that text and number have one length together.
+def describe_wish(text: str, budget_bytes: int, method: str) -> dict[str, Any]:
+    """What was asked for, as metadata hold it; the budget's text and number have one length together.
 
     The file's size then does not depend on how the budget is written, and the smallest budget that an error names is
     still enough when it is given.
     """
-    return text[:12].ljust(12 + 20 - len(str(budget_bytes)))
+    return {"budget": text[:12].ljust(12 + 20 - len(str(budget_bytes))), "budget_bytes": budget_bytes, "method": method}
 
 
 @dataclass(frozen=True)

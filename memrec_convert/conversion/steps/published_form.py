@@ -16,7 +16,7 @@ from memrec_convert.distill.rows import TensorRows, read_chunks
 from memrec_convert.distill.survey import Sample, draw_sample
 from memrec_convert.encoding import TableSpec
 from memrec_convert.encoding.build import keep_rows
-from memrec_convert.errors import RecipeError
+from memrec_convert.errors import OptionError
 from memrec_convert.lookup import CompressedModule, HashGroup
 from memrec_convert.planning.hashed import KEPT_SHARES, TableShape, plan_hashed, refuse_budget
 
@@ -29,7 +29,7 @@ def find_published_form(search: Search, progress: Progress) -> list[Candidate]:
     subject, options, budget_bytes, count = search.subject, search.options, search.budget_bytes, search.count
     shapes = [TableShape(s.rows, s.dim, options.may_replace(s.rows, s.nbytes)) for s in subject.sites]
     if not any(shape.replaceable for shape in shapes):
-        raise RecipeError(
+        raise OptionError(
             f"the method memrec hashes tables of at least {options.threshold}, and none of the {len(shapes)} tables "
             "is so large; lower the threshold, or choose another method."
         )

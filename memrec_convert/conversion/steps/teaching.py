@@ -94,7 +94,6 @@ def _make_plan(options: Options, train: BatchSource) -> TrainingPlan:
         steps_per_epoch=train.count_batches(),
         targets=options.targets,
         train_dense=options.train_dense,
-        search=options.lr_search,
     )
 
 

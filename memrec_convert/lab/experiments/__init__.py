@@ -6,7 +6,7 @@ import difflib
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from memrec_convert.errors import RecipeError
+from memrec_convert.errors import OptionError
 
 if TYPE_CHECKING:
     from memrec_convert.lab.experiments.experiment import Experiment
@@ -26,11 +26,11 @@ NAMES = {
 
 
 def find_experiment(name: str) -> Experiment:
-    """The experiment of this name; RecipeError with the nearest name for any other."""
+    """The experiment of this name; OptionError with the nearest name for any other."""
     if name not in NAMES:
         near = difflib.get_close_matches(name[:100].lower(), NAMES, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise RecipeError(f"there is no experiment {name!r}: known are {', '.join(NAMES)}{hint}")
+        raise OptionError(f"there is no experiment {name!r}: known are {', '.join(NAMES)}{hint}")
     module = import_module(f"{__name__}.{name.replace('-', '_')}")
     experiment: Experiment = module.EXPERIMENT
     return experiment

@@ -10,13 +10,12 @@ stored     our plan with stored tokens, fine-tuned for two epochs
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from memrec_convert.artifact.metadata import Metadata
 from memrec_convert.conversion.inputs.preparing import profile_facts, stay_silent
 from memrec_convert.conversion.inputs.stopwatch import Stopwatch
 from memrec_convert.conversion.shrink import shrink
-from memrec_convert.conversion.steps.outcome import pad_budget
+from memrec_convert.conversion.steps.outcome import describe_wish
 from memrec_convert.lab.experiments.experiment import Cell, ChartSpec, Experiment, Grid, Row
 from memrec_convert.lab.experiments.laboratory import Lab
 from memrec_convert.lab.pooled.finetune import epochs_to_gain
@@ -53,14 +52,14 @@ def _run(lab: Lab, cell: Cell, seed: int) -> Row:
 def _run_pooled(lab: Lab, start: str, budget_bytes: int, seed: int) -> Row:
     init, optimizer, targets, epochs = STARTS[start]
     epochs = 1 if lab.quick else epochs
-    options = replace(lab.job.options, epochs=epochs, targets=targets, seed=seed, dense="fp32")
+    options = lab.job.options.change(epochs=epochs, targets=targets, seed=seed, dense="fp32")
     blank = Metadata(
         modules={},
         architecture=None,
         dense="fp32",
         seed=seed,
         profile={"weights": "log"},
-        plan={"budget": pad_budget("", budget_bytes), "budget_bytes": budget_bytes, "method": METHOD},
+        plan=describe_wish("", budget_bytes, METHOD),
     )
     made = make_pooled(
         lab.subject,
@@ -84,7 +83,7 @@ def _run_pooled(lab: Lab, start: str, budget_bytes: int, seed: int) -> Row:
 
 def _run_stored(lab: Lab, cell: Cell, seed: int) -> Row:
     epochs = 1 if lab.quick else 2
-    options = replace(lab.job.options, epochs=epochs, seed=seed)
+    options = lab.job.options.change(epochs=epochs, seed=seed)
     shrunk = shrink(
         lab.subject,
         parse_budget(f"{cell['ratio']:g}x"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from memrec_convert.conversion.inputs.preparing import profile_facts, stay_silent
 from memrec_convert.conversion.inputs.stopwatch import Stopwatch
@@ -37,7 +36,7 @@ def shrink_with(lab: Lab, method: str, ratio: float, seed: int) -> Shrunk:
     return shrink(
         lab.subject,
         parse_budget(f"{ratio:g}x"),
-        replace(lab.job.options, method=method, seed=seed, epochs=0),
+        lab.job.options.change(method=method, seed=seed, epochs=0),
         profile=profile_facts(lab.job.profile),
         progress=stay_silent,
         watch=Stopwatch(),

@@ -5,19 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Protocol
+from typing import Any
 
-from memrec_convert.errors import RecipeError
+from memrec_convert.errors import OptionError
 
 Cell = Mapping[str, Any]
 Row = dict[str, Any]
 Grid = Mapping[str, Sequence[Any]]
-
-
-class Bench(Protocol):
-    """What cells are measured with; see `lab.Lab`."""
-
-    quick: bool
 
 
 @dataclass(frozen=True)
@@ -54,23 +48,23 @@ class Experiment:
     refuse: Callable[[Cell], str] = lambda _cell: ""
 
     def cells(self, bench: Any, *, quick: bool, given: Mapping[str, Sequence[float]]) -> list[Cell]:  # noqa: ANN401
-        """Every combination of the grid; RecipeError for what no measurement can be made of."""
+        """Every combination of the grid; OptionError for what no measurement can be made of."""
         grid = {**self.grid(bench, quick), **given}
         cells: list[Cell] = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
         for cell in cells:
             problem = self.refuse(cell)
             if problem:
-                raise RecipeError(f"the experiment {self.name} cannot be run: {problem}.")
+                raise OptionError(f"the experiment {self.name} cannot be run: {problem}.")
         return cells
 
     def read_settings(self, texts: Sequence[str]) -> dict[str, list[float]]:
-        """Values from "d=1000,2000"; RecipeError for unknown names and values beyond the limits."""
+        """Values from "d=1000,2000"; OptionError for unknown names and values beyond the limits."""
         found: dict[str, list[float]] = {}
         for text in texts:
             name, separator, values = text.partition("=")
             if name not in self.limits or not separator:
                 known = ", ".join(self.limits) or "nothing"
-                raise RecipeError(
+                raise OptionError(
                     f"the experiment {self.name} cannot set {text!r}: it takes {known}, as in d=1000,2000."
                 )
             found[name] = [self._read_value(name, part) for part in values.split(",")]
@@ -83,7 +77,7 @@ class Experiment:
         except ValueError:
             value = float("nan")
         if not least <= value <= most:
-            raise RecipeError(
+            raise OptionError(
                 f"{name} of the experiment {self.name} is {text!r}; expected a number from {least:g} to {most:g}."
             )
         return int(value) if value == int(value) else value

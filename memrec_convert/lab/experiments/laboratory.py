@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,14 @@ import numpy as np
 from torch import nn
 
 from memrec_convert.artifact.metadata import Metadata
+from memrec_convert.conversion.inputs.kept_fits import FitStore, open_work
 from memrec_convert.conversion.inputs.preparing import Job, prepare, stay_silent
 from memrec_convert.conversion.inputs.stopwatch import Stopwatch
 from memrec_convert.conversion.inputs.subject import Subject
+from memrec_convert.conversion.options import InputChoices, LogPaths
 from memrec_convert.conversion.steps.assembly import Search, replace_tables
 from memrec_convert.conversion.steps.fitting import Fitted, fit_subject
-from memrec_convert.conversion.steps.outcome import pad_budget
+from memrec_convert.conversion.steps.outcome import describe_wish
 from memrec_convert.conversion.steps.published_form import fit_published
 from memrec_convert.conversion.steps.sizing import make_counter
 from memrec_convert.encoding.spec import HashSpec, TableSpec
@@ -25,9 +27,7 @@ from memrec_convert.errors import LogError
 from memrec_convert.kernels.hashing import FIRST_HASH_SEED, WEIGHT_LANES
 from memrec_convert.lab.compare import _facts, _fit_facts
 from memrec_convert.lab.contest import Contest
-from memrec_convert.lab.fits import FitStore
 from memrec_convert.lab.own import _CLASSES
-from memrec_convert.lab.store import open_folder
 from memrec_convert.lookup import CompressedModule
 from memrec_convert.version import __version__
 
@@ -40,8 +40,8 @@ class Lab:
     """A checkpoint with its logs. `quick` experiments are smaller; seeds change hashes, k-means and training order."""
 
     checkpoint: Path | None
-    logs: Mapping[str, Any]
-    choices: Mapping[str, Any]
+    choices: InputChoices
+    evaluation: LogPaths | None = None
     quick: bool = False
     domain: str = ""
     folder: Path | None = None
@@ -52,20 +52,11 @@ class Lab:
         """Everything opened and checked; LogError where logs are missing."""
         if self.checkpoint is None:
             raise LogError("this experiment measures a model: give its checkpoint, --data, --val and --eval.")
-        missing = [f"--{name}" for name in ("data", "val", "eval") if not self.logs.get(name)]
+        logs = {"data": self.choices.get("data"), "val": self.choices.get("val"), "eval": self.evaluation}
+        missing = [f"--{name}" for name, log in logs.items() if not log]
         if missing:
             raise LogError(f"this experiment measures a model and needs {', '.join(missing)} besides its checkpoint.")
-        return prepare(
-            self.checkpoint,
-            "100x",
-            None,
-            self.logs["data"],
-            self.logs["val"],
-            self.logs["eval"],
-            self.logs.get("profile"),
-            self.choices,
-            stay_silent,
-        )
+        return prepare(self.checkpoint, "100x", self.choices, eval=self.evaluation)
 
     @cached_property
     def contest(self) -> Contest:
@@ -75,7 +66,7 @@ class Lab:
     @cached_property
     def _fits(self) -> FitStore:
         """Fits on disk beside the finished cells, for other experiments on the same model."""
-        folder = None if self.folder is None else open_folder(self.folder / "fits")
+        folder = None if self.folder is None else open_work(self.folder / "fits")
         return FitStore(folder, _fit_facts(_facts(self.job)))
 
     @property
@@ -100,7 +91,7 @@ class Lab:
 
     def fit(self, method: str, seed: int) -> Fitted:
         """Weights and fits of a method, made once per seed."""
-        options = replace(self.job.options, method=method, seed=seed)
+        options = self.job.options.change(method=method, seed=seed)
         make = partial(fit_subject, self.subject, options, stay_silent, Stopwatch())
         fitted: Fitted = self.remember(
             (method, seed), lambda: self._fits.recall(f"experiment: {method}, seed {seed}", make, _CLASSES)
@@ -117,7 +108,7 @@ class Lab:
         self, d: int, k: int, k_weights: int, *, blocks: int, seed: int
     ) -> tuple[tuple[CompressedModule, ...], int]:
         """All replaceable tables hashed into d tokens per width, the best of centre and none; and the file's bytes."""
-        fitted, options = self.fit("memrec", 0), replace(self.job.options, method="memrec", seed=seed)
+        fitted, options = self.fit("memrec", 0), self.job.options.change(method="memrec", seed=seed)
         specs = [
             TableSpec(
                 site.rows,
@@ -138,7 +129,7 @@ class Lab:
             dense=options.dense,
             seed=seed,
             profile={"weights": fitted.source},
-            plan={"budget": pad_budget("", 0), "budget_bytes": 0, "method": "memrec"},
+            plan=describe_wish("", 0, "memrec"),
         )
         count = make_counter(self.subject, blank, oov=options.oov)
         _, modules, _ = fit_published(Search(self.subject, fitted, 0, options, count), specs)

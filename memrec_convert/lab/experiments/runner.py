@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from memrec_convert.artifact.layout import canonical_json
-from memrec_convert.errors import RecipeError
+from memrec_convert.conversion.inputs.kept_fits import open_work
+from memrec_convert.errors import OptionError
 from memrec_convert.lab.experiments.experiment import Cell, Experiment, Row
 from memrec_convert.lab.experiments.figure import draw_rows
 from memrec_convert.lab.experiments.laboratory import Lab
-from memrec_convert.lab.store import open_folder
 from memrec_convert.parallel import single_threaded_torch
 from memrec_convert.safe_files import write_file
 from memrec_convert.version import __version__
@@ -70,14 +70,14 @@ def run_experiment(
     Rows that were finished before, under the same version, seed, data and size, are taken as they are.
     """
     if not 1 <= seeds <= MOST_SEEDS or not 0 <= seed < 2**20:
-        raise RecipeError(f"{seeds} seeds from {seed} on; expected 1 to {MOST_SEEDS} seeds, the first below 2^20.")
+        raise OptionError(f"{seeds} seeds from {seed} on; expected 1 to {MOST_SEEDS} seeds, the first below 2^20.")
     given = experiment.read_settings(settings)
     if experiment.needs_model:
         _ = lab.job
     cells = experiment.cells(lab, quick=lab.quick, given=given)
-    target = open_folder(folder)
+    target = open_work(folder)
     assert target is not None
-    cell_folder = open_folder(target / "cells")
+    cell_folder = open_work(target / "cells")
     assert cell_folder is not None
     facts = lab.facts if experiment.needs_model else {"version": __version__, "quick": lab.quick}
     store = CellStore(cell_folder, {**facts, "experiment": experiment.name})

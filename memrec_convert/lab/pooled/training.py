@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from memrec_convert.conversion.inputs.subject import Progress, Subject
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.teaching import make_mark, make_targets
 from memrec_convert.encoding.spec import TensorShapes
-from memrec_convert.errors import BudgetTooSmallError, LogError, ModelError, RecipeError
+from memrec_convert.errors import BudgetTooSmallError, LogError, ModelError, OptionError
 from memrec_convert.finetune.loop import FineTuning, Lesson
 from memrec_convert.lab.pooled.finetune import OPTIMIZERS, ROWS_PER_STEP, PooledTraining, train_pooled
 from memrec_convert.lab.pooled.warm_start import warm_start
@@ -28,7 +28,7 @@ from memrec_convert.models.sample_pooled import INITS, PooledSizes, SamplePooled
 from memrec_convert.parallel import single_threaded_torch
 from memrec_convert.units import format_bytes
 
-METHOD = "sample-pooled"
+METHOD: Final = "sample-pooled"
 STARTS = ("warm", *INITS)
 WARM_BATCHES = 32
 """Batches on which the logit's directions are measured."""
@@ -63,24 +63,24 @@ class Pooled:
 
 
 def parse_pooled(text: str) -> PooledChoices:
-    """Choices from "D=75000,K=1,start=warm"; RecipeError for unknown names and impossible values."""
+    """Choices from "D=75000,K=1,start=warm"; OptionError for unknown names and impossible values."""
     known = PooledChoices.__dataclass_fields__
     given: dict[str, Any] = {}
     for part in filter(None, text.replace(" ", "").split(",")):
         name, separator, value = part.partition("=")
         if name not in known or not separator:
-            raise RecipeError(
+            raise OptionError(
                 f"cannot read {part!r} of the sample-pooled model: expected one of {', '.join(known)}, as D=75000."
             )
         words = {"start": STARTS, "optimizer": OPTIMIZERS}.get(name)
         if words is not None:
             if value not in words:
-                raise RecipeError(f"{name} of the sample-pooled model is {value!r}; expected {' or '.join(words)}.")
+                raise OptionError(f"{name} of the sample-pooled model is {value!r}; expected {' or '.join(words)}.")
             given[name] = value
             continue
         least = 0 if name == "kw" else 1
         if not (value.isascii() and value.isdigit() and len(value) < 12 and int(value) >= least):
-            raise RecipeError(f"{name} of the sample-pooled model is {value!r}; expected a whole number from {least}.")
+            raise OptionError(f"{name} of the sample-pooled model is {value!r}; expected a whole number from {least}.")
         given[name] = int(value)
     return PooledChoices(**given)
 
@@ -140,7 +140,7 @@ def _require(subject: Subject, options: Options) -> ClickNetwork:
             "one epoch; add them."
         )
     if options.dense != "fp32":
-        raise RecipeError(f"the method {METHOD} stores all in fp32; leave out --dense {options.dense}.")
+        raise OptionError(f"the method {METHOD} stores all in fp32; leave out --dense {options.dense}.")
     return subject.model
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from memrec_convert.bench.settings import STEEPEST
-from memrec_convert.errors import RecipeError
+from memrec_convert.errors import OptionError
 
 STAGE_LISTS = ((2, 2, 2, 4, 8, 16, 32, 64, 128, 256), (2, 4, 16, 64, 256, 256, 256), (16, 16, *(256,) * 6))
 """Three of the conversion's lists, which span what its others do."""
@@ -65,10 +65,10 @@ class ZipfClasses:
 def classify_ranks(rows: int, exponent: float) -> ZipfClasses:
     """A table's ids in classes of ranks; the id of rank r is read in proportion to r**-exponent.
 
-    RecipeError for an exponent outside 0 to 10.
+    OptionError for an exponent outside 0 to 10.
     """
     if not 0 <= exponent <= STEEPEST:
-        raise RecipeError(f"the Zipf exponent is {exponent}; expected a number from 0 (all alike) to {STEEPEST:.0f}.")
+        raise OptionError(f"the Zipf exponent is {exponent}; expected a number from 0 (all alike) to {STEEPEST:.0f}.")
     steps = int(np.ceil(np.log2(rows) * _CLASSES_PER_OCTAVE)) if rows > 1 else 0
     starts = np.unique(np.floor(2.0 ** (np.arange(steps + 1) / _CLASSES_PER_OCTAVE)).astype(np.int64))
     edges = np.append(starts[starts <= rows], rows + 1)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import AllowInfNan, Field
 
-from memrec_convert.report.report import read_as
+from memrec_convert.results import read_as
 
 Finite = Annotated[float, AllowInfNan(False)]
 Positive = Annotated[float, AllowInfNan(False), Field(gt=0)]
@@ -76,16 +76,13 @@ class _Budgets:
 
 
 def read_comparison(values: object) -> tuple[RivalTable, ...]:
-    """What `compare` printed, at one budget or several; ArtifactError for anything else."""
-    said = "the comparison", "what compare --json prints"
-    if isinstance(values, Mapping) and "budgets" in values:
-        return read_as(_Budgets, values, *said).budgets
-    return (read_as(RivalTable, values, *said),)
+    """What `compare` printed; ReportError for anything else."""
+    return read_as(_Budgets, values, "the comparison", "what compare --json prints").budgets
 
 
 def read_latency(values: object) -> Latency:
-    """What `bench --json` wrote; ArtifactError for anything else."""
-    return read_as(Latency, values, "the measurement of speed", "what bench --json writes")
+    """What `bench --json` printed; ReportError for anything else."""
+    return read_as(Latency, values, "the measurement of speed", "what bench --json prints")
 
 
 def read_points(entries: object, across: str, up: str, *, least: float = 1) -> list[tuple[float, float]]:
