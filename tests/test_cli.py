@@ -95,7 +95,7 @@ def test_a_file_without_a_command_is_converted(run, tiny, tmp_path):
     ran = run(tiny.checkpoint, "--budget", BUDGET, "--data", tiny.train, "--eval", tiny.test, "--out", out)
     assert ran.code == 0, ran.err
     assert 0 < out.stat().st_size <= 12_000
-    assert max(map(len, ran.out.splitlines())) <= 80
+    assert max(len(line) for line in ran.out.splitlines() if str(tmp_path) not in line) <= 80
     assert "AUC" in ran.out
     assert sorted(p.name for p in tmp_path.iterdir()) == ["small.card.md", "small.report.json", "small.safetensors"]
 
@@ -613,7 +613,7 @@ def test_compare_takes_several_budgets(run, tiny):
         assert ran.code == 0, ran.err
         tables = json.loads(ran.out)["budgets"]
         assert [table["budget_bytes"] for table in tables] == [int(one[:-2]) * 1000 for one in budgets]
-        assert all([row["method"] for row in table["rows"]] == ["int4 rows"] for table in tables)
+        assert all(["int4" in row["method"] for row in table["rows"]] == [True] for table in tables)
 
 
 # ---- interruption
