@@ -18,6 +18,8 @@ from memrec_convert.conversion.evaluate import Evaluation
 from memrec_convert.conversion.options import InputChoices, OptionChoices, Options, OutputChoices, ReadingChoices
 from memrec_convert.conversion.plan import Plan
 from memrec_convert.conversion.verify import Verified
+from memrec_convert.evaluation.metrics import Decile
+from memrec_convert.evaluation.slices import Slice
 from memrec_convert.lab.compare import Compared
 from memrec_convert.models.network import ClickNetwork
 from memrec_convert.models.table_set import TableSet
@@ -102,10 +104,10 @@ SECTIONS: tuple[tuple[str, str, tuple[object, ...]], ...] = (
             report.ArtifactSizes,
             report.Comparison,
             report.AucComparison,
-            report.SliceReport,
+            Slice,
             report.GroupReport,
             report.DecileComparison,
-            report.DecileReport,
+            Decile,
             report.AblationReport,
             report.ControlReport,
             report.Alternative,
