@@ -6,17 +6,27 @@ import inspect
 import re
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
+from typing import is_typeddict
+
+from pydantic import BaseModel
 
 import memrec_convert
-from memrec_convert import clicklog, errors, lookup, report
+from memrec_convert import choices, clicklog, errors, lookup, report
 from memrec_convert.checkpoint.facts import Facts
-from memrec_convert.conversion.options import Options
+from memrec_convert.checkpoint.inspect import Inspection
+from memrec_convert.conversion.evaluate import Evaluation
+from memrec_convert.conversion.options import InputChoices, OptionChoices, Options, OutputChoices, ReadingChoices
+from memrec_convert.conversion.plan import Plan
+from memrec_convert.conversion.verify import Verified
+from memrec_convert.evaluation.metrics import Decile
+from memrec_convert.evaluation.slices import Slice
+from memrec_convert.lab.compare import Compared
 from memrec_convert.models.network import ClickNetwork
 from memrec_convert.models.table_set import TableSet
 
 PAGE = Path(__file__).with_name("api.md")
 WIDTH = 120
-HIDDEN = {"describe", "describe_tables", "may_replace", "workers", "read_bags", "blocks"}
+HIDDEN = {"describe", "describe_tables", "read_bags", "blocks", "to_json"}
 """Public members that callers have no use for."""
 
 HEAD = """\
@@ -30,10 +40,12 @@ called as `progress(stage, done, total)`, and is silent where none is given.
 """
 
 CHOICES = """\
-What `**choices` of the verbs takes: the fields of `Options`, which hold for any model; the fields of `Facts`, which say
-what a checkpoint leaves open; and, where logs are read, `columns`, `id_map`, `modulus`, `pairs`, `dense_transform` and
-`assume`, as the [options](cli.md#convert) of the same names.
+What `**choices` of the verbs takes, as typed keywords that editors and mypy know. `compress` takes `OptionChoices`, the
+fields of `Options`. `evaluate` takes `ReadingChoices`. `plan` and `compare` take `InputChoices`, which add inputs to
+both; `convert` takes `OutputChoices`, which add outputs to those. `assume` states fields of `Facts`.
 """
+
+KEYWORDS: tuple[type, ...] = (OptionChoices, ReadingChoices, InputChoices, OutputChoices)
 
 SECTIONS: tuple[tuple[str, str, tuple[object, ...]], ...] = (
     (
@@ -53,7 +65,12 @@ SECTIONS: tuple[tuple[str, str, tuple[object, ...]], ...] = (
         "",
         (memrec_convert.compress, memrec_convert.save, memrec_convert.load, ClickNetwork.forward, TableSet),
     ),
-    ("Choices", CHOICES, (Options, Facts)),
+    ("Choices", CHOICES, (Options, *KEYWORDS[1:], Facts)),
+    (
+        "Results",
+        "Frozen dataclasses; `to_json()` of each gives what `--json` prints.",
+        (Inspection, Plan, Evaluation, Compared, Verified),
+    ),
     (
         "Modules",
         "In `memrec_convert.lookup`: what stands where an embedding module was.",
@@ -87,10 +104,10 @@ SECTIONS: tuple[tuple[str, str, tuple[object, ...]], ...] = (
             report.ArtifactSizes,
             report.Comparison,
             report.AucComparison,
-            report.SliceReport,
+            Slice,
             report.GroupReport,
             report.DecileComparison,
-            report.DecileReport,
+            Decile,
             report.AblationReport,
             report.ControlReport,
             report.Alternative,
@@ -122,6 +139,8 @@ def describe(thing: object) -> str:
 def describe_class(thing: type) -> str:
     """Signature or fields, docstring, then the methods and properties that it defines itself."""
     lines = [f"### {thing.__name__}\n"]
+    if is_typeddict(thing) or issubclass(thing, BaseModel):
+        return "\n".join([*lines, show_keywords(thing), "\n" + show_docstring(thing) + "\n"])
     if is_dataclass(thing):
         lines.append(show_fields(thing))
     elif "__init__" in vars(thing):
@@ -142,6 +161,22 @@ def describe_class(thing: type) -> str:
 def show_fields(thing: type) -> str:
     """The fields of a dataclass as a block: name, type, default."""
     return "```text\n" + "\n".join(show_field(each) for each in fields(thing)) + "\n```"
+
+
+def show_keywords(thing: type) -> str:
+    """The own fields of a model or of typed keywords as a block; a choice stands with its values."""
+    own = set(thing.__annotations__)
+    inherited = {name for one in KEYWORDS if set(one.__annotations__) < own for name in one.__annotations__}
+    shown = []
+    for name, annotation in thing.__annotations__.items():
+        if name in inherited or name.startswith(("_", "model_")):
+            continue
+        kind = str(getattr(annotation, "__forward_arg__", annotation))
+        values = choices.values_of(getattr(choices, kind, None))
+        kind = " | ".join(map(repr, values)) or kind
+        field = thing.model_fields[name] if issubclass(thing, BaseModel) else None
+        shown.append(f"{name}: {kind}" + ("" if field is None else f" = {field.default!r}"))
+    return "```text\n" + "\n".join(shown) + "\n```"
 
 
 def show_field(each: Field[object]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,10 +37,6 @@ class Metrics:
     normalized_entropy: float | None
     calibration: float | None
     deciles: tuple[Decile, ...]
-
-    def to_json(self) -> dict[str, object]:
-        """The same figures as plain JSON values."""
-        return {**asdict(self), "deciles": [asdict(decile) for decile in self.deciles]}
 
 
 def measure(labels: ArrayLike, logits: ArrayLike) -> Metrics:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from memrec_convert.evaluation.metrics import Decile
+from memrec_convert.evaluation.slices import Slice
 from memrec_convert.results import Result, read_as
 
 
@@ -57,19 +59,6 @@ class AucComparison(Comparison):
 
 
 @dataclass(frozen=True)
-class SliceReport:
-    """AUCs over the samples whose lookup in `table` has `form`; `share` is of all samples."""
-
-    table: str
-    form: str
-    samples: int
-    share: float
-    auc_before: float | None
-    auc_after: float | None
-    delta: float | None
-
-
-@dataclass(frozen=True)
 class GroupReport:
     """The AUC with rows of one group taken together; `column` of the evaluation log says which belong together.
 
@@ -88,20 +77,11 @@ class GroupReport:
 
 
 @dataclass(frozen=True)
-class DecileReport:
-    """A tenth of the samples, in the order of the predictions: mean prediction and share of clicks."""
-
-    samples: int
-    mean_prediction: float
-    mean_label: float
-
-
-@dataclass(frozen=True)
 class DecileComparison:
     """Calibration by decile, lowest predictions first, of the original and of the artifact."""
 
-    before: tuple[DecileReport, ...]
-    after: tuple[DecileReport, ...]
+    before: tuple[Decile, ...]
+    after: tuple[Decile, ...]
 
 
 @dataclass(frozen=True)
@@ -216,7 +196,7 @@ class Report(Result):
     log_loss: Comparison | None = None
     normalized_entropy: Comparison | None = None
     calibration: Comparison | None = None
-    slices: tuple[SliceReport, ...] | None = None
+    slices: tuple[Slice, ...] | None = None
     deciles: DecileComparison | None = None
     groups: GroupReport | None = None
     ablation: tuple[AblationReport, ...] | None = None

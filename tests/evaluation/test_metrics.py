@@ -19,6 +19,7 @@ from memrec_convert.evaluation.metrics import (
     measure,
     normalized_entropy,
 )
+from memrec_convert.results import to_plain
 
 FEW_LEVELS = st.lists(st.tuples(st.integers(0, 1), st.integers(-3, 3)), min_size=1, max_size=40)
 ANY_LOGITS = st.lists(st.tuples(st.integers(0, 1), st.floats(-1e6, 1e6)), min_size=1, max_size=40)
@@ -129,7 +130,7 @@ def test_measure_gives_every_figure_and_its_json():
     assert (figures.samples, figures.positives) == (5, 3)
     assert figures.auc == auc(labels, logits)
     assert figures.calibration == calibration(labels, logits)
-    values = json.loads(json.dumps(figures.to_json(), allow_nan=False))
+    values = json.loads(json.dumps(to_plain(figures), allow_nan=False))
     assert values["log_loss"] == figures.log_loss
     assert len(values["deciles"]) == 5
 

@@ -2,6 +2,8 @@
 
 import pytest
 
+from memrec_convert.evaluation.metrics import Decile
+from memrec_convert.evaluation.slices import Slice
 from memrec_convert.report import (
     AblationReport,
     Alternative,
@@ -11,12 +13,10 @@ from memrec_convert.report import (
     Comparison,
     ControlReport,
     DecileComparison,
-    DecileReport,
     GroupReport,
     Provenance,
     Report,
     Sizes,
-    SliceReport,
     SourceSizes,
     TableReport,
 )
@@ -50,12 +50,12 @@ def build_report(name="user", text="a note", *, tables=2):
         normalized_entropy=Comparison(0.8, 0.8015),
         calibration=Comparison(1.0, 1.01),
         slices=(
-            SliceReport(f"{name}0", "code(3)", 30_000, 0.3, 0.8, 0.799, -0.001),
-            SliceReport(f"{name}0", "unseen", 12, 0.00012, None, None, None),
+            Slice(f"{name}0", "code(3)", 30_000, 0.3, 0.8, 0.799, -0.001),
+            Slice(f"{name}0", "unseen", 12, 0.00012, None, None, None),
         ),
         deciles=DecileComparison(
-            (DecileReport(50_010, 0.1, 0.11), DecileReport(50_010, 0.6, 0.59)),
-            (DecileReport(50_010, 0.1234, 0.12), DecileReport(50_010, 0.61, 0.5876)),
+            (Decile(50_010, 0.1, 0.11), Decile(50_010, 0.6, 0.59)),
+            (Decile(50_010, 0.1234, 0.12), Decile(50_010, 0.61, 0.5876)),
         ),
         groups=GroupReport(
             name,

@@ -16,7 +16,6 @@ from memrec_convert.report import (
     Comparison,
     ControlReport,
     DecileComparison,
-    DecileReport,
     GroupReport,
 )
 
@@ -27,11 +26,7 @@ def compare_figures(before: Metrics, after: Metrics, difference: AucDifference |
     for name in ("log_loss", "normalized_entropy", "calibration"):
         old, new = getattr(before, name), getattr(after, name)
         figures[name] = None if old is None or new is None else Comparison(old, new)
-    tenths = [
-        tuple(DecileReport(one.samples, one.mean_prediction, one.mean_label) for one in metrics.deciles)
-        for metrics in (before, after)
-    ]
-    return figures | {"deciles": DecileComparison(*tenths)}
+    return figures | {"deciles": DecileComparison(before.deciles, after.deciles)}
 
 
 def report_auc(difference: AucDifference) -> AucComparison:

@@ -29,7 +29,6 @@ from memrec_convert.report import (
     Provenance,
     Report,
     Sizes,
-    SliceReport,
     SourceSizes,
     TableReport,
 )
@@ -222,9 +221,7 @@ def report_figures(judgement: Judgement | None) -> dict[str, Any]:
     if judgement is None:
         return {}
     figures = compare_figures(judgement.before, judgement.after, judgement.difference)
-    figures["slices"] = tuple(
-        SliceReport(s.table, s.form, s.samples, s.share, s.auc_before, s.auc_after, s.delta) for s in judgement.slices
-    )
+    figures["slices"] = judgement.slices
     if judgement.groups is not None:
         figures["groups"] = report_groups(judgement.groups, str(judgement.group_column))
     if judgement.ablation is not None:
