@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from types import ModuleType
 
-import native_build  # noqa: F401 - which loads the build that is named
+import named_kernel  # noqa: F401 - which loads the build that is named
 import pytest
 import torch
 

@@ -284,7 +284,7 @@ def test_errors_in_one_thread_leave_the_others_alone() -> None:
 def run_python(code: str) -> None:
     """Runs a script that has this folder's helpers, in a process of its own."""
     ran = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", "import native_build\n" + textwrap.dedent(code)],
+        [sys.executable, "-W", "ignore", "-c", "import named_kernel\n" + textwrap.dedent(code)],
         capture_output=True,
         text=True,
         timeout=120,
