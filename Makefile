@@ -8,6 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TIERS := torchrec onnx browser engines
 CORE := not torchrec and not onnx and not browser and not engines
 WORKERS ?= 2
+OLDEST ?= python3.10
 
 .PHONY: demo lint test test-all core tiers test-python test-lowest sanitize wheel clean
 
@@ -45,12 +46,12 @@ tiers: $(VENV)/.installed-all
 
 test-all: test tiers
 
-# The core elsewhere: make test-python PYTHON=python3.13
+# The core elsewhere: make test-python PYTHON=python3.13, make test-lowest OLDEST=path/to/python3.10
 test-python:
 	$(MAKE) core VENV=.venv-$(notdir $(PYTHON))
 
 test-lowest:
-	$(MAKE) core VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt PYTHON=python3.10
+	$(MAKE) core VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt PYTHON=$(OLDEST)
 
 # The kernel's tests under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: $(VENV)/.installed
