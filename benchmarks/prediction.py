@@ -26,7 +26,7 @@ from memrec_convert.conversion.measuring.prediction import AucModel, model_auc
 from memrec_convert.lab.compare import MEMREC
 from memrec_convert.lab.contest import Contender, Contest
 from memrec_convert.lab.entrant import Entrant
-from memrec_convert.lab.held import RivalTable
+from memrec_convert.lab.held import RivalBag
 from memrec_convert.lab.own import Conversion
 from memrec_convert.lab.rivals import RIVALS
 from memrec_convert.lab.view import TableView
@@ -151,7 +151,7 @@ def read_rows(module: torch.nn.Module, piece: slice) -> torch.Tensor:
     """Rows of ids as a table decodes them, float32 [n, dim]."""
     ids = torch.arange(piece.start, piece.stop)
     with torch.no_grad():
-        if isinstance(module, RivalTable):
+        if isinstance(module, RivalBag):
             return module.lookup(ids)
         rows: torch.Tensor = module(ids, torch.arange(len(ids)))
         return rows

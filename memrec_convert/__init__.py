@@ -6,9 +6,13 @@ The public verbs are imported when they are first used, so that importing the pa
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from memrec_convert.version import __version__
+
+if sys.platform == "win32":
+    raise ImportError("memrec_convert runs on Linux and macOS; on Windows, install and run it inside WSL.")
 
 if TYPE_CHECKING:
     from memrec_convert.artifact.reader import load as load

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +27,24 @@ def _interrupts_arrive() -> None:
     """A shell starts background jobs deaf to Ctrl-C, and they hand that down to what the tests start."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+LOOPBACK = ("127.", "::1", "localhost")
+
+
+def refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
+    """Raises where a test asks for an address of another machine, names that would have to be looked up included."""
+    if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
+        address = arguments[1]
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
+        address = arguments[:1]
+    else:
+        return
+    if isinstance(address, tuple) and address and address[0] and not str(address[0]).startswith(LOOPBACK):
+        raise RuntimeError(f"the tests use no network, and {event} asks for {address[0]!r}")
+
+
+sys.addaudithook(refuse_network)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """Ordered work in threads: the same results, whatever the number of workers."""
 
+import os
 import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memrec_convert.parallel import ordered_map, single_threaded_torch
+from memrec_convert.parallel import ordered_map, single_threaded_torch, usable_cores
 
 
 @given(st.lists(st.integers(), max_size=30), st.integers(0, 4))
@@ -88,3 +89,12 @@ def test_torch_has_one_thread_inside_and_its_own_after():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_cores_are_those_that_this_process_may_use(monkeypatch):
+    """One core of an affinity mask counts as one; a system without masks gives all of its cores."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3}, raising=False)
+    assert usable_cores() == 1
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert usable_cores() == 8

@@ -19,6 +19,7 @@ import torch
 from memrec_convert.errors import KernelError
 from memrec_convert.kernels.loading import KERNEL_VARIABLE, describe_path, import_native
 from memrec_convert.lookup.memory import LARGE_PAGE_BYTES, OutputPool
+from memrec_convert.parallel import usable_cores
 from memrec_convert.results import Result
 from memrec_convert.version import __version__
 
@@ -63,7 +64,7 @@ def describe_machine(*, chase: bool = True) -> Machine:
         caches=tuple(read_caches()),
         effective_cache={"bytes": find_step(curve), "curve": [{"bytes": size, "ns": ns} for size, ns in curve]},
         threads=torch.get_num_threads(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=usable_cores(),
         processor=read_processor(),
         large_pages=describe_large_pages(),
         versions=list_versions(),

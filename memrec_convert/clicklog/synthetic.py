@@ -89,7 +89,7 @@ def write_synthetic_log(spec: SyntheticSpec, folder: str | Path) -> SyntheticLog
         ((log.train, spec.train_rows), (log.val, spec.val_rows), (log.test, spec.test_rows))
     ):
         rates[path.stem] = _write_split(path, _make_chunks(model, spec, split=split, rows=rows))
-    write_file(log.meta, [(json.dumps(_describe(spec, rates), indent=1) + "\n").encode()])
+    write_file(log.meta, [(json.dumps(_describe_log(spec, rates), indent=1) + "\n").encode()])
     return log
 
 
@@ -189,7 +189,7 @@ def _write_split(path: Path, chunks: Iterator[pa.RecordBatch]) -> float:
     return counted[0] / counted[1]
 
 
-def _describe(spec: SyntheticSpec, rates: dict[str, float]) -> dict[str, object]:
+def _describe_log(spec: SyntheticSpec, rates: dict[str, float]) -> dict[str, object]:
     return {
         "dataset": "synthetic",
         "seed": spec.seed,

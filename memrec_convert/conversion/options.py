@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -14,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from memrec_convert.choices import DensePrecision, Method, Oov, Targets, Weights, values_of
 from memrec_convert.errors import BudgetError, LogError, OptionError
+from memrec_convert.parallel import usable_cores
 from memrec_convert.units import parse_threshold
 
 LogPaths = str | Path | Sequence[str | Path]
@@ -82,7 +82,7 @@ class Options(BaseModel):
     @property
     def workers(self) -> int:
         """Worker threads to use."""
-        return self.threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else self.threads or 1
+        return self.threads or usable_cores()
 
     def may_replace(self, rows: int, nbytes: int) -> bool:
         """Whether a table of this size is over the threshold."""

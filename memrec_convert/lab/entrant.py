@@ -11,7 +11,7 @@ from memrec_convert.artifact.layout import canonical_json, count_file_bytes
 from memrec_convert.artifact.writer import narrow_shapes
 from memrec_convert.errors import ArtifactError
 from memrec_convert.lab.contest import Contest, Made
-from memrec_convert.lab.held import RivalTable
+from memrec_convert.lab.held import RivalBag
 from memrec_convert.lab.rivals import Option, Rival
 from memrec_convert.lab.rivals.plain import KEPT_ROWS, MEAN_ROW, plain_options
 from memrec_convert.lab.split import split_budget
@@ -81,8 +81,8 @@ class Entrant:
         ]
         return canonical_json({"method": self.name, "architecture": subject.architecture, "tables": tables})
 
-    def _build(self, option: Option, pooling: str) -> RivalTable:
-        table = RivalTable(option.build(), mode=pooling)
+    def _build(self, option: Option, pooling: str) -> RivalBag:
+        table = RivalBag(option.build(), mode=pooling)
         if table.shapes() != option.shapes:
             raise ArtifactError(
                 f"{self.name}, {option.label}: the tensors came out as {table.shapes()}, planned were {option.shapes}: "

@@ -97,7 +97,7 @@ class HeldTable:
     whole: tuple[str, ...] = ()
 
 
-class RivalTable(nn.Module):
+class RivalBag(nn.Module):
     """Stands where an nn.EmbeddingBag (sum or mean) stood; its buffers are the tensors of the rival's file."""
 
     def __init__(self, held: HeldTable, *, mode: str = "sum") -> None:

@@ -21,10 +21,10 @@ from memrec_convert.finetune.loop import CHECKS_PER_EPOCH, CODEBOOK_RATE, DENSE_
 from memrec_convert.finetune.row_map import make_map
 from memrec_convert.finetune.stored_rows import spread_of
 from memrec_convert.finetune.trainable import MAP_FACTOR, ROWS_EPSILON, ROWS_FACTOR
-from memrec_convert.lab.held import RivalTable
+from memrec_convert.lab.held import RivalBag
 
 
-def train_tables(subject: Subject, model: nn.Module, tables: Sequence[RivalTable], options: Options) -> int:
+def train_tables(subject: Subject, model: nn.Module, tables: Sequence[RivalBag], options: Options) -> int:
     """Trains the tables' numbers, and the dense part where asked, in place; returns the step kept, 0 for none."""
     train, hold_out = subject.train, subject.hold_out
     assert train is not None
@@ -83,7 +83,7 @@ def _copy_state(model: nn.Module) -> dict[str, Tensor]:
 class _Part(nn.Module):
     """The numbers of one table as parameters, each matrix in units of its own spread."""
 
-    def __init__(self, table: RivalTable) -> None:
+    def __init__(self, table: RivalBag) -> None:
         super().__init__()
         self.table = [table]  # in a list: the table is no part of this module
         self.spreads = {name: spread_of(values) for name, values in table.values.items()}

@@ -19,8 +19,9 @@ def must_trace(ids: Tensor) -> bool:
 
 def embed(table: CompressedTable, ids: Tensor, offsets: Tensor | None, weights: Tensor | None) -> Tensor:
     """`table(ids, offsets, weights)` through the operator."""
-    tensors = [table.get_buffer(name) for name in sorted(table.spec.tensors())]
+    # getattr, as torch 2.7 cannot trace get_buffer
+    tensors = [getattr(table, name) for name in sorted(table.spec.tensors())]
     if table.group is not None:
-        tensors += [table.group.get_buffer(name) for name in sorted(table.group.spec.tensors())]
+        tensors += [getattr(table.group, name) for name in sorted(table.group.spec.tensors())]
     result: Tensor = torch.ops.memrec.embed(ids, offsets, weights, tensors, table.description)
     return result

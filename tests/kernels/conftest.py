@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
+import named_kernel  # noqa: F401 - which loads the build that is named
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "encoding"))  # random_tables
-
-NAME = "memrec_convert.kernels._native"
-
-
-def load_build(file: str) -> None:
-    """Puts a build of the extension in the installed one's place."""
-    spec = importlib.util.spec_from_file_location(NAME, file)
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[NAME] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[NAME])
-
-
-if os.environ.get("MEMREC_TEST_NATIVE"):
-    load_build(os.environ["MEMREC_TEST_NATIVE"])
 
 
 def instruction_sets() -> list[str]:

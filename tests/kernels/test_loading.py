@@ -7,7 +7,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -17,8 +16,6 @@ from native_tables import make_bag, same_bits, through_kernel
 from memrec_convert.errors import KernelError
 from memrec_convert.kernels import loading
 from memrec_convert.kernels.loading import KERNEL_VARIABLE, describe_path, load_kernel
-
-HERE = Path(__file__).resolve().parent
 
 
 @pytest.fixture(autouse=True)
@@ -109,15 +106,14 @@ def test_a_name_without_the_extension_is_refused(monkeypatch: pytest.MonkeyPatch
 
 def test_a_process_without_the_extension() -> None:
     """A package whose extension is not there works from its first import on, with the one warning."""
-    code = f"""
+    code = """
         import sys
-        sys.path[:0] = {[str(HERE), str(HERE.parent / "encoding")]!r}
         sys.modules["memrec_convert.kernels._native"] = None
         import test_loading
         test_loading.check_lookup(kernel=False)
         test_loading.check_lookup(kernel=False)
     """
-    environment = {name: value for name, value in os.environ.items() if name != KERNEL_VARIABLE}
+    environment = os.environ | {KERNEL_VARIABLE: "auto", "PYTHONPATH": os.pathsep.join(sys.path)}
     ran = subprocess.run(
         [sys.executable, "-W", "always::RuntimeWarning", "-c", "\n".join(line.strip() for line in code.splitlines())],
         capture_output=True,

@@ -70,6 +70,7 @@ def test_every_instruction_set_has_the_scalar_bits(here: Path) -> None:
     assert run([str(here)], 99)[1] != digest
 
 
+@pytest.mark.engines
 def test_neon_has_the_bits_of_this_machine(here: Path, tmp_path: Path) -> None:
     """Built for AArch64 and emulated, NEON equals that machine's scalar bits, and those equal this machine's."""
     compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")

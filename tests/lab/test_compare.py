@@ -18,7 +18,7 @@ from memrec_convert.lab.compare import MEMREC, compare
 from memrec_convert.lab.contest import Contest
 from memrec_convert.lab.drawing import check_chart
 from memrec_convert.lab.entrant import Entrant, describe_split
-from memrec_convert.lab.held import RivalTable
+from memrec_convert.lab.held import RivalBag
 from memrec_convert.lab.rendering import render_comparison
 from memrec_convert.lab.rivals import RIVALS
 from memrec_convert.lab.split import split_budget
@@ -136,7 +136,7 @@ def test_training_helps_on_the_hold_out_or_changes_nothing(tiny, name):
     contest = open_contest(tiny, epochs=1, batch_size=256)
     entrant = Entrant(next(rival for rival in RIVALS if rival.name == name), contest)
     split = split_budget(entrant.options, BUDGETS[0], entrant.count_bytes)
-    tables = [RivalTable(option.build()) for option in split.options]
+    tables = [RivalBag(option.build()) for option in split.options]
     model = contest.put_in(tables)
     before = evaluate_on(contest.job.subject.hold_out, model)
     step = train_tables(contest.job.subject, model, tables, contest.job.options)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from memrec_convert.encoding.spec import count_bytes
-from memrec_convert.lab.held import BlockInt8, RivalTable
+from memrec_convert.lab.held import BlockInt8, RivalBag
 from memrec_convert.lab.rivals import RIVALS
 from memrec_convert.lab.rivals.clusters import fit_codebook
 from memrec_convert.lab.rivals.int4 import clip_greedily
@@ -50,7 +50,7 @@ def test_names_are_different():
 def test_a_built_table_has_the_planned_tensors(rival, view):
     """Dtypes, shapes and so the bytes are those that the search counted with."""
     for option in a_few(all_options(rival, view)):
-        table = RivalTable(option.build())
+        table = RivalBag(option.build())
         assert table.shapes() == option.shapes, option.label
         held = sum(tensor.numel() * tensor.element_size() for tensor in table.state_dict().values())
         assert held == count_bytes(option.shapes.values()) < option.nbytes
@@ -63,7 +63,7 @@ def test_rows_are_decoded_from_the_file_s_tensors_alone(rival, view, other_view)
     compared = 0
     for option in a_few(all_options(rival, view)):
         if option.label in others:
-            table, other = RivalTable(option.build()), RivalTable(others[option.label].build())
+            table, other = RivalBag(option.build()), RivalBag(others[option.label].build())
             other.load_state_dict(table.state_dict())
             other.refresh()
             assert torch.equal(decoded(other, view), decoded(table, view))
@@ -75,9 +75,9 @@ def test_rows_are_decoded_from_the_file_s_tensors_alone(rival, view, other_view)
 def test_what_a_table_learns_stays_in_the_table(rival, view):
     """Numbers that change do so in the file's tensors: never in the original's rows, nor in another table's."""
     for option in a_few(all_options(rival, view)):
-        before, other = view.rows.clone(), RivalTable(option.build())
+        before, other = view.rows.clone(), RivalBag(option.build())
         kept = decoded(other, view).clone()
-        table = RivalTable(option.build())
+        table = RivalBag(option.build())
         table.store({name: values + 1 for name, values in table.values.items()})
         assert not torch.equal(decoded(table, view), kept)
         assert torch.equal(view.rows, before), option.label
@@ -89,7 +89,7 @@ def test_options_lose_about_what_they_promise(rival, view):
     """The split trusts these numbers. A codebook fitted anew to the rows that were chosen may do better."""
     energy = float(view.survey.values.sum())
     for option in a_few(all_options(rival, view)):
-        found = loss(RivalTable(option.build()), view)
+        found = loss(RivalBag(option.build()), view)
         assert found <= 1.05 * option.distortion + 1e-3 * energy, option.label
         assert found >= 0.6 * option.distortion - 1e-3 * energy, option.label
 
@@ -105,7 +105,7 @@ def test_no_row_is_lost_to_more_bytes(rival, view):
 
 def test_bags_are_summed_with_their_weights(view):
     """A rival's table stands where an nn.EmbeddingBag stood."""
-    table = RivalTable(plain_options(view)[1].build())
+    table = RivalBag(plain_options(view)[1].build())
     bag = torch.nn.EmbeddingBag.from_pretrained(view.rows, mode="sum")
     ids, offsets, weights = torch.tensor([3, 5, 3, 9]), torch.tensor([0, 1, 1]), torch.tensor([1.0, 2.0, 0.5, 1.5])
     assert torch.allclose(table(ids, offsets, weights), bag(ids, offsets, weights))

@@ -13,7 +13,7 @@ from memrec_convert.lab.shapes.zipf import (
     STAGE_LISTS,
     ZipfForm,
     ZipfLevel,
-    choose_form,
+    choose_zipf_form,
     classify_ranks,
     count_index,
     weigh_table,
@@ -52,7 +52,7 @@ def test_an_index_is_counted_as_the_encoding_lays_it_out(rows, share):
 @given(rows=st.integers(1, 3_000_000), dim=st.sampled_from([4, 16, 128]), price=st.floats(-50, 10))
 def test_a_form_is_counted_as_the_encoding_stores_it(rows, dim, price):
     """Bytes of the tensors of the same table as the real spec has it, and 200 for each."""
-    form = choose_form(weigh_table(rows, dim, 1.05, samples=1000), 2.0**price)
+    form = choose_zipf_form(weigh_table(rows, dim, 1.05, samples=1000), 2.0**price)
     shapes = to_spec(form).tensors()
     assert form.nbytes == count_bytes(shapes.values()) + BYTES_PER_TENSOR * len(shapes)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from memrec_convert.errors import BudgetTooSmallError
 from memrec_convert.lab.shapes.shapes import Shape, count_published, read_shape
-from memrec_convert.lab.shapes.zipf import BYTES_PER_TENSOR, ZipfForm, ZipfTable, choose_form, weigh_table
+from memrec_convert.lab.shapes.zipf import BYTES_PER_TENSOR, ZipfForm, ZipfTable, choose_zipf_form, weigh_table
 from memrec_convert.units import format_bytes, parse_budget
 
 ZIPF = 1.05
@@ -53,7 +53,7 @@ def plan_shape(shape: str | Shape, budget: str | int, *, zipf: float = ZIPF) -> 
         "bits_per_row": 8 * table_bytes / sum(shape.rows),
         "covered": sum(1 - form.lookups().get("mean", 0.0) for form in forms) / len(forms),
         "lookups": _average([form.lookups() for form in forms]),
-        "tables": [_describe(one, form) for one, form in zip(shape.table_names(), forms, strict=True)],
+        "tables": [_describe_table(one, form) for one, form in zip(shape.table_names(), forms, strict=True)],
         "published": published,
         "published_bytes": max(within, default=None),
         "assumed": list(ASSUMED),
@@ -74,7 +74,7 @@ def _fit(tables: Sequence[ZipfTable], budget_bytes: int, fixed: int) -> list[Zip
         for table in tables:
             key = (table.rows, table.dim)
             if key not in memory:
-                memory[key] = choose_form(table, price)
+                memory[key] = choose_zipf_form(table, price)
             forms.append(memory[key])
         return fixed + sum(form.nbytes for form in forms), forms
 
@@ -118,7 +118,7 @@ def _average(shares: Sequence[dict[str, float]]) -> dict[str, float]:
     return dict(sorted(total.items(), key=lambda item: -item[1]))
 
 
-def _describe(name: str, form: ZipfForm) -> dict[str, Any]:
+def _describe_table(name: str, form: ZipfForm) -> dict[str, Any]:
     lookups = form.lookups()
     return {
         "name": name,

@@ -198,10 +198,10 @@ def _parse(content: bytes, where: str) -> Shape:
     try:
         return Shape.model_validate(values)
     except ValidationError as error:
-        raise RecipeError(f"{where}: {_describe(error)}.") from None
+        raise RecipeError(f"{where}: {_first_problem(error)}.") from None
 
 
-def _describe(error: ValidationError) -> str:
+def _first_problem(error: ValidationError) -> str:
     """The first problem, as one sentence without the full stop."""
     detail = error.errors(include_url=False, include_context=False)[0]
     location = " > ".join(str(part) for part in detail["loc"])

@@ -183,7 +183,7 @@ def weigh_table(rows: int, dim: int, exponent: float, *, samples: int) -> ZipfTa
     return ZipfTable(rows, dim, classes, classes.lookups + UNSEEN_WEIGHT * classes.rows / samples)
 
 
-def choose_form(table: ZipfTable, price: float) -> ZipfForm:
+def choose_zipf_form(table: ZipfTable, price: float) -> ZipfForm:
     """The form of least distortion + price * bytes."""
     total = float(table.weights.sum())
     found = [

@@ -1,8 +1,0 @@
-"""Random tables are those of the tests of the representation."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "encoding"))  # random_tables
