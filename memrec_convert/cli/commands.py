@@ -56,7 +56,7 @@ def main() -> None:
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
-        click.echo("interrupted; nothing was left behind.", err=True)
+        click.echo("Interrupted; no files were left behind.", err=True)
         code = EXIT_INTERRUPTED
     except click.UsageError as error:
         code = _refuse_usage(error)

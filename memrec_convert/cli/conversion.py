@@ -41,20 +41,22 @@ common_options = add(budget_option, input_options, plan_options, tables_only_opt
     "--max-auc-drop",
     type=float,
     metavar="DROP",
-    help="The smallest file whose AUC drop on --val is within DROP, such as 0.001; a budget is then a cap.",
+    help="Find the smallest file whose AUC drop on --val is at most DROP, such as 0.001; --budget becomes a cap.",
 )
 @click.option(
     "--fail-if-worse-than",
     type=float,
     metavar="DROP",
-    help="Exit 3 and write nothing where the AUC drops more than DROP on --val (else on --eval).",
+    help="Exit with 3 and write nothing if the AUC drops by more than DROP on --val (else on --eval).",
 )
 @training_options
 @group_option
-@click.option("--ablation", is_flag=True, help="Measure what each table's compression alone costs.")
-@click.option("--control", is_flag=True, help="Fine-tune the original too, to tell training from compression.")
-@click.option("--report-html", metavar="FILE", help="Write the report as one HTML page too, with the rate curve.")
-@click.option("--compare-json", metavar="FILE", help="Into that page: what compare --json printed.")
+@click.option("--ablation", is_flag=True, help="Measure the cost of compressing each table alone.")
+@click.option(
+    "--control", is_flag=True, help="Also fine-tune the original, to separate the effects of training and compression."
+)
+@click.option("--report-html", metavar="FILE", help="Also write the report as one HTML page, with the rate curve.")
+@click.option("--compare-json", metavar="FILE", help="Add the output of compare --json to the page.")
 @click.option("--full", is_flag=True, help="Print all of the report, not one screen of it.")
 @force_option
 @output_options
@@ -76,9 +78,9 @@ def convert(file: str, *, full: bool, as_json: bool, quiet: bool, **options: Any
 @click.command()
 @click.argument("file", required=False)
 @common_options
-@click.option("--curve", is_flag=True, help="Show the predicted AUC drop over many budgets too.")
+@click.option("--curve", is_flag=True, help="Also show the predicted AUC drop for many budgets.")
 @click.option("--shape", metavar="NAME", help="Plan without a checkpoint: criteo-tb, criteo-kaggle, avazu, or a file.")
-@click.option("--zipf", type=float, metavar="S", help="With --shape: the id of rank r is read as r**-S (default 1.05).")
+@click.option("--zipf", type=float, metavar="S", help="With --shape: Zipf exponent of id frequencies (default 1.05).")
 @output_options
 def plan(
     file: str | None,
@@ -89,7 +91,7 @@ def plan(
     quiet: bool,
     **options: Any,  # noqa: ANN401
 ) -> None:
-    """Show the plan for checkpoint FILE per table: forms, bytes, what lost and why. Writes nothing."""
+    """Show the plan for checkpoint FILE: form and bytes per table, rejected alternatives. Writes nothing."""
     if (file is None) == (shape is None):
         raise click.UsageError("give either a checkpoint FILE or --shape" + (", not both" if file else ""))
     if file is None:
@@ -97,7 +99,7 @@ def plan(
         plan_from_shape(shape, zipf, options, as_json=as_json, quiet=quiet)
         return
     if zipf is not None:
-        raise click.UsageError("--zipf goes with --shape alone: a checkpoint has a log or weights of its own")
+        raise click.UsageError("--zipf needs --shape; for a checkpoint, give --data or --weights instead")
     from memrec_convert.conversion.plan import plan as run
     from memrec_convert.report import render_plan
 

@@ -21,7 +21,11 @@ from memrec_convert.cli.options import (
 
 @click.command()
 @click.argument("file")
-@click.option("--scan", is_flag=True, help="Read the rows too: zero, constant, duplicate, non-finite rows, norms.")
+@click.option(
+    "--scan",
+    is_flag=True,
+    help="Also read the rows: count zero, constant, duplicate and non-finite rows, and show norms.",
+)
 @output_options
 def inspect(file: str, *, scan: bool, as_json: bool, quiet: bool) -> None:
     """Show what checkpoint FILE holds: tables, dense part, layout, optimizer state. Reads headers only."""
@@ -41,7 +45,7 @@ def inspect(file: str, *, scan: bool, as_json: bool, quiet: bool) -> None:
 @click.argument("file")
 @log_option("--eval", "The log to measure on; repeatable.", required=True)
 @click.option(
-    "--against", metavar="CHECKPOINT", help="Measure the original on the same rows, with the paired difference."
+    "--against", metavar="CHECKPOINT", help="Also measure the original on the same rows and show the paired difference."
 )
 @group_option
 @click.option("--ablation", is_flag=True, help="With --against: measure each table's compression alone.")
@@ -51,7 +55,7 @@ def inspect(file: str, *, scan: bool, as_json: bool, quiet: bool) -> None:
 @running_options
 @output_options
 def evaluate(file: str, *, as_json: bool, quiet: bool, **options: Any) -> None:  # noqa: ANN401
-    """Measure artifact FILE (or a checkpoint) on a log."""
+    """Measure the quality of artifact or checkpoint FILE on a log."""
     from memrec_convert.conversion.evaluate import evaluate as run
     from memrec_convert.report import render_evaluation
 

@@ -55,7 +55,7 @@ def choose(name: str, choice: object, says: str) -> Callable[[Command], Command]
 
 
 output_options = add(
-    click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there."),
+    click.option("--json", "as_json", is_flag=True, help="Print only one JSON object on stdout."),
     click.option("--quiet", "-q", is_flag=True, help="No progress and no report."),
 )
 """What is shown."""
@@ -68,15 +68,17 @@ reading_options = add(
         callback=read_named("emb_l.0=C1"),
         help="Log column of a table, dense input (I1, ...) or label; repeatable.",
     ),
-    choose("--oov", Oov, "Ids beyond their table: refuse (default), nearest, modulo, zero vector."),
-    click.option("--id-map", metavar="FILE", help="Tokens of a raw Criteo log to rows."),
+    choose("--oov", Oov, "Out-of-range ids: error (default), nearest row, id modulo rows, zero vector."),
+    click.option(
+        "--id-map", metavar="FILE", help="Map from tokens of a raw Criteo log to rows (.parquet, .npz, .json)."
+    ),
     click.option("--modulus", type=int, metavar="N", help="Rows of a raw Criteo log are int(token, 16) mod N."),
     click.option(
         "--assume",
         multiple=True,
         metavar="NAME=VALUE",
         callback=read_named("pairs=upper"),
-        help="State a fact that the file leaves open, such as pairs=upper; repeatable.",
+        help="State a fact that the checkpoint does not record, such as pairs=upper; repeatable.",
     ),
 )
 """Which columns and rows a log means, and what a checkpoint does not say itself."""
@@ -88,8 +90,8 @@ running_options = add(
 
 input_options = add(
     log_option("--data", "Training log: file, directory or glob; repeatable."),
-    log_option("--val", "Hold-out log: chooses between plans, stops training."),
-    click.option("--profile", metavar="FILE", help="Lookup profile (.npz): reused, or written if not there yet."),
+    log_option("--val", "Hold-out log: chooses between plans and stops fine-tuning."),
+    click.option("--profile", metavar="FILE", help="Lookup profile (.npz): reused if it exists, else written."),
     click.option("--recipe", metavar="FILE", help="Recipe: a YAML file or the name of a packaged one."),
     click.option(
         "--allow-nonfinite", is_flag=True, default=None, help="Read rows with NaN or infinite values as zeros."
@@ -102,27 +104,29 @@ input_options = add(
 budget_option = click.option(
     "--budget",
     metavar="SIZE",
-    help="Bytes of the whole file: 48MB, 46MiB, 600kB; 5% or 100x (of the tables, plus dense part and 20 kB); llc.",
+    help="Size of the whole file: 48MB, 46MiB, 600kB; 5% or 100x (share of tables, plus dense part and 20 kB); llc.",
 )
-seed_option = click.option("--seed", type=int, metavar="N", help="Seed of everything random (default 0).")
+seed_option = click.option("--seed", type=int, metavar="N", help="Random seed (default 0).")
 work_option = click.option(
-    "--work", metavar="DIR", help="Keep fits and codes here, for another budget or after an interruption."
+    "--work", metavar="DIR", help="Keep fits and codes in DIR to reuse them for other budgets or after an interruption."
 )
 tables_only_option = click.option(
-    "--tables-only", is_flag=True, default=None, help="Convert the tables alone; their network need not be known."
+    "--tables-only", is_flag=True, default=None, help="Convert only the tables; works for unknown networks."
 )
 group_option = click.option(
-    "--group", metavar="COLUMN", help="Column of --eval that says which rows belong together, such as the user's."
+    "--group", metavar="COLUMN", help="Column of --eval that groups rows, such as the user id; adds GAUC."
 )
 force_option = click.option("--force", is_flag=True, help="Replace existing files.")
 
 plan_options = add(
-    click.option("--threshold", metavar="SIZE", help="Smaller tables are never replaced: bytes, or 10000rows (4kB)."),
+    click.option(
+        "--threshold", metavar="SIZE", help="Never replace smaller tables: bytes, or 10000rows (default 4kB)."
+    ),
     choose(
         "--method",
         Method,
-        "auto (default): what costs least; memrec: all hashed; codes: no stored rows; int8: rows only; "
-        "sample-pooled: as released, trained anew (convert).",
+        "auto (default): lowest loss; memrec: hashed tokens only; codes: residual codes, no stored rows; int8: hot "
+        "rows only; sample-pooled: MEM-REC as released, retrained (convert only).",
     ),
     choose("--weights", Weights, "How rows are weighted (default auto: log, else optimizer state, else displacement)."),
     choose("--dense", DensePrecision, "Precision of the stored dense part (fp32)."),
@@ -136,7 +140,7 @@ training_options = add(
     choose(
         "--targets",
         Targets,
-        "Fine-tune towards the original's logits (soft), the labels, or 80 % and 20 % of them (mixed, default).",
+        "Targets of fine-tuning: the original's predictions (soft), the labels, or 80 % soft and 20 % labels (mixed).",
     ),
     click.option("--train-dense", is_flag=True, default=None, help="Fine-tune the dense part too."),
 )

@@ -19,7 +19,7 @@ from memrec_convert.cli.options import force_option, output_options
 @force_option
 @output_options
 def report(file: str, *, full: bool, as_json: bool, quiet: bool, **options: Any) -> None:  # noqa: ANN401
-    """Show the report FILE (.report.json) that a conversion wrote, and make a page of it."""
+    """Show a conversion's report FILE (.report.json), and write it as an HTML page with --html."""
     from memrec_convert.conversion.report import show_report
     from memrec_convert.report import render_summary, render_terminal, suggest_step
 

@@ -14,10 +14,10 @@ from memrec_convert.cli.options import force_option, list_given, log_option, out
 @click.argument("file")
 @click.option("--against", metavar="CHECKPOINT", help="Time the original too: nn.EmbeddingBag, and its rows as int8.")
 @log_option("--data", "Ids come from this log; repeatable.")
-@click.option("--zipf", type=float, metavar="S", help="Ids of rank r are read as r**-S (default 1.05, without --data).")
+@click.option("--zipf", type=float, metavar="S", help="Without --data: Zipf exponent of id frequencies (default 1.05).")
 @click.option("--batch", metavar="N,N,...", callback=read_sizes, help="Samples per call (default 1,64,512,2048,16384).")
 @click.option("--threads", type=int, metavar="N", help="Threads (default 1).")
-@click.option("--seconds", type=float, metavar="S", help="Aimed at per batch size (default 4).")
+@click.option("--seconds", type=float, metavar="S", help="Time to spend per batch size (default 4).")
 @click.option("--seed", type=int, metavar="N", help="Seed of the ids (default 0).")
 @reading_options
 @click.option("--chart", metavar="FILE.svg", help="Draw time against batch size (needs the extra 'plots').")
@@ -32,7 +32,7 @@ def bench(
     quiet: bool,
     **options: Any,  # noqa: ANN401
 ) -> None:
-    """Time artifact FILE as it is served: embedding stage and whole model, and the memory it takes."""
+    """Measure speed and memory of artifact FILE: embedding stage and whole model."""
     from memrec_convert.bench.bench import bench as run
     from memrec_convert.lab.drawing import check_chart
     from memrec_convert.report.latency import render_latency

@@ -34,7 +34,9 @@ def plan_from_shape(shape: str, zipf: float | None, options: Mapping[str, Any], 
     budget = options.get("budget")
     given = [name for name, value in options.items() if value and name != "budget"]
     if given:
-        raise click.UsageError(f"--{given[0].replace('_', '-')} does not go with --shape: there is nothing to read")
+        raise click.UsageError(
+            f"--{given[0].replace('_', '-')} cannot be combined with --shape, which reads no checkpoint"
+        )
     if budget is None:
         raise OptionError(NO_BUDGET)
     found = plan_shape(shape, budget, zipf=ZIPF if zipf is None else zipf)
@@ -49,7 +51,7 @@ def plan_from_shape(shape: str, zipf: float | None, options: Mapping[str, Any], 
 @click.option("--out", default="experiments", metavar="DIR", help="Folder of results and finished cells (experiments).")
 @click.option("--domain", default="", metavar="LABEL", help="Goes into the names of the result files.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=N,...", help="Values of the experiment; repeatable.")
-@click.option("--quick", is_flag=True, help="The small size, for a check that all works.")
+@click.option("--quick", is_flag=True, help="Run a small version, to check that everything works.")
 @click.option("--seed", type=int, default=0, metavar="N", help="First seed (default 0).")
 @click.option("--seeds", type=int, default=1, metavar="N", help="How many seeds (default 1).")
 @output_options
@@ -110,7 +112,7 @@ def compare(
     quiet: bool,
     **options: Any,  # noqa: ANN401
 ) -> None:
-    """Compare what else checkpoint FILE could be at the same bytes: every method, one table."""
+    """Compare all compression methods on checkpoint FILE at the same size."""
     from memrec_convert.lab.chart import draw_comparison
     from memrec_convert.lab.compare import compare as run
     from memrec_convert.lab.drawing import check_chart

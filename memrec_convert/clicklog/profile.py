@@ -76,7 +76,7 @@ def refuse_leak(profile_digest: LogDigest, evaluation_digest: LogDigest) -> None
         names = evaluation_digest.names
         name = names[place] if place < len(names) else "one"
         raise ProfileLeakError(
-            f"evaluation was asked on data that the profile was taken from: {name} of the evaluation's "
+            f"the evaluation data was also used for the profile: {name} of the evaluation's "
             f"{len(evaluation_digest.files)} files (digest {evaluation_digest.files[place]}) was counted, and "
             f"{len(shared)} in all; expected held-out data; evaluate on other files."
         )

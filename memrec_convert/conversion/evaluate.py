@@ -97,7 +97,7 @@ def evaluate(
         check_target(Path(scores), force=force)
     choices = read_choices(reading, oov=oov or "error")
     if ablation and against is None:
-        raise LogError("--ablation puts single tables into the original, and there is none; add --against.")
+        raise LogError("--ablation needs the original; add --against.")
     measured = open_measured(Path(path), choices.facts)
     choices = replace(choices, oov=oov or measured.oov)
     schema = replace(make_schema(measured.architecture, measured.names, choices), group=group)
@@ -208,7 +208,7 @@ def _open_artifact(path: Path, facts: Facts) -> _Measured:
             f"{path} holds a model of its own class: load it with load(path, into=model) and measure it there."
         )
     if metadata.architecture.get("name") == "tables":
-        raise ArtifactError(f"{path} holds tables alone, which give no logits to measure; check it with verify.")
+        raise ArtifactError(f"{path} holds only tables, so there are no logits to measure; use verify instead.")
     known = metadata.architecture.get("dense_transform", "log1p")
     if facts.dense_transform not in (None, known):
         raise ModelError(

@@ -232,7 +232,7 @@ class Extras:
         """LogError where a measurement lacks its data, OptionError for a control run of no training."""
         for wanted, name in ((self.group, "--group"), (self.ablation, "--ablation"), (self.control, "--control")):
             if wanted and not evaluation:
-                raise LogError(f"{name} says what to measure, and there is no evaluation data; add --eval.")
+                raise LogError(f"{name} needs evaluation data; add --eval.")
         if not self.control:
             return
         missing = [name for name, given in (("--data", data), ("--val", val)) if not given]

@@ -83,9 +83,9 @@ def _warn(
     if fitted.source == "displacement":
         warnings.append(NO_DATA_WARNING)
     if all(spec.form == "kept" and spec.codec == "fp32" for spec in chosen.specs):
-        warnings.append(f"the budget of {budget_bytes} bytes holds the original as it is: every table is kept at fp32")
+        warnings.append(f"the original fits the budget of {budget_bytes} bytes: every table stays at fp32")
     elif all(spec.form == "kept" for spec in chosen.specs):
-        warnings.append("every table fits the budget as plain rows: none is replaced")
+        warnings.append("all tables fit the budget as plain rows: none is replaced")
     needed = {"training data (--data)": subject.train, "a hold-out (--val)": subject.hold_out}
     missing = [name for name, source in needed.items() if source is None]
     if train and options.epochs and missing:

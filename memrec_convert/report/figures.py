@@ -107,10 +107,10 @@ def describe_groups(groups: Mapping[str, Any]) -> list[str]:
 
 def describe_control(control: Mapping[str, Any]) -> str:
     """How the control was trained, and what its hold-out said."""
-    kept = f"step {control['best_step']:,}" if control["best_step"] else "step 0, that is the original itself"
+    kept = f"step {control['best_step']:,}" if control["best_step"] else "step 0, the original itself"
     metric = "AUC" if control["metric"] == "auc" else control["metric"]
     return (
-        f"Control: the original, uncompressed, after {control['steps']:,} steps of training on the same batches; the "
+        f"Control: the uncompressed original after {control['steps']:,} training steps on the same batches; the "
         f"hold-out kept {kept} ({metric} {format_change(control['gain'], 5)})"
     )
 

@@ -9,7 +9,7 @@ from memrec_convert.report.text import NARROWEST, wrap
 from memrec_convert.units import format_bytes
 
 GIVEN = {True: "memory that asks for them gets them", False: "asked for and not given", None: "unknown"}
-LESS = ", a fraction of what the system states: others share it; a budget of that size is served fastest"
+LESS = ", less than the system reports, because others share it; a budget of that size is served fastest"
 
 
 def render_machine(found: Mapping[str, Any], width: int = 80) -> str:
@@ -40,7 +40,7 @@ def _lookups(kernel: Mapping[str, Any]) -> str:
 
 def _caches(caches: list[Mapping[str, Any]]) -> str:
     if not caches:
-        return "caches: the system does not tell"
+        return "caches: not reported by the system"
     sharers = [f" for {cache['shared_by']} cores" if cache["shared_by"] > 1 else "" for cache in caches]
     parts = [f"L{one['level']} {_size(one['bytes'])}{said}" for one, said in zip(caches, sharers, strict=True)]
     return f"caches as the system states them: {', '.join(parts)}"

@@ -86,7 +86,7 @@ def list_worries(values: dict[str, Any]) -> list[str]:
         moved = f"{format_value(calibration['before'])} to {format_value(calibration['after'])}"
         worries.append(f"Calibration moved from {moved}.")
     if values["weights"] in GUESSED:
-        worries.append(f"Ids were weighted by {values['weights']}, for want of a log: give --data LOG.")
+        worries.append(f"Rows were weighted by {values['weights']}, for want of a log: give --data LOG.")
     return [*worries, *(f"Assumed: {one}" for one in values["assumed"])]
 
 

@@ -24,9 +24,9 @@ QUALITY = {
 }
 """Figures of quality: keys of the JSON, and their names for people."""
 CONTROLS = {
-    "training": "training gives the original",
-    "conversion": "conversion alone costs",
-    "compression": "compression costs, both trained",
+    "training": "what training gives the original",
+    "conversion": "what conversion alone costs",
+    "compression": "what compression costs, both fine-tuned",
 }
 
 Values = Mapping[str, Any]
@@ -83,7 +83,7 @@ def size_table(sizes: Values) -> Table:
     rows = [
         ["tables", source["tables"], artifact["tables"]],
         ["dense part", source["dense"], artifact["dense"]],
-        ["all else in the file", rest, artifact["header"]],
+        ["rest of the file", rest, artifact["header"]],
         ["whole file", source["file"], artifact["total"]],
     ]
     shown = [[part, format_size(before), format_size(after)] for part, before, after in rows]

@@ -77,7 +77,7 @@ def render_plan(plan: Mapping[str, Any], width: int = 80) -> str:
     return join_blocks(
         [
             wrap(f"{headline}; nothing was written.", width),
-            wrap(f"Ids weighted by: {weights}", width) if weights else [],
+            wrap(f"Rows weighted by: {weights}", width) if weights else [],
             *_table_blocks(tables, width),
             wrap(_predicted(plan), width) if "predicted_auc_drop" in plan else [],
             _explanation_lines(plan.get("explained") or [], width),
@@ -160,8 +160,8 @@ def _predicted(plan: Mapping[str, Any]) -> str:
     """What the plan is expected to cost, and what it cost on the hold-out where that was measured."""
     predicted, measured = plan["predicted_auc_drop"], plan.get("measured_auc_drop")
     if predicted is None:
-        return "AUC drop: not predicted, for want of data."
-    said = f"AUC drop, predicted before any training: {predicted:.4f}"
+        return "AUC drop: not predicted, because there is no data."
+    said = f"Predicted AUC drop before fine-tuning: {predicted:.4f}"
     return said + (f"; measured on the hold-out: {measured:.4f}." if measured is not None else ".")
 
 
@@ -198,7 +198,7 @@ def _artifact_lines(values: Mapping[str, Any], width: int) -> list[str]:
         f"Artifact: {values['artifact']['path']}",
         f"Budget: {format_size(budget)}, of which {format_percent(values['artifact']['bytes'], budget)} is used",
         f"Serving memory: {format_size(values['serving_bytes'])}",
-        f"Ids weighted by: {values['weights']}",
+        f"Rows weighted by: {values['weights']}",
         *([f"Quality gate: {values['plan']['gate']['says']}"] if "gate" in values["plan"] else []),
     ]
     return [line for fact in facts for line in wrap(fact, width, indent="  ")]
@@ -240,7 +240,7 @@ def _slice_lines(slices: Sequence[Mapping[str, Any]] | None, width: int) -> list
     if slices is None:
         return ["AUC by form of the lookup: not measured"]
     kept, left_out = take_largest(slices, MOST_SLICES, lambda entry: abs(entry["delta"] or 0.0))
-    more = wrap(f"({left_out} slices of smaller change are in the JSON)", width) if left_out else []
+    more = wrap(f"({left_out} more slices with smaller changes are in the JSON)", width) if left_out else []
     return [*draw_table(slice_table(kept), width), *more]
 
 

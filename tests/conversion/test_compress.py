@@ -175,7 +175,7 @@ def test_a_roomy_budget_keeps_every_bit():
     small, report = compress(model, "1MB", batches=make_batches())
     batch = make_batches(1, seed=3)[0]
     assert torch.equal(small(*batch), model(*batch))
-    assert any("kept at fp32" in warning for warning in report.warnings)
+    assert any("stays at fp32" in warning for warning in report.warnings)
 
 
 @pytest.mark.parametrize("method", ["auto", "codes", "int8", "memrec"])

@@ -36,11 +36,11 @@ except SystemExit as end:
         (["--shape", "criteo-tb", "--budget", "1MB"], "below the dense part"),
         (["--shape", "criteo-tb"], "no budget was given"),
         (["--shape", "avazu", "--budget", "5MB", "--zipf", "-1"], "Zipf exponent"),
-        (["--shape", "avazu", "--budget", "5MB", "--data", "log.parquet"], "--data does not go with --shape"),
-        (["--shape", "avazu", "--budget", "5MB", "--curve"], "--curve does not go with --shape"),
+        (["--shape", "avazu", "--budget", "5MB", "--data", "log.parquet"], "--data cannot be combined with --shape"),
+        (["--shape", "avazu", "--budget", "5MB", "--curve"], "--curve cannot be combined with --shape"),
         (["dlrm.pt", "--shape", "avazu", "--budget", "5MB"], "not both"),
         (["--budget", "5MB"], "a checkpoint FILE or --shape"),
-        (["dlrm.pt", "--budget", "5MB", "--zipf", "1"], "--zipf goes with --shape alone"),
+        (["dlrm.pt", "--budget", "5MB", "--zipf", "1"], "--zipf needs --shape"),
     ],
 )
 def test_what_makes_no_plan_is_refused_in_a_sentence(monkeypatch, capsys, arguments, words):

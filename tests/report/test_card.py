@@ -32,7 +32,7 @@ def test_a_card_says_everything_that_matters(full):
         "- table user has unread rows",
         "| 2 | 0.6000 | 0.5900 | 0.6100 | 0.5876 |",
         "| user0 | 0.8022 | -0.00050 | -0.00070 to -0.00030 |",
-        "| compression costs, both trained | 0.8027 | 0.8021 | -0.00060 | -0.00090 to -0.00030 |",
+        "| what compression costs, both fine-tuned | 0.8027 | 0.8021 | -0.00060 | -0.00090 to -0.00030 |",
         "- GAUC 0.7200 -> 0.7190 (-0.0010, ",
         "- source\\_digest: abab",
         "- time: (read: 1.2 s, plan: 0.5 s)",

@@ -162,7 +162,7 @@ def test_a_page_says_everything_that_matters(page):
         "fine-tuned",
         "noise of original",
         "original (noisy)",
-        "compression costs, both trained",
+        "what compression costs, both fine-tuned",
         "teacher",
     ):
         assert said in text, said
@@ -393,7 +393,7 @@ def test_figures_of_another_file_or_log_are_said_to_be(full):
         for row in table["rows"]:
             row["auc"] = row["auc"] and row["auc"] + 0.01
     page = render_html(full, comparison=read_comparison(other), latency=read_latency(build_latency(size=7)))
-    assert "other rows or another checkpoint: its original has an AUC of 0.812700" in page
+    assert "different rows or a different checkpoint: its original has an AUC of 0.812700" in page
     assert "Another file was timed than this report" in page
     same = render_full(full)
     assert "another checkpoint" not in same

@@ -30,9 +30,9 @@ def test_a_summary_is_headline_sizes_quality_worries_and_a_command(full):
     order = [
         "2.16 GB -> 46.0 MB (47x), AUC 0.8027 -> 0.8021 (-0.0006, ",
         "out/user.safetensors: 95.8 % of 48.0 MB used; memory once loaded: 47.0 MB",
-        "tables                 2.15 GB  36.0 MB",
+        "2.15 GB  36.0 MB",
         "Measured on 100,020 rows of user.parquet",
-        "AUC                 0.802700  0.802100  -0.000600",
+        "0.802700  0.802100  -0.000600",
         "What to worry about:\n- The change of the AUC is -0.0006: it is worse.\n- a note\n",
         "- table user has unread rows",
         "- Assumed: pairs are the lower triangle of user",
@@ -78,7 +78,7 @@ def test_what_was_not_measured_is_the_first_worry(bare):
     """Without an evaluation the cost is unknown, and ids were weighted by a guess."""
     text = " ".join(render_summary(bare).split())
     assert "What to worry about: - The AUC was not measured, so nobody knows what the conversion costs" in text
-    assert "- Ids were weighted by uniform, for want of a log: give --data LOG." in text
+    assert "- Rows were weighted by uniform, for want of a log: give --data LOG." in text
 
 
 def test_slices_and_calibration_are_worries_where_they_move(full):

@@ -63,7 +63,7 @@ def test_a_full_report_shows_every_part(full):
         "Artifact: out/user.safetensors",
         "Budget: 48.0 MB, of which 95.8 % is used",
         "Serving memory: 47.0 MB",
-        "Ids weighted by: log",
+        "Rows weighted by: log",
         "Measured on 100,020 rows of user.parquet",
         "AUC 0.802700 0.802100 -0.000600",
         "log loss 0.520000 0.521000 +0.001000",
@@ -80,8 +80,8 @@ def test_a_full_report_shows_every_part(full):
         "Groups by column user: 6,040, of which 5,900 hold both classes and have an AUC, with 99 % of the rows",
         "GAUC 0.7200 -> 0.7190 (-0.0010, 95 % interval -0.0015 to -0.0005: worse)",
         "95 % interval from 2,000 resamples of whole groups: -0.0010 to -0.0002: worse",
-        "the hold-out kept step 0, that is the original itself (AUC 0.00000)",
-        "conversion alone costs 0.8027 0.8018 -0.00090 -0.00120 to -0.00060",
+        "the hold-out kept step 0, the original itself (AUC 0.00000)",
+        "what conversion alone costs 0.8027 0.8018 -0.00090 -0.00120 to -0.00060",
         "user0 0.8022 -0.00050 -0.00070 to -0.00030",
         "2 0.6000 0.5900 0.6100 0.5876",
     ):
@@ -102,7 +102,7 @@ def test_what_was_not_measured_says_so(bare):
 def test_the_table_of_sizes_accounts_for_the_whole_file(full):
     """Tables, dense part, the rest and the sum stand on both sides."""
     flat = " ".join(render_terminal(full).split())
-    sizes = "tables 2.15 GB 36.0 MB dense part 10.0 MB 9.99 MB all else in the file 2.24 GB 10.0 kB"
+    sizes = "tables 2.15 GB 36.0 MB dense part 10.0 MB 9.99 MB rest of the file 2.24 GB 10.0 kB"
     assert f"{sizes} whole file 4.40 GB 46.0 MB" in flat
 
 
@@ -114,7 +114,7 @@ def test_many_slices_are_cut_to_the_largest_changes(full):
     assert "form099" in text
     assert "form060" in text
     assert "form059" not in text
-    assert "(60 slices of smaller change are in the JSON)" in text
+    assert "(60 more slices with smaller changes are in the JSON)" in text
 
 
 def test_an_inspection_lists_the_tables():
@@ -163,7 +163,7 @@ def test_a_plan_shows_what_would_be_written(key):
     plan = {"budget_bytes": 100_000, "predicted_bytes": 99_000, "weights": "log", "tables": [table]}
     flat = " ".join(render_plan(plan).split())
     assert flat.startswith(
-        "Plan: 99.0 kB of 100 kB (99.0 %), from tables of 4.00 MB (40x); nothing was written. Ids weighted by: log"
+        "Plan: 99.0 kB of 100 kB (99.0 %), from tables of 4.00 MB (40x); nothing was written. Rows weighted by: log"
     )
     assert "user 10 4 4.00 MB 40.0 kB mean row" in flat
 

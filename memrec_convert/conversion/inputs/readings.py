@@ -50,7 +50,7 @@ class Better:
         fact, taken, (low, high) = self.assumption.fact, self.assumption.taken, self.difference.ci95
         accept, keep = (shlex.quote(f"{fact}={value}") for value in (self.value, taken))
         return (
-            f"{source.path}: read with {fact}={taken}, as is assumed where nothing is stated, the original has an AUC "
+            f"{source.path}: with the assumed {fact}={taken}, the original has an AUC "
             f"of {self.difference.before:.4f} on {samples:,} samples of {log}, and with {fact}={self.value} one of "
             f"{self.difference.after:.4f} (95 % interval of the difference {low:+.4f} to {high:+.4f}); accept that "
             f"reading with --assume {accept}, or keep the assumed one with --assume {keep}."

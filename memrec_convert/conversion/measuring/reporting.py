@@ -192,9 +192,9 @@ def describe_alternative(lost: Candidate, chosen: Candidate) -> Alternative:
         return Alternative(lost.name, lost.nbytes, lost.distortion, "predicted distortion; no data to measure on")
     factor = lost.divergence / chosen.divergence if chosen.divergence > 0 else float("inf")
     note = (
-        f"diverges {factor:.2f} times as far from the original"
+        f"diverges {factor:.2f} times as much from the original"
         if np.isfinite(factor)
-        else "diverges, the chosen does not"
+        else "diverges from the original; the chosen plan does not"
     )
     return Alternative(lost.name, lost.nbytes, lost.divergence, note)
 

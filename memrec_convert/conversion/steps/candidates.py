@@ -91,7 +91,7 @@ def _make_candidate(search: Search, plan: TablePlan, method: str) -> Candidate |
 
 
 def _name_base(base: HashedBase) -> Candidate:
-    note = "" if base.modules else f"not built: predicted to lose {base.ratio:.3f} times what the plan loses"
+    note = "" if base.modules else f"not built: predicted loss is {base.ratio:.3f} times the plan's"
     figures = base.nbytes, base.distortion, base.price, base.distortion
     return Candidate(HASHED_BASE, base.modules, *figures, note=note, members=base.members)
 

@@ -40,7 +40,7 @@ KINDS: Final = (
     Kind("kept", 0, "the whole table stays as rows, perhaps at lower precision"),
     Kind("row", 5, "the id's own row is stored, at lower precision"),
     Kind("code, 7 stages and more", 2, "a sum of codebook entries, one for each stage: near the original's row"),
-    Kind("code, 4 to 6 stages", 6, "the same with fewer entries"),
+    Kind("code, 4 to 6 stages", 6, "a sum of 4 to 6 codebook entries: less close to the original's row"),
     Kind("code, 1 to 3 stages", 1, "a coarse sum: what ids with similar rows have in common"),
     Kind("hashed", 4, "computed from hashes of the id, as in MEM-REC"),
     Kind("mean", 3, "the table's mean row, the same for all these ids"),
