@@ -13,7 +13,7 @@ LESS = ", a fraction of what the system states: others share it; a budget of tha
 
 
 def render_machine(found: Mapping[str, Any], width: int = 80) -> str:
-    """What `benchmarking.machine.describe_machine` returned, in lines of at most `width` characters."""
+    """What `describe_machine` gives as JSON, in lines of at most `width` characters."""
     width = max(width, NARROWEST)
     lines = [
         _lookups(found["kernel"]),

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from memrec_convert import convert, evaluate, load, verify
+from memrec_convert import evaluate, load, verify
 from memrec_convert.clicklog import LogSchema, open_log
 from memrec_convert.errors import BudgetTooSmallError, LogError, OptionError
 from memrec_convert.finetune.loop import FineTuning
+from memrec_convert.lab.pooled.convert import convert_pooled as convert
 from memrec_convert.lab.pooled.finetune import epochs_to_gain
 from memrec_convert.lab.pooled.training import parse_pooled, split_batch
 
