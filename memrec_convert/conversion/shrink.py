@@ -37,7 +37,9 @@ def shrink(
     refine=False leaves the codes as they were fitted, which tells what a budget leads to in a fraction of the time.
     """
     if options.method == "sample-pooled":
-        raise OptionError("the method sample-pooled makes a new top too: only `convert` of a checkpoint takes it.")
+        raise OptionError(
+            "the method sample-pooled makes a new top too: only memrec-convert convert takes it, on the command line."
+        )
     with single_threaded_torch():
         budget_bytes = budget.resolve(table_bytes=subject.table_bytes, dense_bytes=subject.dense_bytes(options.dense))
         fitted = fitted or fit_subject(subject, options, progress, watch)

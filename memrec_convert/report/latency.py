@@ -12,7 +12,7 @@ STAGES = {"embedding": "Embedding stage", "model": "Whole model"}
 
 
 def render_latency(found: Mapping[str, Any], width: int = 80) -> str:
-    """What `bench.bench.bench` returned: a table per stage, then memory and warnings."""
+    """What `bench` gives as JSON: a table per stage, then memory and warnings."""
     width = max(width, NARROWEST)
     parts = [wrap(_head(found), width)]
     for stage, title in STAGES.items():

@@ -13,7 +13,7 @@ LESS = ", less than the system reports, because others share it; a budget of tha
 
 
 def render_machine(found: Mapping[str, Any], width: int = 80) -> str:
-    """What `bench.doctor.describe_machine` returned, in lines of at most `width` characters."""
+    """What `describe_machine` gives as JSON, in lines of at most `width` characters."""
     width = max(width, NARROWEST)
     lines = [
         _lookups(found["kernel"]),

@@ -81,8 +81,8 @@ def test_the_chosen_plan_is_the_nearest_to_the_original(tiny):
     found = plan(tiny.checkpoint, 12_000, data=tiny.train, val=tiny.val, **FAST)
     assert found.alternatives
     for other in found.alternatives:
-        assert other["score"] >= found.plan["divergence"]
-        assert other["bytes"] <= 12_000
+        assert other.score >= found.plan["divergence"]
+        assert other.bytes <= 12_000
 
 
 def test_a_share_counts_tables_dense_part_and_an_allowance(tiny):

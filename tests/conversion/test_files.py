@@ -131,8 +131,8 @@ def test_the_log_keeps_what_is_read_often(tiny):
     """Of the largest table, the rows that are stored serve more of the lookups than their share of the ids."""
     found = plan(tiny.checkpoint, BUDGET, data=tiny.train, **FAST)
     table = found.tables[0]
-    kept = int(table["form"].split(" + ")[1].split(" ids")[0])
-    assert table["lookup_share"]["row"] > 2 * kept / 2000
+    kept = int(table.form.split(" + ")[1].split(" ids")[0])
+    assert table.lookup_share["row"] > 2 * kept / 2000
 
 
 # ---- the profile
@@ -174,7 +174,7 @@ def test_a_recipe_gives_what_the_caller_leaves_open(tiny, tmp_path):
     recipe.write_text("budget: 9kB\nmethod: int8\nepochs: 0\nthreshold: 2000rows\ncolumns: {emb_l.2: C3}\n")
     found = plan(tiny.bare, recipe=recipe)
     assert found.budget_bytes == 9000
-    assert [t["method"] for t in found.tables] == ["rows", "kept int8", "kept int8"]
+    assert [t.method for t in found.tables] == ["rows", "kept int8", "kept int8"]
     assert plan(tiny.bare, "11kB", recipe=recipe).budget_bytes == 11_000
 
 
@@ -186,7 +186,7 @@ def test_columns_may_be_named_otherwise(tiny, tmp_path):
     columns = {"label": "click", "emb_l.0": "user"}
     first = plan(tiny.checkpoint, BUDGET, data=tiny.train, **FAST)
     second = plan(tiny.checkpoint, BUDGET, data=renamed, columns=columns, **FAST)
-    assert [t["lookup_share"] for t in first.tables] == [t["lookup_share"] for t in second.tables]
+    assert [t.lookup_share for t in first.tables] == [t.lookup_share for t in second.tables]
     with pytest.raises(LogError, match="user"):
         plan(tiny.checkpoint, BUDGET, data=renamed, **FAST)
 
@@ -261,8 +261,8 @@ def test_a_threshold_keeps_tables(tiny):
     """Tables below it are never replaced, whatever the method."""
     for method in ("codes", "memrec"):
         found = plan(tiny.bare, 14_000, method=method, threshold="301rows")
-        assert [t["method"].split()[0] for t in found.tables][1:] == ["kept", "kept"]
-        assert not found.tables[0]["method"].startswith("kept")
+        assert [t.method.split()[0] for t in found.tables][1:] == ["kept", "kept"]
+        assert not found.tables[0].method.startswith("kept")
 
 
 def test_the_dense_part_can_be_narrowed(tiny, tmp_path):
