@@ -9,7 +9,7 @@ from browser import Browser, find_browser
 from test_html import HOSTILE, render_full
 
 FOUND, MISSING = find_browser()
-pytestmark = pytest.mark.skipif(FOUND is None, reason=MISSING)
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(FOUND is None, reason=MISSING)]
 READ_COLUMN = """
 return [...document.querySelectorAll("#tables tbody tr")].map((row) => row.cells[arguments[0]].textContent);
 """
