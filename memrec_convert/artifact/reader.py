@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -90,12 +91,14 @@ def check_digests(artifact: Artifact) -> None:
 def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
     """The model of an artifact, ready to run, in eval mode.
 
-    A known network is built by itself. For a model of your own class give a fresh instance as `into`: the weights of its
-    embedding modules are replaced in place, every other tensor is loaded from the file, and it is returned.
+    A known network is built by itself. For a model of your own class give a fresh instance as `into`: the weights of
+    its embedding modules are replaced in place, every other tensor is loaded from the file, and it is returned.
     ArtifactError where the file is unsound, ModelError where `into` does not match it.
     """
     if into is not None and not isinstance(into, nn.Module):
-        raise ModelError(f"into is a {type(into).__name__}; expected a fresh instance of the class that was compressed.")
+        raise ModelError(
+            f"into is a {type(into).__name__}; expected a fresh instance of the class that was compressed."
+        )
     artifact = read_artifact(path)
     modules = build_modules(artifact)
     if into is not None:
@@ -148,10 +151,10 @@ def _load_into(artifact: Artifact, modules: Mapping[str, CompressedModule], into
         module, own = slots.get(f"{path}.weight", (None, ""))
         if not isinstance(module, nn.Embedding | nn.EmbeddingBag):
             raise ModelError(
-                f"{artifact.path} has a table at {path!r}, and the given {type(into).__name__} has no module there that "
-                "looks up rows; give a fresh instance of the class that was compressed."
+                f"{artifact.path} has a table at {path!r}, and the given {type(into).__name__} has no module there "
+                "that looks up rows; give a fresh instance of the class that was compressed."
             )
-        old = module._parameters[own]
+        old: Any = module._parameters[own]
         if tuple(old.shape) != (table.spec.rows, table.spec.dim):
             raise ModelError(
                 f"{artifact.path} > {path}: a table of {table.spec.rows} x {table.spec.dim}, and the given "
@@ -160,7 +163,7 @@ def _load_into(artifact: Artifact, modules: Mapping[str, CompressedModule], into
             )
         new = weights.setdefault(id(table), hold_table(table, old.dtype))
         for name, (holder, attribute) in slots.items():
-            known = holder._parameters[attribute]
+            known: Any = holder._parameters[attribute]
             if known is old or (ties.get(name) == f"{path}.weight" and known.shape == old.shape):
                 holder._parameters[attribute] = new
     hasten(into)

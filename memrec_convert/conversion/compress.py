@@ -59,13 +59,13 @@ def compress(
     progress: Progress = stay_silent,
     **choices: Any,  # noqa: ANN401 - fields of Options
 ) -> tuple[nn.Module, Report]:
-    """A copy of the model in which the weights of nn.EmbeddingBag and nn.Embedding are compressed, and the report of it.
+    """A copy of the model, the weights of its nn.EmbeddingBag and nn.Embedding compressed, and the report of it.
 
     batches     training data, as often iterable as needed: counts the lookups, shows how sensitive the logits are, and
                 teaches (with val); without it the weights come from `optimizer` (Adagrad) or from the rows themselves
     val         hold-out batches, held in memory: decides between plans; with it and `batches` the copy is fine-tuned
-    forward     logits (one per sample) of a model on a batch; where it is not given model(*batch), or model(*batch[:-1])
-                where the last part is the label
+    forward     logits (one per sample) of a model on a batch; where it is not given model(*batch), or
+                model(*batch[:-1]) where the last part is the label
     labels      labels float32 [rows] of a batch; with them the hold-out judges by AUC, else by divergence
     outputs     "logits" or "probabilities": what forward gives; "auto" takes logits and refuses what looks otherwise
     keep        paths of embedding modules, or of modules that hold them, whose tables stay as they are

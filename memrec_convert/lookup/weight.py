@@ -15,17 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 from torch.nn import functional
-from torch.utils._python_dispatch import return_and_correct_aliasing
+from torch.utils import _python_dispatch
 from torch.utils._pytree import tree_map
 
 from memrec_convert.encoding.description import describe_form
 from memrec_convert.errors import ModelError
-from memrec_convert.lookup.modules import (
-    CompressedEmbedding,
-    CompressedEmbeddingBag,
-    CompressedModule,
-    build_module,
-)
+from memrec_convert.lookup.modules import CompressedEmbedding, CompressedEmbeddingBag, CompressedModule, build_module
 from memrec_convert.lookup.table import CompressedTable
 from memrec_convert.lookup.tracing import is_recorded, must_trace
 from memrec_convert.lookup.tracking import Changes
@@ -34,6 +29,7 @@ ROWS_AT_ONCE = 1 << 16
 """Rows that are decoded at a time."""
 
 aten = torch.ops.aten
+_correct_aliasing: Any = _python_dispatch.return_and_correct_aliasing
 POOLED_MODES = ("sum", "mean")
 _PART = "part_"
 _DENSE_FIRST = (Tensor.numpy, Tensor.tolist, Tensor.__array__)
@@ -66,7 +62,7 @@ class CompressedWeight(Tensor):
         description = table.description if table is not None else description
         plain = json.loads(description)
         rows, dim = plain["rows"], plain["dim"]
-        weight: CompressedWeight = torch.Tensor._make_wrapper_subclass(
+        weight: Any = Tensor._make_wrapper_subclass(
             cls,
             (dim, rows) if turned else (rows, dim),
             strides=(1, dim) if turned else (dim, 1),
@@ -75,7 +71,8 @@ class CompressedWeight(Tensor):
         )
         weight._table, weight._parts, weight.description = table, held if table is None else {}, description
         weight.cast, weight.turned = None if dtype is torch.float32 else dtype, turned
-        return weight
+        made: CompressedWeight = weight
+        return made
 
     @property
     def table(self) -> CompressedModule:
@@ -93,8 +90,8 @@ class CompressedWeight(Tensor):
 
     def look_up(self, ids: Tensor) -> Tensor:
         """The rows of ids (int64 or int32 [...]), [..., dim], for a call that nothing traces."""
-        table = self._table or self.table
-        rows = (table if type(table) is CompressedEmbedding else _use_as(table)).look_up(ids)
+        table: Any = self._table or self.table
+        rows: Tensor = (table if type(table) is CompressedEmbedding else _use_as(table)).look_up(ids)
         return rows if self.cast is None else rows.to(self.cast)
 
     def pool(
@@ -106,8 +103,8 @@ class CompressedWeight(Tensor):
         with_end: bool,
         padding_idx: int | None,
     ) -> Tensor:
-        """Pooled rows of bags as `functional.embedding_bag` takes them, [bags, dim]; mode is sum or mean, and nothing traces it."""
-        table = self._table or self.table
+        """Pooled rows [bags, dim] of a call of `functional.embedding_bag` that nothing traces; mode is sum or mean."""
+        table: Any = self._table or self.table
         if (
             type(table) is not CompressedEmbeddingBag
             or mode != table.mode
@@ -115,7 +112,7 @@ class CompressedWeight(Tensor):
             or padding_idx != table.padding_idx
         ):
             table = _use_as(table, mode, with_end, padding_idx)
-        pooled = table.pool(ids, offsets, weights)
+        pooled: Tensor = table.pool(ids, offsets, weights)
         return pooled if self.cast is None else pooled.to(self.cast)
 
     def decode(self, start: int = 0, stop: int | None = None) -> Tensor:
@@ -157,7 +154,7 @@ class CompressedWeight(Tensor):
             return parts[name]
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:  # noqa: ANN401
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]  # noqa: ANN401
         """Shape and form; the numbers would have to be decoded."""
         shape, spec = [*self.size()], self.table.spec
         return f"{type(self).__name__}({shape}, {describe_form(spec)}, dtype={self.cast or torch.float32})"
@@ -207,7 +204,7 @@ class CompressedWeight(Tensor):
         if handle is not None:
             found = handle(*args, **kwargs)
             if found is not None:
-                return return_and_correct_aliasing(func, args, kwargs, found) if func in _VIEWS else found
+                return _correct_aliasing(func, args, kwargs, found) if func in _VIEWS else found
         if func._schema.is_mutable and isinstance(args[0], CompressedWeight):
             raise ModelError(
                 f"{func} would change a compressed weight in place, and its numbers are not stored one by one; train "
@@ -246,15 +243,17 @@ def _use_as(
         kept = {}
         table.__dict__["_uses"] = (table.generation, kept)
     if table.decoder is None and use in kept:
-        return kept[use]
-    other: CompressedModule = nn.Module.__new__(CompressedEmbeddingBag if mode else CompressedEmbedding)
+        found: CompressedModule = kept[use]
+        return found
+    other: Any = nn.Module.__new__(CompressedEmbeddingBag if mode else CompressedEmbedding)
     other.__dict__.update({name: value for name, value in table.__dict__.items() if name not in ("_kernel", "_uses")})
     zero_row = table.padding_idx if type(table) is CompressedEmbedding else None
     other.__dict__.update(padding_idx=padding_idx if mode else zero_row, mode=mode, include_last_offset=with_end)
     other.describe()
     if table.decoder is None:
         kept[use] = other
-    return other
+    made: CompressedModule = other
+    return made
 
 
 def _to_dense(value: Any) -> Any:  # noqa: ANN401 - a leaf of any arguments
@@ -313,7 +312,7 @@ def _embedding_bag(
     rows = weight.look_up(ids)
     padding_rows = None if padding_idx is None else (ids == padding_idx % weight.table.spec.rows).nonzero()
     if input.is_nested:
-        numbers = torch.nested.nested_tensor_from_jagged(numbers, offsets=input.offsets())
+        numbers = torch.nested.nested_tensor_from_jagged(numbers, offsets=input.offsets())  # type: ignore[attr-defined]
     return functional.embedding_bag(
         numbers,
         rows if max_norm is None else _renorm(rows, max_norm, norm_type),

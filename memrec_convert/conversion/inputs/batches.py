@@ -20,7 +20,19 @@ SMALLEST_CHANCE = 1e-7
 """Probabilities are kept this far from 0 and 1 before their logit is taken: float32 knows none nearer to 1."""
 
 _SHOW = "forward=lambda model, batch: model(*batch)"
-_PASSED_ON = ("Squeeze", "Unsqueeze", "View", "UnsafeView", "Select", "Slice", "Reshape", "ToCopy", "Clone", "T", "Clamp")
+_PASSED_ON = (
+    "Squeeze",
+    "Unsqueeze",
+    "View",
+    "UnsafeView",
+    "Select",
+    "Slice",
+    "Reshape",
+    "ToCopy",
+    "Clone",
+    "T",
+    "Clamp",
+)
 
 
 @dataclass(frozen=True)
@@ -192,8 +204,8 @@ def refuse_answer(logits: object, rows: int) -> None:
         )
     if not logits.dim() and rows > 1:
         raise ModelError(
-            f"the model gave one number for {rows} samples; expected one logit per sample, not their loss: pick it with "
-            f"{_SHOW}."
+            f"the model gave one number for {rows} samples; expected one logit per sample, not their loss: pick it "
+            f"with {_SHOW}."
         )
     if not logits.is_floating_point():
         raise ModelError(f"the model gave {logits.dtype}; expected logits in floating point: pick them with {_SHOW}.")

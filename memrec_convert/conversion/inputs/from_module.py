@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from memrec_convert.artifact.writer import storage_key
@@ -38,7 +39,7 @@ _OWN_STATE = ("_parameters", "_buffers", "_modules")
 Table = nn.Embedding | nn.EmbeddingBag
 
 
-def unwrap(model: object) -> tuple[nn.Module, str]:
+def unwrap(model: Any) -> tuple[nn.Module, str]:  # noqa: ANN401 - whatever the caller gave
     """The module inside torch's wrappers, and their prefix; ModelError for what is no live module."""
     if not isinstance(model, nn.Module):
         hint = "load it into an instance of your class first" if isinstance(model, Mapping) else "give the live model"
@@ -123,8 +124,10 @@ def _refuse_unfit(model: nn.Module) -> None:
     for name, value in model.state_dict(keep_vars=True).items():
         where = f"{type(model).__name__} > {name}"
         if not isinstance(value, Tensor):
-            raise ModelError(f"{where} is a {type(value).__name__} in the state dict; an artifact stores tensors alone.")
-        if isinstance(value, nn.parameter.UninitializedTensorMixin):
+            raise ModelError(
+                f"{where} is a {type(value).__name__} in the state dict; an artifact stores tensors alone."
+            )
+        if is_lazy(value):
             raise ModelError(f"{where} has no shape yet; run the model once first.")
         if value.is_meta:
             raise ModelError(f"{where} is on the meta device and holds no numbers; load it first.")
@@ -207,7 +210,8 @@ def _group_paths(model: nn.Module, keep: Collection[str]) -> dict[tuple[str, ...
         if key in left:  # tied to one that is kept
             continue
         first = [f"{path}.weight" for path in paths]
-        groups[(*first, *(name for name in shown[key] if name not in first))] = tuple(paths)
+        others = [name for name in shown[key] if name not in first]
+        groups[tuple(first + others)] = tuple(paths)
     return groups
 
 
@@ -297,7 +301,9 @@ def _find_states(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> d
     if optimizer is None:
         return {}
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise ModelError(f"optimizer is a {type(optimizer).__name__}; expected the torch.optim.Adagrad that trained it.")
+        raise ModelError(
+            f"optimizer is a {type(optimizer).__name__}; expected the torch.optim.Adagrad that trained it."
+        )
     state = optimizer.state
     return {
         id(p): state[p]["sum"] for p in model.parameters() if p in state and isinstance(state[p].get("sum"), Tensor)
@@ -307,9 +313,7 @@ def _find_states(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> d
 def _describe_dense(model: nn.Module, sites: Sequence[TableSite]) -> tuple[TensorShapes, dict[str, str]]:
     """Shapes of all that is no table, and the names that share a tensor of it or show a table's rows."""
     shapes: TensorShapes = {}
-    aliases = {
-        name: f"{site.paths[0]}.weight" for site in sites for name in site.weights[len(site.paths) :]
-    }
+    aliases = {name: f"{site.paths[0]}.weight" for site in sites for name in site.weights[len(site.paths) :]}
     tables = {name for site in sites for name in site.weights}
     first_name: dict[tuple[object, ...], str] = {}
     for name, tensor in model.state_dict().items():

@@ -55,8 +55,8 @@ class TableSite:
     pooling      "sum" or "mean" for a bag, "" for an nn.Embedding
     optimizer    Adagrad's accumulated squares, [rows, dim] or [rows]
     norms        |row|**2, float64 [rows], where a pass over the rows has found them
-    weights      names of the parameters that show these rows: where there are some, the compressed rows take their place
-                 and the modules stay; else the compressed table takes the place of the module
+    weights      names of the parameters that show these rows: where there are some, the compressed rows take their
+                 place and the modules stay; else the compressed table takes the place of the module
     borrowed     the rows lie in the memory of another table, which counts them
     kept_module  the modules do more than look up rows, so nothing can stand for one
     """
