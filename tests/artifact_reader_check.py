@@ -24,8 +24,16 @@ DTYPES = {
     "U8": "<u1",
     "BOOL": "?",
 }
+FORMATS = (1, 2)
+FEATURES: frozenset[str] = frozenset()
 TYPE_NAMES = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint"}
 U64 = np.uint64
+Bags = tuple[np.ndarray, np.ndarray, "np.ndarray | None"]
+"""Ids, the bags' beginnings, and a weight per id or None (section 9)."""
+
+
+class Refused(ValueError):
+    """Section 11: what a reader must refuse."""
 
 
 class ArtifactFile:
@@ -38,6 +46,7 @@ class ArtifactFile:
         self.header: dict[str, Any] = json.loads(content[8 : 8 + length])
         self.metadata_text: str = self.header.pop("__metadata__")["memrec_convert"]
         self.metadata: dict[str, Any] = json.loads(self.metadata_text)
+        check_format(self.metadata, path)
         self.body = content[8 + length :]
 
     def tensor(self, name: str) -> np.ndarray:
@@ -82,13 +91,13 @@ class ArtifactFile:
     def embed(self, path: str, ids: np.ndarray) -> np.ndarray:
         """Section 9, where no `mode` is given: rows of ids, that of `padding_idx` zero."""
         found = self.lookup(path, ids)
-        found[ids == self.table(path).get("padding_idx", -1)] = 0
+        found[is_padding(self.table(path), ids)] = 0
         return found
 
     def pool(self, path: str, ids: np.ndarray, offsets: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         """Section 9: sum or mean over bags that start at `offsets`."""
         plain, found = self.table(path), self.lookup(path, ids)
-        counted = ids != plain.get("padding_idx", -1)
+        counted = ~is_padding(plain, ids)
         if weights is not None:
             found = found * weights[:, None]
         pooled = np.zeros((len(offsets), plain["dim"]), np.float32)
@@ -99,6 +108,90 @@ class ArtifactFile:
             if plain["mode"] == "mean":
                 pooled[bag] /= np.float32(max(1, own.sum()))
         return pooled
+
+    def logits(self, dense: np.ndarray, inputs: list[Bags]) -> np.ndarray:
+        """Section 10: logits [B] of raw dense values [B, n] and each input's bags."""
+        plain = self.metadata["architecture"]
+        if plain["name"] not in NETWORKS:
+            raise Refused(f"a network {plain['name']!r}")
+        dense = transform_dense(dense, plain.get("dense_transform", "log1p"))
+        if plain["name"] == "sample-pooled":
+            pooled = self.pool_samples(plain, inputs)
+            return self.mlp("top", np.concatenate([self.mlp("bottom", dense, last_relu=True), pooled], axis=1))[:, 0]
+        feeds = plain.get("table_inputs", range(len(plain["tables"])))
+        for number in plain.get("single_valued", ()):
+            ids, offsets, weights = inputs[feeds[number]]
+            if weights is not None or not np.array_equal(offsets, np.arange(len(ids))):
+                raise Refused(f"a bag of several ids for table {number}")
+        vectors = [self.pool(f"tables.{number}", *inputs[feed]) for number, feed in enumerate(feeds)]
+        return NETWORKS[plain["name"]](self, plain, dense, vectors)
+
+    def mlp(self, part: str, values: np.ndarray, *, last_relu: bool = False) -> np.ndarray:
+        """Section 10: linear layers 0, 2, 4, ... with a ReLU after each, the last one's only where it is said."""
+        layer = 0
+        while self.has(f"{part}.{layer}.weight"):
+            if layer:
+                values = np.maximum(values, 0)
+            values = values @ self.tensor(f"{part}.{layer}.weight").T + self.tensor(f"{part}.{layer}.bias")
+            layer += 2
+        return np.maximum(values, 0) if last_relu and layer else values
+
+    def has(self, name: str) -> bool:
+        """Whether there is a tensor of this name or alias."""
+        return name in self.header or name in self.metadata["aliases"]
+
+    def dlrm(self, plain: dict[str, Any], dense: np.ndarray, vectors: list[np.ndarray]) -> np.ndarray:
+        """Section 10.1."""
+        bottom = self.mlp("bottom", dense, last_relu=True)
+        if plain["interaction"] == "cat":
+            joined = [bottom, *vectors]
+        else:
+            stacked, itself = np.stack([bottom, *vectors], axis=1), plain.get("self_interaction", False)
+            count = stacked.shape[1]
+            first = [
+                range(one + itself) if plain["pairs"] == "lower" else range(one + 1 - itself, count)
+                for one in range(count)
+            ]
+            products = [
+                (stacked[:, one] * stacked[:, other]).sum(axis=1) for one in range(count) for other in first[one]
+            ]
+            joined = [bottom, *(product[:, None] for product in products)]
+        zeros = np.zeros((len(dense), plain.get("padding", 0)), np.float32)
+        return self.mlp("top", np.concatenate([*joined, zeros], axis=1))[:, 0]
+
+    def dlrm_dcn(self, plain: dict[str, Any], dense: np.ndarray, vectors: list[np.ndarray]) -> np.ndarray:
+        """Section 10.2."""
+        first = crossed = np.concatenate([self.mlp("bottom", dense, last_relu=True), *vectors], axis=1)
+        for layer in range(plain["cross_layers"]):
+            down, up, bias = (self.tensor(f"cross.{layer}.{part}") for part in ("down", "up", "bias"))
+            crossed = first * (crossed @ down.T @ up.T + bias) + crossed
+        return self.mlp("top", crossed)[:, 0]
+
+    def deepfm(self, plain: dict[str, Any], dense: np.ndarray, vectors: list[np.ndarray]) -> np.ndarray:
+        """Section 10.3."""
+        factors = np.stack(vectors[: plain["fields"]], axis=1)
+        rows = np.concatenate(vectors[: plain["fields"]], axis=1)
+        logits = self.mlp("top", np.concatenate([rows, dense], axis=1))[:, 0]
+        logits = logits + 0.5 * (factors.sum(axis=1) ** 2 - (factors**2).sum(axis=1)).sum(axis=1)
+        if plain["linear"] != "none" and self.has("first_order"):
+            logits = logits + (rows if plain["linear"] == "rows" else dense) @ self.tensor("first_order")[0]
+        return logits + sum(vector[:, 0] for vector in vectors[plain["fields"] :])
+
+    def pool_samples(self, plain: dict[str, Any], inputs: list[Bags]) -> np.ndarray:
+        """Section 10.4: z [B, l], one vector per sample."""
+        tokens, weights = self.tensor("tokens"), self.tensor("weights")
+        vectors = np.zeros((len(inputs[0][1]), plain["l"]), np.float32)
+        alpha = np.zeros(len(vectors), np.float32)
+        for number, (ids, offsets, own) in enumerate(inputs):
+            sample = np.searchsorted(offsets, np.arange(len(ids)), side="right") - 1
+            for seed in range(max(plain["K"], plain["kw"])):
+                h1, _ = murmur(ids + 430_000_000 * number, seed)
+                if seed < plain["K"]:
+                    rows = tokens[reduce(h1 >> U64(32), plain["D"])]
+                    np.add.at(vectors, sample, rows if own is None else rows * own[:, None])
+                if seed < plain["kw"]:
+                    np.add.at(alpha, sample, weights[reduce(h1 & U64(0xFFFFFFFF), plain["dw"])])
+        return vectors * alpha[:, None] if plain["kw"] else vectors
 
     def decode(self, path: str, ids: np.ndarray) -> np.ndarray:
         """Sections 4 to 8: rows of ids inside the table."""
@@ -174,6 +267,43 @@ class ArtifactFile:
         block = reduce(h1 & U64(0xFFFFFFFF), hashing["blocks"])
         lanes = [(h2 >> U64(4 * j)) & U64(15) for j in range(hashing["k_weights"])]
         return total * add_in_order([weights[16 * block + lane.astype(np.int64)] for lane in lanes])[:, None]
+
+
+NETWORKS = {
+    "dlrm": ArtifactFile.dlrm,
+    "dlrm-dcn": ArtifactFile.dlrm_dcn,
+    "deepfm": ArtifactFile.deepfm,
+    "sample-pooled": None,
+}
+"""What gives logits; "tables" has none (section 10.5)."""
+
+
+def check_format(plain: dict[str, Any], path: Path) -> None:
+    """Section 12: formats 1 and 2, and of format 2 the features that are known."""
+    version, requires = plain["format"], plain.get("requires")
+    if type(version) is not int or version not in FORMATS or (version == 1) != ("requires" not in plain):
+        raise Refused(f"{path}: format {version!r} with {requires!r}")
+    if version == 1:
+        return
+    if not isinstance(requires, list) or not requires or not all(isinstance(name, str) for name in requires):
+        raise Refused(f"{path}: requires {requires!r}")
+    if requires != sorted(set(requires)):
+        raise Refused(f"{path}: requires {requires!r}")
+    for name in requires:
+        if name not in FEATURES:
+            raise Refused(f"{path} requires the feature {name!r}")
+
+
+def transform_dense(dense: np.ndarray, transform: str) -> np.ndarray:
+    """Section 10: what happens to raw dense values first."""
+    if transform == "identity":
+        return dense
+    return np.log1p(dense) if transform == "log1p" else np.log(dense + np.float32(3))
+
+
+def is_padding(plain: dict[str, Any], ids: np.ndarray) -> np.ndarray:
+    """Section 9: which ids read as nothing; none where the table names no such id, not even -1."""
+    return (ids == plain["padding_idx"]) if "padding_idx" in plain else np.zeros(ids.shape, dtype=bool)
 
 
 def blake(content: bytes) -> str:

@@ -13,10 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
+from memrec_convert.artifact.features import list_features, take_requires
 from memrec_convert.artifact.layout import canonical_json
+from memrec_convert.artifact.quoting import quote_error, show_value
 from memrec_convert.errors import ArtifactError
 
-FORMAT_VERSION = 1
 DIGEST_BYTES = 16
 _BLANK_DIGEST = "0" * 2 * DIGEST_BYTES
 _KINDS: Mapping[str, type | tuple[type, ...]] = {
@@ -34,8 +35,6 @@ _TEXTS = ("aliases", "measured", "digests")
 METADATA_ATTRIBUTE = "memrec_metadata"
 """The attribute in which a model carries what its file says, or will say, about it."""
 _MOST_SHOWN = 3
-_LONGEST_SHOWN = 60
-_LONGEST_QUOTE = 300
 DENSE_NAMES = ("fp32", "bf16")
 NOT_MEASURED = "not measured"
 MEASURED_NAMES = ("auc_after", "auc_before", "log_loss_after", "log_loss_before")
@@ -66,17 +65,22 @@ class Metadata:
     digests: Mapping[str, str] = field(default_factory=dict)
 
     def to_text(self) -> str:
-        """Canonical JSON with the format's version and, as "self", the digest of the text itself with that blank."""
-        plain = {name: getattr(self, name) for name in self.__dataclass_fields__} | {"format": FORMAT_VERSION}
+        """Canonical JSON with the format's version and, as "self", the digest of the text itself with that blank.
+
+        Format 1 wherever it suffices, else format 2 with the features that a reader must know.
+        """
+        plain: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        requires = list_features(plain)
+        plain |= {"format": 2, "requires": requires} if requires else {"format": 1}
         blank = canonical_json(plain | {"self": _BLANK_DIGEST})
         return canonical_json(plain | {"self": _digest(blank.encode())})
 
     def with_digests(self, tensors: Mapping[str, Tensor]) -> Metadata:
-        """The same with the digests of these tensors."""
+        """A copy with the digests of these tensors."""
         return replace(self, digests={name: digest_tensor(tensor) for name, tensor in tensors.items()})
 
     def with_blank_digests(self, names: list[str]) -> Metadata:
-        """The same with digests of the right length, to count bytes with."""
+        """A copy with digests of the right length, to count bytes with."""
         return replace(self, digests=dict.fromkeys(names, _BLANK_DIGEST))
 
 
@@ -93,18 +97,20 @@ def parse_metadata(text: str | None, where: str) -> Metadata:
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         said = quote_error(error)
         raise ArtifactError(f"{where}: its metadata is damaged ({said}); convert the source again.") from error
-    if type(version) is not int or version > FORMAT_VERSION or version < 1:
-        raise ArtifactError(
-            f"{where} has format version {_show(version)}; this release reads up to {FORMAT_VERSION}: install a newer "
-            "memrec-convert."
-        )
+    requires = take_requires(plain, version, where)
     expected = set(Metadata.__dataclass_fields__)
     if set(plain) != expected:
-        odd = [_show(name) for name in sorted(expected ^ set(plain))[:_MOST_SHOWN]]
+        odd = [show_value(name) for name in sorted(expected ^ set(plain))[:_MOST_SHOWN]]
         raise ArtifactError(
             f"{where}: its metadata is damaged (fields {', '.join(odd)} missing or unknown); convert the source again."
         )
     _check_kinds(plain, where)
+    needed = list_features(plain)
+    if requires != needed:
+        raise ArtifactError(
+            f"{where}: its metadata requires {requires} and describes what requires {needed}: it is damaged; convert "
+            "the source again."
+        )
     metadata = Metadata(**plain)
     if not _says_the_same(metadata, text):
         raise ArtifactError(
@@ -125,7 +131,9 @@ def _check_kinds(plain: Mapping[str, Any], where: str) -> None:
         if wrong:
             raise ArtifactError(f"{where}: its metadata field {name!r} is of a wrong kind; convert the source again.")
     if plain["dense"] not in DENSE_NAMES:
-        raise ArtifactError(f"{where}: its dense part is in {_show(plain['dense'])}, known: {', '.join(DENSE_NAMES)}.")
+        raise ArtifactError(
+            f"{where}: its dense part is in {show_value(plain['dense'])}, known: {', '.join(DENSE_NAMES)}."
+        )
 
 
 def _says_the_same(metadata: Metadata, text: str) -> bool:
@@ -134,21 +142,6 @@ def _says_the_same(metadata: Metadata, text: str) -> bool:
         return metadata.to_text() == text
     except (ValueError, RecursionError):  # NaN, or nested too deeply: read by json, and never written by it
         return False
-
-
-def quote_error(error: BaseException) -> str:
-    """Another library's message, or a file's own words in it, as a clause of one printable line."""
-    words = " ".join(str(error).split())
-    plain = "".join(letter if letter.isprintable() else "?" for letter in words[:_LONGEST_QUOTE])
-    return plain if len(words) <= _LONGEST_QUOTE else f"{plain}..."
-
-
-def _show(value: object) -> str:
-    """A value of the file in a sentence: text and numbers, cut; of all else the kind alone, however deep it nests."""
-    if not isinstance(value, (str, int, float)):
-        return type(value).__name__
-    shown = ascii(value)
-    return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}..."
 
 
 def format_measured(value: float | None) -> str:

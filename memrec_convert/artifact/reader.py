@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from memrec_convert.artifact.layout import LARGEST_HEADER, METADATA_KEY
-from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE, Metadata, digest_tensor, parse_metadata, quote_error
+from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE, Metadata, digest_tensor, parse_metadata
+from memrec_convert.artifact.quoting import quote_error
 from memrec_convert.encoding.index import check_index
 from memrec_convert.encoding.spec import TableSpec, table_spec_from_json
 from memrec_convert.errors import ArtifactError, ModelError

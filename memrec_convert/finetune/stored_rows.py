@@ -30,7 +30,7 @@ class TrainableRows(nn.Module):
     def __init__(self, codec: str, parts: Mapping[str, Tensor], *, mapped: bool = False) -> None:
         super().__init__()
         self.codec = CODECS[codec]
-        values = self.codec.decode(parts, torch.arange(len(parts["rows"])))
+        values = self.codec.decode(parts, torch.arange(len(next(iter(parts.values())))))
         self.spread = spread_of(values)
         self.rows = nn.Parameter(values / self.spread)
         self.map = make_map(values) if mapped else None

@@ -248,6 +248,8 @@ def kernel_can_read(table: LookupTable) -> bool:
     spec = table.spec
     if table.decoder is not None or len(spec.stages) > MOST_STAGES or spec.dim > MOST_DIM or load_kernel() is None:
         return False
+    if not {spec.codec, *(level.codec for level in spec.levels)} <= _CODECS.keys():
+        return False  # a codec that the kernel does not have yet: the reference reads it
     return _has_its_tensors(table) and (table.group is None or _has_its_tensors(table.group))
 
 
