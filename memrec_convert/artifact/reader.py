@@ -187,6 +187,8 @@ def build_modules(artifact: Artifact, *, filled: bool = False) -> dict[str, Comp
     try:
         for path, plain in artifact.metadata.modules.items():
             if "same_as" not in plain:
+                if plain.get("place", "weight") != "weight":
+                    raise ValueError(f"place {plain['place']!r} is unknown")
                 _check_shapes(artifact, path, table_spec_from_json(plain))
                 modules[path] = build_module(plain, groups)
         for path, plain in artifact.metadata.modules.items():

@@ -305,16 +305,20 @@ def test_half_precision_tables_are_read_as_they_are(tmp_path, dtype):
     assert torch.allclose(roomy(*batch), model(*batch), atol=0.02)
 
 
-def test_max_norm_is_applied_once():
-    """What a lookup would have clipped is clipped in the artifact, and the original keeps its long rows."""
+def test_max_norm_that_would_still_change_rows_is_refused():
+    """By the module's name, and the original keeps its rows; once every row is short enough, answers are the same."""
     model = make(max_norm=0.5).eval()
     before = state_of(model)
-    small, _ = compress(model, "1MB", batches=make_batches(2))
+    with pytest.raises(ModelError, match=r"user would still shorten [\d,]+ rows.*keep=\['user'\]"):
+        compress(model, "1MB")
     assert same_state(before, model)
     ids = torch.arange(USERS).unsqueeze(1)
-    rows = small.user(ids)
-    assert rows.norm(dim=1).max() <= 0.5001
-    assert torch.allclose(rows, model.user(ids), atol=1e-5)
+    model.user(ids)
+    small, _ = compress(model, "1MB", batches=make_batches(2))
+    assert small.user.max_norm == 0.5
+    assert torch.allclose(small.user(ids), model.user(ids), atol=1e-5)
+    tiny, _ = compress(model, BUDGET)
+    assert tiny.user(ids).norm(dim=1).max() <= 0.5001
 
 
 def test_a_shared_parameter_stays_shared(tmp_path):

@@ -34,6 +34,8 @@ WRAPPERS = {
 }
 """torch's own wrappers by the attribute that holds the model."""
 NO_COPY = (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, OSError, pickle.PickleError)
+NORM_ALLOWANCE = 1e-3
+"""By so much, relatively, a row may exceed its max_norm: rounding in 16 bits leaves it there."""
 _OWN_STATE = ("_parameters", "_buffers", "_modules")
 
 Table = nn.Embedding | nn.EmbeddingBag
@@ -162,17 +164,11 @@ def copy_model(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def _copy_for_reading(model: nn.Module, *, share: bool) -> tuple[nn.Module, tuple[object, ...]]:
-    """A copy in eval mode on the CPU, and what it shares with the model.
-
-    max_norm is applied once, since a lookup would apply it to what it reads.
-    """
+    """A copy in eval mode on the CPU, and what it shares with the model. Lookups change none of its rows."""
     uncopied = tuple(_find_uncopied(model)) if share else ()
     twin = copy_model(model, {id(one): one for one in uncopied}).to("cpu").eval()
     for module in twin.modules():
-        if isinstance(module, Table) and module.max_norm is not None:
-            with torch.no_grad():
-                norms = module.weight.norm(p=module.norm_type, dim=1, keepdim=True)
-                module.weight.mul_((module.max_norm / norms.clamp(min=1e-12)).clamp(max=1.0))
+        if isinstance(module, Table):
             module.max_norm = None
     return twin, uncopied
 
@@ -225,6 +221,14 @@ def _refuse_weight(path: str, module: Table) -> None:
         problem = f"has a weight of {weight.dtype}, expected a floating-point type of 16 to 64 bits"
     elif getattr(module, "mode", "") == "max":
         problem = "pools with max, which a sum of tokens cannot stand for; use sum or mean"
+    elif module.max_norm is not None:
+        norms = weight.detach().norm(p=module.norm_type, dim=1)
+        longer = int((norms > module.max_norm * (1 + NORM_ALLOWANCE)).sum())
+        if longer:
+            problem = (
+                f"would still shorten {longer:,} rows as lookups meet them (max_norm {module.max_norm:g}); bring them "
+                "to that norm first, such as by one lookup of every id"
+            )
     if problem:
         raise ModelError(f"{path} {problem}, or leave it as it is with keep=[{path!r}].")
 
