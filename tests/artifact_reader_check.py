@@ -25,7 +25,7 @@ DTYPES = {
     "BOOL": "?",
 }
 FORMATS = (1, 2)
-FEATURES: frozenset[str] = frozenset()
+FEATURES: frozenset[str] = frozenset({"kept-module", "tied-output"})
 TYPE_NAMES = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint"}
 U64 = np.uint64
 Bags = tuple[np.ndarray, np.ndarray, "np.ndarray | None"]

@@ -13,7 +13,20 @@ from memrec_convert.artifact.quoting import show_value
 from memrec_convert.errors import ArtifactError
 
 NEWEST_FORMAT = 2
-FEATURES: dict[str, Callable[[Mapping[str, Any]], bool]] = {}
+
+
+def _keeps_modules(fields: Mapping[str, Any]) -> bool:
+    """Whether a table's module stays, so that nothing else could stand for it."""
+    return any("place" in plain for plain in fields["modules"].values())
+
+
+def _ties_outputs(fields: Mapping[str, Any]) -> bool:
+    """Whether a tensor's name stands for the rows of a table."""
+    ends = {source.removesuffix(".weight") for source in fields["aliases"].values() if source.endswith(".weight")}
+    return not ends.isdisjoint(fields["modules"])
+
+
+FEATURES: dict[str, Callable[[Mapping[str, Any]], bool]] = {"kept-module": _keeps_modules, "tied-output": _ties_outputs}
 """The features that this release reads and writes: a name -> whether metadata with these fields needs it.
 
 The function answers for a forged file's fields too: they are of the right kinds, and nothing inside them is checked.

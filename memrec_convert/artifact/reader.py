@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,7 +17,18 @@ from memrec_convert.artifact.quoting import quote_error
 from memrec_convert.encoding.index import check_index
 from memrec_convert.encoding.spec import TableSpec, table_spec_from_json
 from memrec_convert.errors import ArtifactError, ModelError
-from memrec_convert.lookup import CompressedEmbeddingBag, CompressedModule, CompressedTable, HashGroup, build_module
+from memrec_convert.lookup import (
+    CompressedEmbeddingBag,
+    CompressedModule,
+    CompressedTable,
+    HashGroup,
+    build_module,
+    find_tables,
+    hasten,
+    hold_table,
+    named_tables,
+    spread_state,
+)
 from memrec_convert.lookup.memory import settle
 from memrec_convert.models import build_model
 
@@ -80,10 +92,14 @@ def check_digests(artifact: Artifact) -> None:
 def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
     """The model of an artifact, ready to run, in eval mode.
 
-    A known network is built by itself. For a model of your own class give a fresh instance as `into`: its embedding
-    modules are replaced in place, every other tensor is loaded from the file, and it is returned.
+    A known network is built by itself. For a model of your own class give a fresh instance as `into`: the weights of
+    its embedding modules are replaced in place, every other tensor is loaded from the file, and it is returned.
     ArtifactError where the file is unsound, ModelError where `into` does not match it.
     """
+    if into is not None and not isinstance(into, nn.Module):
+        raise ModelError(
+            f"into is a {type(into).__name__}; expected a fresh instance of the class that was compressed."
+        )
     artifact = read_artifact(path)
     modules = build_modules(artifact)
     if into is not None:
@@ -128,20 +144,40 @@ def check_architecture(
 
 
 def _load_into(artifact: Artifact, modules: Mapping[str, CompressedModule], into: nn.Module) -> nn.Module:
-    for path, module in modules.items():
-        parent_path, _, name = path.rpartition(".")
-        try:
-            parent = into.get_submodule(parent_path)
-            if not isinstance(getattr(parent, name, None), nn.Module):
-                raise AttributeError(name)
-        except AttributeError as error:
+    """Puts each table where the weight of its module was, and wherever the instance or the file ties that weight."""
+    slots = {name: (module, own) for name, module, own in _list_slots(into)}
+    ties = {name: source for name, source in artifact.metadata.aliases.items() if name in slots}
+    weights: dict[int, nn.Parameter] = {}
+    for path, table in modules.items():
+        module, own = slots.get(f"{path}.weight", (None, ""))
+        if not isinstance(module, nn.Embedding | nn.EmbeddingBag):
             raise ModelError(
-                f"{artifact.path} has a table at {path!r}, and the given {type(into).__name__} has no module there; "
-                "give a fresh instance of the class that was compressed."
-            ) from error
-        setattr(parent, name, module)
+                f"{artifact.path} has a table at {path!r}, and the given {type(into).__name__} has no module there "
+                "that looks up rows; give a fresh instance of the class that was compressed."
+            )
+        old: Any = module._parameters[own]
+        if tuple(old.shape) != (table.spec.rows, table.spec.dim):
+            raise ModelError(
+                f"{artifact.path} > {path}: a table of {table.spec.rows} x {table.spec.dim}, and the given "
+                f"{type(into).__name__} has one of {list(old.shape)}; give a fresh instance of the class that was "
+                "compressed."
+            )
+        new = weights.setdefault(id(table), hold_table(table, old.dtype))
+        for name, (holder, attribute) in slots.items():
+            known: Any = holder._parameters[attribute]
+            if known is old or (ties.get(name) == f"{path}.weight" and known.shape == old.shape):
+                holder._parameters[attribute] = new
+    hasten(into)
     _fill(artifact, into)
     return into.eval()
+
+
+def _list_slots(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Every place of a parameter: its name, its module and its name there; tied ones as often as they have names."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                yield f"{path}.{name}" if path else name, module, name
 
 
 def build_modules(artifact: Artifact, *, filled: bool = False) -> dict[str, CompressedModule]:
@@ -151,6 +187,8 @@ def build_modules(artifact: Artifact, *, filled: bool = False) -> dict[str, Comp
     try:
         for path, plain in artifact.metadata.modules.items():
             if "same_as" not in plain:
+                if plain.get("place", "weight") != "weight":
+                    raise ValueError(f"place {plain['place']!r} is unknown")
                 _check_shapes(artifact, path, table_spec_from_json(plain))
                 modules[path] = build_module(plain, groups)
         for path, plain in artifact.metadata.modules.items():
@@ -184,11 +222,11 @@ def _check_shapes(artifact: Artifact, path: str, spec: TableSpec) -> None:
 
 def _fill(artifact: Artifact, model: nn.Module) -> None:
     """Puts every tensor of the file where it belongs, checks every index, and leaves the metadata on the model."""
-    _copy_tensors(artifact, model.state_dict(keep_vars=True), complete=True)
-    for path, module in model.named_modules():
-        if isinstance(module, CompressedTable):
-            check_table(module, f"{artifact.path} > {path}")
-    settle(module for module in model.modules() if isinstance(module, CompressedTable | HashGroup))
+    _copy_tensors(artifact, spread_state(model)[0], complete=True)
+    for path, table in named_tables(model):
+        check_table(table, f"{artifact.path} > {path}")
+    tables = find_tables(model)
+    settle([*tables, *{id(table.group): table.group for table in tables if table.group is not None}.values()])
     setattr(model, METADATA_ATTRIBUTE, artifact.metadata)
 
 

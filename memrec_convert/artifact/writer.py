@@ -12,8 +12,11 @@ from memrec_convert.artifact.layout import build_header, count_file_bytes, order
 from memrec_convert.artifact.metadata import Metadata, tensor_bytes
 from memrec_convert.encoding.spec import TableSpec, TensorShapes
 from memrec_convert.errors import ModelError
-from memrec_convert.lookup import CompressedTable, HashGroup
+from memrec_convert.lookup import CompressedTable, HashGroup, find_tables, named_tables, spread_state
 from memrec_convert.safe_files import write_file
+
+KEPT_MODULE = {"place": "weight"}
+"""In the description of a table: its module stays and looks up the table's rows; nothing else could stand for it."""
 
 DENSE_DTYPES = {"fp32": None, "bf16": torch.bfloat16}
 """Per `--dense` choice the dtype that floating dense tensors are stored in; None leaves them as they are."""
@@ -39,11 +42,11 @@ def write_model(path: Path, model: nn.Module, metadata: Metadata) -> int:
 
 def collect_tensors(model: nn.Module, *, dense: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a model's state dict by name, each storage once, and the names that share another's tensor."""
-    owned = _table_tensors(model)
+    owned = {id(buffer) for table in find_tables(model) for buffer in table.buffers()}
     tensors: dict[str, Tensor] = {}
-    aliases: dict[str, str] = {}
     first_name: dict[tuple[object, ...], str] = {}
-    for name, tensor in model.state_dict().items():
+    state, aliases = spread_state(model)
+    for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
             raise ModelError(f"the model's state holds {name!r}, which is no tensor and cannot be stored.")
         key = storage_key(tensor)
@@ -51,8 +54,8 @@ def collect_tensors(model: nn.Module, *, dense: str) -> tuple[dict[str, Tensor],
             aliases[name] = first_name[key]
             continue
         first_name[key] = name
-        narrow = DENSE_DTYPES[dense] if name not in owned and tensor.dtype == torch.float32 else None
-        tensors[name] = tensor if narrow is None else tensor.to(narrow)
+        narrow = DENSE_DTYPES[dense] if id(tensor) not in owned and tensor.dtype == torch.float32 else None
+        tensors[name] = tensor.detach() if narrow is None else tensor.detach().to(narrow)
     return tensors, aliases
 
 
@@ -95,22 +98,12 @@ def count_model_bytes(shapes: TensorShapes, metadata: Metadata) -> int:
 
 def _refuse_cast_tables(model: nn.Module) -> None:
     """`model.half()` and its like change what the codes are decoded with; no file may hold that."""
-    for path, module in model.named_modules():
-        if not isinstance(module, CompressedTable | HashGroup):
-            continue
-        for name, (dtype, _) in module.spec.tensors().items():
+    for path, table in named_tables(model):
+        parts: list[CompressedTable | HashGroup] = [table, *([table.group] if table.group is not None else [])]
+        for module, (name, (dtype, _)) in [(part, one) for part in parts for one in part.spec.tensors().items()]:
             found = module.get_buffer(name).dtype
             if found != dtype:
                 raise ModelError(
                     f"{path} > {name} is {found}, expected {dtype}: a compressed table cannot be stored once the model"
                     " was cast to another precision; save it before."
                 )
-
-
-def _table_tensors(model: nn.Module) -> set[str]:
-    """State-dict names that belong to compressed tables and their groups: the rest is the dense part."""
-    names: set[str] = set()
-    for path, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, CompressedTable | HashGroup):
-            names |= {f"{path}.{name}" if path else name for name, _ in module.named_buffers()}
-    return names

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,22 @@ from typing_extensions import Unpack
 
 from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE, Metadata
 from memrec_convert.artifact.reader import read_artifact
-from memrec_convert.artifact.writer import collect_tensors, write_model
-from memrec_convert.conversion.inputs.from_module import make_loader, make_subject
+from memrec_convert.artifact.writer import KEPT_MODULE, collect_tensors, write_model
+from memrec_convert.conversion.inputs.batches import (
+    call_with_batch,
+    choose_forward,
+    guard_forward,
+    last_part,
+    make_loader,
+)
+from memrec_convert.conversion.inputs.from_module import (
+    check_answers,
+    describe_use,
+    make_subject,
+    restore_norms,
+    unwrap,
+)
+from memrec_convert.conversion.inputs.plain_torch import plain_torch
 from memrec_convert.conversion.inputs.preparing import stay_silent
 from memrec_convert.conversion.inputs.stopwatch import Stopwatch
 from memrec_convert.conversion.inputs.subject import Progress
@@ -22,8 +36,8 @@ from memrec_convert.conversion.measuring.reporting import make_report
 from memrec_convert.conversion.options import InputChoices, OptionChoices, make_options, names_of, refuse_unknown
 from memrec_convert.conversion.shrink import shrink
 from memrec_convert.errors import ModelError, OptionError
-from memrec_convert.evaluation.scoring import Forward, check_logits
-from memrec_convert.lookup import CompressedEmbedding, CompressedEmbeddingBag, describe_module
+from memrec_convert.evaluation.scoring import Forward
+from memrec_convert.lookup import CompressedTable, describe_module, hasten, is_plain, named_tables
 from memrec_convert.parallel import single_threaded_torch
 from memrec_convert.report import Report
 from memrec_convert.safe_files import check_target
@@ -38,21 +52,29 @@ def compress(
     val: Iterable[Any] | None = None,
     forward: Forward | None = None,
     labels: Callable[[Any], Tensor] | None = None,
+    outputs: str = "auto",
+    keep: Sequence[str] = (),
+    inplace: bool = False,
     optimizer: torch.optim.Optimizer | None = None,
     progress: Progress = stay_silent,
     **choices: Unpack[OptionChoices],
 ) -> tuple[nn.Module, Report]:
-    """A copy of the model whose nn.EmbeddingBag and nn.Embedding modules are compressed, and the report of it.
+    """A copy of the model, the weights of its nn.EmbeddingBag and nn.Embedding compressed, and the report of it.
 
     batches     training data, as often iterable as needed: counts the lookups, shows how sensitive the logits are, and
                 teaches (with val); without it the weights come from `optimizer` (Adagrad) or from the rows themselves
     val         hold-out batches, held in memory: decides between plans; with it and `batches` the copy is fine-tuned
-    forward     logits (one per sample) of a model on a batch; model(*batch) where it is not given
+    forward     logits (one per sample) of a model on a batch; where it is not given model(*batch), or
+                model(*batch[:-1]) where the last part is the label
     labels      labels float32 [rows] of a batch; with them the hold-out judges by AUC, else by divergence
+    outputs     "logits" or "probabilities": what forward gives; "auto" takes logits and refuses what looks otherwise
+    keep        paths of embedding modules, or of modules that hold them, whose tables stay as they are
+    inplace     compress the given model itself; for models that cannot be copied
     choices     any field of Options: method, threshold, epochs, seed, ...
 
-    The budget counts the whole file that `save` writes, tensors of the rest of the model included. The given model is
-    left as it was. Raises a MemrecError.
+    Modules, their classes, hooks and attributes stay; of torch's wrappers, such as DataParallel, the model inside is
+    taken. The budget counts the whole file that `save` writes, tensors of the rest of the model included. Unless
+    `inplace`, the given model is left as it was. Raises a MemrecError.
     """
     watch = Stopwatch()
     for name in choices:
@@ -60,21 +82,30 @@ def compress(
             raise OptionError(f"the option {name!r} is for files; batches reach a live model as they are.")
     refuse_unknown(choices, OptionChoices)
     options = make_options(choices)
-    train, hold_out = make_loader(batches, labels, "batches"), make_loader(val, labels, "val", hold=True)
-    with watch.stage("read"), single_threaded_torch():
+    spending = parse_budget(budget)
+    inner, prefix = unwrap(model)
+    with watch.stage("read"), plain_torch() as as_called, single_threaded_torch():
+        sources = [make_loader(batches, labels, "batches"), make_loader(val, labels, "val", hold=True)]
+        given = [one for one in sources if one is not None]
+        call, labelled = forward, False
+        if call is None:
+            call, labelled = choose_forward(inner, next(given[0].stream())) if given else (call_with_batch, False)
+        if labelled and labels is None:
+            sources = [None if one is None else replace(one, labels=last_part) for one in sources]
+        train, hold_out = sources
         subject, warnings = make_subject(
-            model,
-            forward=forward,
+            inner,
+            forward=as_called(guard_forward(call, outputs)),
             train=train,
             hold_out=hold_out,
             optimizer=optimizer,
             allow_nonfinite=options.allow_nonfinite,
+            keep=keep,
+            share=inplace,
         )
-        for source in (subject.train, subject.hold_out):
-            if source is not None:  # what forward gives is refused here, not after minutes of fitting
-                check_logits(subject.model, source.stream(limit=1), subject.forward)
-    facts: dict[str, object] = {"digest": None, "files": [], "samples": 0}
-    shrunk = shrink(subject, parse_budget(budget), options, profile=facts, progress=progress, watch=watch)
+        check_answers(subject, outputs)
+        facts: dict[str, object] = {"digest": None, "files": [], "samples": 0}
+        shrunk = shrink(subject, spending, options, profile=facts, progress=progress, watch=watch)
     report = make_report(
         subject,
         shrunk,
@@ -82,13 +113,31 @@ def compress(
         nbytes=shrunk.chosen.nbytes,
         options=options.differing(),
         judgement=None,
-        source={"layout": type(model).__name__, "container": "live module", "assumed": ()},
+        source={"layout": type(inner).__name__, "container": "live module", "assumed": ()},
         evaluation=None,
         seconds=watch.rounded(),
-        warnings=(*warnings, *shrunk.warnings),
+        warnings=(*_warn_of_wrapper(model, prefix), *warnings, *shrunk.warnings),
     )
-    setattr(shrunk.model, METADATA_ATTRIBUTE, shrunk.metadata)
-    return shrunk.model, report
+    small = _settle_in(inner, shrunk.model) if inplace else shrunk.model
+    restore_norms(inner, small)
+    setattr(small, METADATA_ATTRIBUTE, shrunk.metadata)
+    return small, report
+
+
+def _warn_of_wrapper(model: nn.Module, prefix: str) -> tuple[str, ...]:
+    if not prefix:
+        return ()
+    return (f"the model inside {type(model).__name__} was compressed; its names have no prefix {prefix!r}",)
+
+
+def _settle_in(model: nn.Module, small: nn.Module) -> nn.Module:
+    """The given model with the parameters and buffers of its compressed copy."""
+    for path, module in small.named_modules(remove_duplicate=False):
+        target = model.get_submodule(path)
+        target._parameters.update(module._parameters)
+        target._buffers.update(module._buffers)
+    hasten(model)
+    return model.eval()
 
 
 def save(model: nn.Module, path: str | Path, *, force: bool = False) -> int:
@@ -98,6 +147,7 @@ def save(model: nn.Module, path: str | Path, *, force: bool = False) -> int:
     """
     path = Path(path)
     check_target(path, force=force)
+    model, _ = unwrap(model)
     known = getattr(model, METADATA_ATTRIBUTE, None)
     modules = _describe_modules(model)
     if not modules:
@@ -114,10 +164,15 @@ def save(model: nn.Module, path: str | Path, *, force: bool = False) -> int:
 
 
 def _describe_modules(model: nn.Module) -> dict[str, dict[str, Any]]:
+    paths: dict[int, list[str]] = {}
+    tables = dict(named_tables(model))
+    for path, table in tables.items():
+        paths.setdefault(id(table), []).append(path)
     described: dict[str, dict[str, Any]] = {}
-    first_path: dict[int, str] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, CompressedEmbedding | CompressedEmbeddingBag):
-            known = first_path.setdefault(id(module), path)
-            described[path] = describe_module(module) if known == path else {"same_as": known}
+    for first, *others in paths.values():
+        modules = [model.get_submodule(path) for path in (first, *others)]
+        weights = [module for module in modules if not isinstance(module, CompressedTable)]
+        alike = all(map(is_plain, weights)) and len(set(map(describe_use, weights))) < 2
+        described[first] = describe_module(tables[first]) | ({} if alike else KEPT_MODULE)
+        described |= {path: {"same_as": first} for path in others}
     return described

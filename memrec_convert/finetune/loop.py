@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from memrec_convert.finetune.trainable import open_codes
-from memrec_convert.lookup import CompressedTable
+from memrec_convert.lookup import find_tables
 
 CODEBOOK_RATE = 3e-2
 DENSE_RATE = 1e-4
@@ -187,7 +187,7 @@ def _number_lessons(lessons: Lessons, epochs: int, total: int) -> Iterator[tuple
 
 def _score_with_reference(model: nn.Module, hold_out: HoldOut) -> float:
     """The hold-out is scored as the artifact will be: through the stored integers, not the float parameters."""
-    decoders = [(module, module.decoder) for module in model.modules() if isinstance(module, CompressedTable)]
+    decoders = [(table, table.decoder) for table in find_tables(model)]
     for module, _ in decoders:
         module.decoder = None
     try:

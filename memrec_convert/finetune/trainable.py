@@ -13,7 +13,7 @@ from memrec_convert.encoding.codecs import CODECS
 from memrec_convert.finetune.row_map import RowMap
 from memrec_convert.finetune.stored_rows import MOST_TRAINED, TrainableKept, TrainableRows, spread_of
 from memrec_convert.kernels.hashing import hash_ids, token_numbers, weight_positions
-from memrec_convert.lookup import CompressedTable, HashGroup
+from memrec_convert.lookup import CompressedTable, HashGroup, find_tables
 
 ROWS_FACTOR = 4.0
 """Of the rate, for rows: few examples of a batch move one."""
@@ -212,11 +212,11 @@ def trainable_tables(model: nn.Module, *, apart: Collection[nn.Module] = ()) -> 
     """
     groups: dict[int, TrainableGroup] = {}
     tables: list[TrainableTable | TrainableKept] = []
-    for module in model.modules():
-        if isinstance(module, CompressedTable) and module.spec.form == "kept":
+    for module in find_tables(model):
+        if module.spec.form == "kept":
             if module.spec.rows * module.spec.dim <= MOST_TRAINED:
                 tables.append(TrainableKept(module, mapped=module not in apart))
-        elif isinstance(module, CompressedTable):
+        else:
             group = module.group
             shared = None if group is None else groups.setdefault(id(group), TrainableGroup(group))
             tables.append(TrainableTable(module, shared))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from memrec_convert.lookup import operator as operator  # which registers memrec::embed
+from memrec_convert.lookup import weight_calls as weight_calls  # which registers them
+from memrec_convert.lookup.in_place import find_tables, hasten, hold_table, is_plain, named_tables, spread_state
 from memrec_convert.lookup.modules import (
     CompressedEmbedding,
     CompressedEmbeddingBag,
@@ -11,13 +13,21 @@ from memrec_convert.lookup.modules import (
     describe_module,
 )
 from memrec_convert.lookup.table import CompressedTable, HashGroup
+from memrec_convert.lookup.weight import CompressedWeight
 
 __all__ = [
     "CompressedEmbedding",
     "CompressedEmbeddingBag",
     "CompressedModule",
     "CompressedTable",
+    "CompressedWeight",
     "HashGroup",
     "build_module",
     "describe_module",
+    "find_tables",
+    "hasten",
+    "hold_table",
+    "is_plain",
+    "named_tables",
+    "spread_state",
 ]

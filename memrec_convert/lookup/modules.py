@@ -40,6 +40,10 @@ class CompressedEmbedding(CompressedTable):
         """ids int64 or int32 [...] -> float32 [..., dim]."""
         if must_trace(ids) and self.decoder is None:
             return embed(self, ids, None, None)
+        return self.look_up(ids)
+
+    def look_up(self, ids: Tensor) -> Tensor:
+        """`forward` of a call that nothing traces."""
         kernel = self.kernel() if ids.is_cpu else None
         if kernel is None:
             rows = self.lookup(ids.reshape(-1))
@@ -77,6 +81,10 @@ class CompressedEmbeddingBag(CompressedTable):
         """Sum or mean per bag; offsets are starts (with the end too where include_last_offset), sorted, from 0."""
         if must_trace(ids) and self.decoder is None:
             return embed(self, ids, offsets, per_sample_weights)
+        return self.pool(ids, offsets, per_sample_weights)
+
+    def pool(self, ids: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
+        """`forward` of a call that nothing traces."""
         flat, starts, weights = self.read_bags(ids, offsets, per_sample_weights)
         bags = len(flat) if starts is None else len(starts)
         learning = weights is not None and weights.requires_grad and torch.is_grad_enabled()

@@ -50,6 +50,8 @@ class CompressedTable(TrackedBuffers):
 
     decisive = frozenset({"decoder", "oov", "padding_idx", "mode", "group"})
     _kernel: tuple[int, KernelTables | None] = (-1, None)
+    _uses: tuple[int, dict[Any, Any]] = (-1, {})
+    """Of a generation: modules over the same buffers that pool in another way."""
 
     def __init__(
         self,
@@ -82,8 +84,8 @@ class CompressedTable(TrackedBuffers):
             self.describe()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is copied and stored: all but the kernel's view, which a copy makes for itself."""
-        return {name: value for name, value in self.__dict__.items() if name != "_kernel"}
+        """What is copied and stored: all but the kernel's view and other uses, which a copy makes for itself."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_kernel", "_uses")}
 
     def describe(self) -> None:
         """Sets `description`, where the kind of module has one."""

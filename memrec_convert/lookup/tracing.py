@@ -6,15 +6,30 @@ import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
+from memrec_convert.errors import ModelError
 from memrec_convert.lookup.table import CompressedTable
+
+_tracing_state = torch._C._get_tracing_state
 
 
 def must_trace(ids: Tensor) -> bool:
-    """Whether a call is being compiled or exported, or its ids are no tensor with memory of its own.
+    """Whether a call is being compiled, exported or traced, or its ids are no tensor with memory of its own.
 
     What exports without Dynamo brings tensors of its own type.
     """
-    return is_dynamo_compiling() or type(ids) is not Tensor
+    return is_dynamo_compiling() or type(ids) is not Tensor or (_tracing_state() is not None and is_recorded())
+
+
+def is_recorded() -> bool:
+    """Whether `torch.jit.trace` records the call; ModelError where it does so for the ONNX exporter that uses it."""
+    if _tracing_state() is None:
+        return False
+    if torch.onnx.is_in_onnx_export():
+        raise ModelError(
+            "the TorchScript-based ONNX exporter has no operator for compressed tables and would store numbers of this "
+            "one batch; export the model before it is compressed, or serve it with torch.export."
+        )
+    return True
 
 
 def embed(table: CompressedTable, ids: Tensor, offsets: Tensor | None, weights: Tensor | None) -> Tensor:

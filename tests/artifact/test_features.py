@@ -31,7 +31,7 @@ def forge(folder: Path, **changes: Any) -> Path:
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """A feature that exists for the test: a file needs it where its dense part is stored as bf16."""
     monkeypatch.setitem(FEATURES, "coarse", lambda fields: bool(fields["dense"] == "bf16"))
-    monkeypatch.setattr(second, "FEATURES", frozenset({"coarse"}))
+    monkeypatch.setattr(second, "FEATURES", second.FEATURES | {"coarse"})
 
 
 @pytest.mark.parametrize("act", [load, verify, second.ArtifactFile])

@@ -123,7 +123,7 @@ def test_fields_of_tables() -> None:
     levels = [level for one in plain for level in one.get("levels", ())]
     own = {name for name in column("3") if not name.startswith(("level0", "level1"))}
     tensors = {"rows", "scale", "frame", "codebook", "base", "group.tokens", "group.scale", "group.weights"}
-    assert own - tensors == (keys_of(plain) | keys_of(levels) | {"same_as"}) - tensors
+    assert own - tensors == (keys_of(plain) | keys_of(levels) | {"same_as", "place"}) - tensors
     groups = keys_of(one["hashing"] for one in plain if "hashing" in one)
     assert groups == {field.name for field in fields(HashSpec)}
     assert column("8") - {"group.tokens", "group.scale", "group.weights"} == groups

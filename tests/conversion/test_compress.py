@@ -20,7 +20,7 @@ from memrec_convert.errors import (
     OptionError,
     OutputError,
 )
-from memrec_convert.lookup import CompressedEmbedding, CompressedEmbeddingBag
+from memrec_convert.lookup import CompressedWeight
 from memrec_convert.units import SHARE_ALLOWANCE_BYTES
 
 BUDGET = 9_000
@@ -126,9 +126,11 @@ def test_the_given_model_is_left_as_it_was(training):
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
     assert small is not model
     assert not small.training
-    assert isinstance(small.user, CompressedEmbeddingBag)
-    assert isinstance(small.day, CompressedEmbedding)
-    assert {p.data_ptr() for p in small.parameters()}.isdisjoint(p.data_ptr() for p in model.parameters())
+    assert isinstance(small.user, nn.EmbeddingBag)
+    assert isinstance(small.day, nn.Embedding)
+    assert all(isinstance(table.weight, CompressedWeight) for table in (small.user, small.item, small.day))
+    dense = [p for p in small.parameters() if not isinstance(p, CompressedWeight)]
+    assert {p.data_ptr() for p in dense}.isdisjoint(p.data_ptr() for p in model.parameters())
 
 
 def test_save_and_load_give_the_same_logits(tmp_path):
@@ -303,16 +305,20 @@ def test_half_precision_tables_are_read_as_they_are(tmp_path, dtype):
     assert torch.allclose(roomy(*batch), model(*batch), atol=0.02)
 
 
-def test_max_norm_is_applied_once():
-    """What a lookup would have clipped is clipped in the artifact, and the original keeps its long rows."""
+def test_max_norm_that_would_still_change_rows_is_refused():
+    """By the module's name, and the original keeps its rows; once every row is short enough, answers are the same."""
     model = make(max_norm=0.5).eval()
     before = state_of(model)
-    small, _ = compress(model, "1MB", batches=make_batches(2))
+    with pytest.raises(ModelError, match=r"user would still shorten [\d,]+ rows.*keep=\['user'\]"):
+        compress(model, "1MB")
     assert same_state(before, model)
     ids = torch.arange(USERS).unsqueeze(1)
-    rows = small.user(ids)
-    assert rows.norm(dim=1).max() <= 0.5001
-    assert torch.allclose(rows, model.user(ids), atol=1e-5)
+    model.user(ids)
+    small, _ = compress(model, "1MB", batches=make_batches(2))
+    assert small.user.max_norm == 0.5
+    assert torch.allclose(small.user(ids), model.user(ids), atol=1e-5)
+    tiny, _ = compress(model, BUDGET)
+    assert tiny.user(ids).norm(dim=1).max() <= 0.5001
 
 
 def test_a_shared_parameter_stays_shared(tmp_path):
@@ -320,21 +326,23 @@ def test_a_shared_parameter_stays_shared(tmp_path):
     model = make(Shared)
     small, report = compress(model, 14_000)
     assert [table.name for table in report.tables] == ["seen", "other"]
-    assert small.seen is small.bought
+    assert small.seen.weight is small.bought.weight
     path = tmp_path / "a.safetensors"
     assert save(small, path) == report.artifact.bytes <= 14_000
     fresh = load(path, into=Shared())
     ids = [torch.randint(0, USERS, (50, 2)) for _ in range(3)]
     assert torch.equal(fresh(*ids), small(*ids))
-    assert fresh.seen is fresh.bought
+    assert fresh.seen.weight is fresh.bought.weight
 
 
-def test_one_table_used_in_two_ways_is_refused():
-    """A sum and a mean over one Parameter have no common form."""
-    model = make(Shared)
+def test_one_table_used_in_two_ways_is_pooled_by_each_module():
+    """A sum and a mean over one Parameter share one table; each module pools it as it did."""
+    model = make(Shared).eval()
     model.bought.mode = "mean"
-    with pytest.raises(ModelError, match="seen, bought"):
-        compress(model, BUDGET)
+    small, report = compress(model, "1MB")
+    assert [table.name for table in report.tables] == ["seen", "other"]
+    ids = [torch.randint(0, USERS, (50, 2)) for _ in range(3)]
+    assert torch.allclose(small(*ids), model(*ids), atol=1e-6)
 
 
 def test_tied_and_transposed_weights_come_back_right(tmp_path):

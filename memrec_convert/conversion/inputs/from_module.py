@@ -3,209 +3,300 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass
+import pickle
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 
 from memrec_convert.artifact.writer import storage_key
+from memrec_convert.conversion.inputs.batches import LoaderBatches, count_rows, refuse_answer, refuse_probabilities
 from memrec_convert.conversion.inputs.finite_rows import find_nonfinite_rows, refuse_nonfinite
+from memrec_convert.conversion.inputs.lookups import LookupPoint, WatchedLookups
 from memrec_convert.conversion.inputs.subject import Subject, TableSite
 from memrec_convert.distill.rows import RowReader, TensorRows
 from memrec_convert.encoding.spec import TensorShapes
 from memrec_convert.errors import IdRangeError, LogError, ModelError
 from memrec_convert.evaluation.scoring import Forward
+from memrec_convert.lookup import CompressedTable, CompressedWeight, is_plain
+
+FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+WRAPPERS = {
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "AveragedModel": "module",
+    "OptimizedModule": "_orig_mod",
+}
+"""torch's own wrappers by the attribute that holds the model."""
+NO_COPY = (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, OSError, pickle.PickleError)
+NORM_ALLOWANCE = 1e-3
+"""By so much, relatively, a row may exceed its max_norm: rounding in 16 bits leaves it there."""
+_OWN_STATE = ("_parameters", "_buffers", "_modules")
+
+Table = nn.Embedding | nn.EmbeddingBag
 
 
-@dataclass(frozen=True)
-class LoaderBatches:
-    """Anything that can be iterated again and again as a source of batches; `labels` finds those of a batch."""
-
-    loader: Iterable[Any]
-    labels: Callable[[Any], Tensor] | None = None
-
-    def stream(self, *, limit: int | None = None, shuffle_seed: int | None = None) -> Iterator[Any]:
-        """The loader's own order; shuffling is the loader's business."""
-        seen = 0
-        for batch in self.loader:
-            yield batch
-            seen += count_rows(batch)
-            if limit is not None and seen >= limit:
-                return
-
-    def count_batches(self) -> int:
-        """The loader's length where it has one."""
-        return len(self.loader) if isinstance(self.loader, Sized) else sum(1 for _ in self.loader)
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether the caller said where labels are."""
-        return self.labels is not None
-
-    @property
-    def mark(self) -> str:
-        """Nothing: a caller's loader may give other batches in another run."""
-        return ""
-
-    def labels_of(self, batch: Any) -> Tensor:  # noqa: ANN401 - the protocol's
-        """Labels float32 [rows]."""
-        assert self.labels is not None
-        return self.labels(batch)
-
-
-def make_loader(
-    batches: Iterable[Any] | None, labels: Callable[[Any], Tensor] | None, name: str, *, hold: bool = False
-) -> LoaderBatches | None:
-    """A source that can be streamed again; LogError for an empty one.
-
-    An iterator that runs once is put into a list, and so is anything on `hold`: then every pass has the same order,
-    where a loader may shuffle anew.
-    """
-    if batches is None:
-        return None
-    loader = list(batches) if hold or isinstance(batches, Iterator) else batches
-    if next(iter(loader), None) is None:
-        raise LogError(f"{name} is empty; give at least one batch, or none at all for a conversion without data.")
-    return LoaderBatches(loader, labels)
-
-
-def call_with_batch(model: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401 - what the loader yields
-    """The default forward: model(*batch), or model(**batch) for a mapping."""
-    if isinstance(batch, Mapping):
-        logits: Tensor = model(**batch)
-    else:
-        logits = model(*batch) if isinstance(batch, tuple | list) else model(batch)
-    return logits
-
-
-def count_rows(batch: Any) -> int:  # noqa: ANN401 - what the loader yields
-    """Samples of a batch: the first length found in it."""
-    if isinstance(batch, Tensor):
-        return int(batch.shape[0]) if batch.dim() else 1
-    parts = list(batch.values()) if isinstance(batch, Mapping) else batch
-    return next((count_rows(part) for part in parts if isinstance(part, Tensor | tuple | list | Mapping)), 1)
+def unwrap(model: Any) -> tuple[nn.Module, str]:  # noqa: ANN401 - whatever the caller gave
+    """The module inside torch's wrappers, and their prefix; ModelError for what is no live module."""
+    if not isinstance(model, nn.Module):
+        hint = "load it into an instance of your class first" if isinstance(model, Mapping) else "give the live model"
+        way = "; for a file there is convert(path, budget)" if not isinstance(model, Mapping) else ""
+        raise ModelError(f"the model is a {type(model).__name__}, and a torch.nn.Module is needed: {hint}{way}.")
+    prefix = ""
+    while type(model).__name__ in WRAPPERS and type(model).__module__.startswith("torch."):
+        inside = WRAPPERS[type(model).__name__]
+        model, prefix = getattr(model, inside), f"{prefix}{inside}."
+    return model, prefix
 
 
 def make_subject(
     model: nn.Module,
     *,
-    forward: Forward | None,
+    forward: Forward,
     train: LoaderBatches | None,
     hold_out: LoaderBatches | None,
     optimizer: torch.optim.Optimizer | None,
     allow_nonfinite: bool,
+    keep: Sequence[str] = (),
+    share: bool = False,
 ) -> tuple[Subject, tuple[str, ...]]:
     """The subject and its warnings. The given model is not touched: what looks at it works on an eval-mode copy.
+
+    keep   paths of tables that stay as they are
+    share  parts of the model that cannot be copied are shared with the copy
 
     ModelError where there is no embedding table, or one that has no compressed form.
     """
     _refuse_unfit(model)
     states = _find_states(model, optimizer)
-    twin = _copy_for_reading(model)
-    sites, warnings = [], list[str]()
-    for paths in _group_paths(model):
-        original, module = model.get_submodule(paths[0]), twin.get_submodule(paths[0])
-        reader, note = _make_reader(paths[0], module, allow_nonfinite=allow_nonfinite)
+    groups = _group_paths(model, _check_kept(model, keep))
+    twin, uncopied = _copy_for_reading(model, share=share)
+    sites, warnings, points = [], list[str](), dict[int, LookupPoint]()
+    for names, paths in groups.items():
+        weight = twin.get_parameter(names[0])
+        for name in names[1:]:  # one object again, where the original has several over one memory
+            holder, _, own = name.rpartition(".")
+            setattr(twin.get_submodule(holder), own, weight)
+        reader, note = _make_reader(paths[0], weight, allow_nonfinite=allow_nonfinite)
         warnings += [note] if note else []
-        sites.append(_make_site(paths, module, reader, states.get(id(original.weight))))
+        point = points[id(weight)] = LookupPoint().eval()
+        sites.append(_make_site(model, names, paths, point, reader, states))
     if not sites:
         raise ModelError(
             f"{type(model).__name__} has no nn.EmbeddingBag or nn.Embedding, so there is no table to compress."
         )
-    shapes, aliases = _describe_dense(twin, {f"{path}.weight" for site in sites for path in site.paths})
-    run = forward or call_with_batch
+    shapes, aliases = _describe_dense(twin, sites)
+
+    def run(model: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401 - what the loader yields
+        if model is not twin or not any(point.is_watched for point in points.values()):
+            return forward(model, batch)
+        with WatchedLookups(points):
+            return forward(model, batch)
+
     counts = None if train is None else _count_lookups(twin, sites, train, run)
+    if hold_out is not None:
+        _count_lookups(twin, sites, hold_out, run)
     subject = Subject(
-        twin, tuple(sites), run, shapes, None, dense_aliases=aliases, train=train, hold_out=hold_out, counts=counts
+        twin,
+        tuple(sites),
+        run,
+        shapes,
+        None,
+        dense_aliases=aliases,
+        train=train,
+        hold_out=hold_out,
+        counts=counts,
+        uncopied=uncopied,
     )
     return subject, tuple(warnings)
 
 
 def _refuse_unfit(model: nn.Module) -> None:
-    if isinstance(model, nn.Embedding | nn.EmbeddingBag):
+    if isinstance(model, Table):
         raise ModelError(f"the model is itself one {type(model).__name__}; give the module that it is a part of.")
-    hollow = next((name for name, tensor in model.state_dict(keep_vars=True).items() if is_meta(tensor)), None)
-    if hollow is not None:
-        raise ModelError(
-            f"{type(model).__name__} > {hollow} is on the meta device and holds no numbers; load it first."
-        )
-
-
-def is_meta(value: object) -> bool:
-    """Whether a tensor has a shape and nothing else."""
-    return isinstance(value, Tensor) and value.is_meta
-
-
-def _copy_for_reading(model: nn.Module) -> nn.Module:
-    """A copy in eval mode on the CPU; max_norm is applied once, since a lookup would apply it to what it reads."""
-    twin = copy.deepcopy(model).to("cpu").eval()
-    for module in twin.modules():
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
-            with torch.no_grad():
-                norms = module.weight.norm(p=module.norm_type, dim=1, keepdim=True)
-                module.weight.mul_((module.max_norm / norms.clamp(min=1e-12)).clamp(max=1.0))
-            module.max_norm = None
-    return twin
-
-
-def _group_paths(model: nn.Module) -> list[tuple[str, ...]]:
-    """Paths of embedding modules, those that share their rows together, in the order of the model."""
-    groups: dict[int, list[str]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.weight.numel():
-            groups.setdefault(module.weight.data_ptr(), []).append(path)
-    for paths in groups.values():
-        kinds = {_describe_use(model.get_submodule(path)) for path in paths}
-        if len(kinds) > 1:
+    for path, module in model.named_modules():
+        weight = module._parameters.get("weight")
+        if isinstance(module, CompressedTable) or isinstance(weight, CompressedWeight):
+            raise ModelError(f"{type(model).__name__} > {path} is compressed already; give the original model.")
+    for name, value in model.state_dict(keep_vars=True).items():
+        where = f"{type(model).__name__} > {name}"
+        if not isinstance(value, Tensor):
             raise ModelError(
-                f"the modules {', '.join(paths)} share one table and use it differently; give each use its own table, "
-                "or the same kind, pooling and padding."
+                f"{where} is a {type(value).__name__} in the state dict; an artifact stores tensors alone."
             )
-    return [tuple(paths) for paths in groups.values()]
+        if is_lazy(value):
+            raise ModelError(f"{where} has no shape yet; run the model once first.")
+        if value.is_meta:
+            raise ModelError(f"{where} is on the meta device and holds no numbers; load it first.")
+        if value.layout != torch.strided or type(value) not in (Tensor, nn.Parameter, nn.Buffer):
+            kind = str(value.layout) if value.layout != torch.strided else type(value).__name__
+            raise ModelError(f"{where} is a tensor of the kind {kind}; an artifact stores plain ones.")
 
 
-def _describe_use(module: nn.Module) -> tuple[object, ...]:
-    return (
-        isinstance(module, nn.EmbeddingBag),
-        getattr(module, "mode", ""),
-        getattr(module, "include_last_offset", False),
-        module.padding_idx,
-    )
+def _check_kept(model: nn.Module, keep: Sequence[str]) -> tuple[str, ...]:
+    """The paths to leave alone; ModelError for one that leads to no table."""
+    if isinstance(keep, str):
+        keep = (keep,)
+    tables = [path for path, module in model.named_modules(remove_duplicate=False) if isinstance(module, Table)]
+    for path in keep:
+        if not isinstance(path, str) or not any(f"{table}.".startswith(f"{path}.") for table in tables):
+            near = get_close_matches(str(path), tables, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(tables[:5]) or 'none'}."
+            raise ModelError(f"keep names {path!r}, and {type(model).__name__} has no table there{hint}")
+    return tuple(keep)
 
 
-def _make_site(paths: tuple[str, ...], module: nn.Module, reader: RowReader, state: Tensor | None) -> TableSite:
-    weight = module.get_parameter("weight")
-    use: dict[str, Any] = {"pooling": "", "include_last_offset": False, "padding_idx": module.padding_idx}
-    if isinstance(module, nn.EmbeddingBag):
-        if module.mode == "max":
-            raise ModelError(f"{paths[0]} pools with max, which a sum of tokens cannot stand for; use sum or mean.")
-        use |= {"pooling": module.mode, "include_last_offset": module.include_last_offset}
-    elif isinstance(module.padding_idx, int) and bool((weight[module.padding_idx] != 0).any()):
-        use["padding_idx"] = None  # an nn.Embedding reads its padding row like any other, unless it is zero
+def copy_model(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A deep copy; ModelError that names the way where one cannot be made."""
+    try:
+        copied: nn.Module = copy.deepcopy(model, memo)
+    except NO_COPY as error:
+        raise ModelError(
+            f"{type(model).__name__} cannot be copied ({' '.join(str(error).split())[:200]}); give inplace=True, which "
+            "changes the given model, or take out what cannot be copied."
+        ) from error
+    return copied
+
+
+def _copy_for_reading(model: nn.Module, *, share: bool) -> tuple[nn.Module, tuple[object, ...]]:
+    """A copy in eval mode on the CPU, and what it shares with the model. Lookups change none of its rows."""
+    uncopied = tuple(_find_uncopied(model)) if share else ()
+    twin = copy_model(model, {id(one): one for one in uncopied}).to("cpu").eval()
+    for module in twin.modules():
+        if isinstance(module, Table):
+            module.max_norm = None
+    return twin, uncopied
+
+
+def _find_uncopied(model: nn.Module) -> Iterator[object]:
+    """Attributes of a model's modules that cannot be copied."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name in _OWN_STATE:
+                continue
+            try:
+                copy.deepcopy(value)
+            except NO_COPY:
+                yield value
+
+
+def _group_paths(model: nn.Module, keep: Collection[str]) -> dict[tuple[str, ...], tuple[str, ...]]:
+    """Per table the names of the parameters that show its rows, those of embedding modules first, and the modules."""
+    tables: dict[tuple[object, ...], list[str]] = {}
+    shown: dict[tuple[object, ...], list[str]] = {}
+    left = set()
+    for path, module in model.named_modules(remove_duplicate=False):
+        is_kept = any(f"{path}.".startswith(f"{one}.") for one in keep)
+        if isinstance(module, Table) and is_kept:
+            left |= {storage_key(parameter) for parameter in module._parameters.values() if parameter is not None}
+        elif isinstance(module, Table):
+            _refuse_weight(path, module)
+            if module.weight.numel():
+                tables.setdefault(storage_key(module.weight), []).append(path)
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.numel():
+                shown.setdefault(storage_key(parameter), []).append(f"{path}.{name}" if path else name)
+    groups = {}
+    for key, paths in tables.items():
+        if key in left:  # tied to one that is kept
+            continue
+        first = [f"{path}.weight" for path in paths]
+        others = [name for name in shown[key] if name not in first]
+        groups[tuple(first + others)] = tuple(paths)
+    return groups
+
+
+def _refuse_weight(path: str, module: Table) -> None:
+    """ModelError for a module whose weight is computed, or of a kind that has no compressed form."""
+    problem = ""
+    weight = module._parameters.get("weight")
+    if parametrize.is_parametrized(module) or weight is None:
+        problem = "computes its weight (parametrised, pruned or normalised); make it plain first"
+    elif weight.dtype not in FLOATING:
+        problem = f"has a weight of {weight.dtype}, expected a floating-point type of 16 to 64 bits"
+    elif getattr(module, "mode", "") == "max":
+        problem = "pools with max, which a sum of tokens cannot stand for; use sum or mean"
+    elif module.max_norm is not None:
+        norms = weight.detach().norm(p=module.norm_type, dim=1)
+        longer = int((norms > module.max_norm * (1 + NORM_ALLOWANCE)).sum())
+        if longer:
+            problem = (
+                f"would still shorten {longer:,} rows as lookups meet them (max_norm {module.max_norm:g}); bring them "
+                "to that norm first, such as by one lookup of every id"
+            )
+    if problem:
+        raise ModelError(f"{path} {problem}, or leave it as it is with keep=[{path!r}].")
+
+
+def _make_site(
+    model: nn.Module,
+    names: tuple[str, ...],
+    paths: tuple[str, ...],
+    point: LookupPoint,
+    reader: RowReader,
+    states: Mapping[int, Tensor],
+) -> TableSite:
+    """The site of one table. A table that is used in several ways is described as rows, and each module pools them."""
+    modules: list[Any] = [model.get_submodule(path) for path in paths]
+    weight, uses = modules[0].weight, {describe_use(module) for module in modules}
+    use: dict[str, Any] = {"pooling": "", "include_last_offset": False, "padding_idx": None}
+    if len(uses) == 1 and isinstance(modules[0], nn.EmbeddingBag):
+        use["pooling"], use["include_last_offset"], use["padding_idx"] = next(iter(uses))[1:]
+    elif len(uses) == 1 and modules[0].padding_idx is not None and not bool(weight[modules[0].padding_idx].any()):
+        use["padding_idx"] = modules[0].padding_idx  # an nn.Embedding reads that row like any other, unless it is zero
+    state = next((states[id(module.weight)] for module in modules if id(module.weight) in states), None)
     return TableSite(
         name=paths[0],
         paths=paths,
-        module=module,
+        module=point,
         reader=reader,
         nbytes=weight.numel() * weight.element_size(),
         dtype=str(weight.dtype).removeprefix("torch."),
         optimizer=None if state is None else TensorRows(state),
+        weights=names,
+        borrowed=_is_borrowed(model, weight),
+        kept_module=len(uses) > 1 or not all(map(is_plain, modules)),
         **use,
     )
 
 
-def _make_reader(path: str, module: nn.Module, *, allow_nonfinite: bool) -> tuple[RowReader, str]:
-    reader = TensorRows(module.get_parameter("weight"))
+def describe_use(module: Any) -> tuple[Any, ...]:  # noqa: ANN401 - either kind of table
+    """How a module uses its rows: whether it pools, and how."""
+    pools = isinstance(module, nn.EmbeddingBag)
+    return pools, module.mode if pools else "", pools and module.include_last_offset, module.padding_idx
+
+
+def _is_borrowed(model: nn.Module, weight: Tensor) -> bool:
+    """Whether a larger table's memory holds all of this weight."""
+    start, stop = _span(weight)
+    for module in model.modules():
+        if isinstance(module, Table) and isinstance(other := module._parameters.get("weight"), Tensor):
+            first, last = _span(other)
+            if first <= start and stop <= last and last - first > stop - start:
+                return True
+    return False
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """First and last address of a tensor."""
+    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + (reach + 1) * tensor.element_size()
+
+
+def _make_reader(path: str, weight: Tensor, *, allow_nonfinite: bool) -> tuple[RowReader, str]:
+    reader = TensorRows(weight)
     count, first = find_nonfinite_rows(reader)
     if not count:
         return reader, ""
     if not allow_nonfinite:
         raise refuse_nonfinite(path, count, first)
     with torch.no_grad():
-        module.get_parameter("weight").nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        weight.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
     return reader, f"{path}: {count} rows with NaN or infinite values are read as zeros (first: {first})"
 
 
@@ -213,18 +304,24 @@ def _find_states(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> d
     """Adagrad's accumulated squares by the id of the parameter."""
     if optimizer is None:
         return {}
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ModelError(
+            f"optimizer is a {type(optimizer).__name__}; expected the torch.optim.Adagrad that trained it."
+        )
     state = optimizer.state
     return {
         id(p): state[p]["sum"] for p in model.parameters() if p in state and isinstance(state[p].get("sum"), Tensor)
     }
 
 
-def _describe_dense(model: nn.Module, table_names: set[str]) -> tuple[TensorShapes, dict[str, str]]:
+def _describe_dense(model: nn.Module, sites: Sequence[TableSite]) -> tuple[TensorShapes, dict[str, str]]:
+    """Shapes of all that is no table, and the names that share a tensor of it or show a table's rows."""
     shapes: TensorShapes = {}
-    aliases: dict[str, str] = {}
+    aliases = {name: f"{site.paths[0]}.weight" for site in sites for name in site.weights[len(site.paths) :]}
+    tables = {name for site in sites for name in site.weights}
     first_name: dict[tuple[object, ...], str] = {}
     for name, tensor in model.state_dict().items():
-        if name in table_names:
+        if name in tables:
             continue
         key = storage_key(tensor)
         if tensor.numel() and key in first_name:
@@ -235,49 +332,60 @@ def _describe_dense(model: nn.Module, table_names: set[str]) -> tuple[TensorShap
     return shapes, aliases
 
 
-def refuse_outside(ids: Tensor, site: TableSite) -> None:
+def refuse_outside(ids: Tensor, site: TableSite, source: str = "batches") -> None:
     """IdRangeError for ids int64 [n] that are no rows of the table."""
     outside = (ids < 0) | (ids >= site.rows)
     if bool(outside.any()):
         raise IdRangeError(
-            f"batches: {int(outside.sum()):,} of the {len(ids):,} ids of one call of {site.name} lie outside its "
+            f"{source}: {int(outside.sum()):,} of the {len(ids):,} ids of one call of {site.name} lie outside its "
             f"{site.rows:,} rows (first: {int(ids[outside][0])}); expected 0 to {site.rows - 1}."
         )
 
 
-def refuse_answer(logits: object) -> None:
-    """ModelError where a forward pass gives no finite logits."""
-    if not isinstance(logits, Tensor):
-        raise ModelError(
-            f"the model gave a {type(logits).__name__}; expected a tensor with one logit per sample: say with forward= "
-            "how it is called."
-        )
-    if not bool(torch.isfinite(logits).all()):
-        raise ModelError("the model's logits on batches are not all finite; expected a trained model without NaN.")
-
-
 def _count_lookups(
-    model: nn.Module, sites: list[TableSite], train: LoaderBatches, forward: Forward
+    model: nn.Module, sites: Sequence[TableSite], batches: LoaderBatches, forward: Forward
 ) -> tuple[np.ndarray, ...]:
-    """Lookups of each id over all batches, seen by the embedding modules themselves."""
+    """Lookups of each id over all batches, seen where they reach the rows; every answer is looked at besides."""
     counts = [torch.zeros(site.rows, dtype=torch.int64) for site in sites]
 
-    def watch(number: int) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:  # noqa: ANN401 - torch's signature
-            ids = (args[0] if args else kwargs["input"]).reshape(-1).long().cpu()
-            refuse_outside(ids, sites[number])
+    def watch(number: int) -> Callable[[nn.Module, Any], None]:
+        def hook(_module: nn.Module, args: Any) -> None:  # noqa: ANN401 - torch's signature
+            ids = args[0].reshape(-1).long().cpu()
+            refuse_outside(ids, sites[number], batches.name)
             counts[number] += torch.bincount(ids, minlength=sites[number].rows)
 
         return hook
 
-    places = [(number, path) for number, site in enumerate(sites) for path in site.paths]
-    modules = {id(model.get_submodule(path)): (number, model.get_submodule(path)) for number, path in places}
-    handles = [module.register_forward_pre_hook(watch(number), with_kwargs=True) for number, module in modules.values()]
+    handles = [site.module.register_forward_pre_hook(watch(number)) for number, site in enumerate(sites)]
     try:
         with torch.no_grad():
-            for batch in train.stream():
-                refuse_answer(forward(model, batch))
+            for batch in batches.stream():
+                refuse_answer(forward(model, batch), count_rows(batch))
     finally:
         for handle in handles:
             handle.remove()
     return tuple(count.numpy() for count in counts)
+
+
+def check_answers(subject: Subject, outputs: str) -> None:
+    """ModelError where the first batches' answers are no logits, or labels are of another number."""
+    for source in (subject.train, subject.hold_out):
+        if not isinstance(source, LoaderBatches):
+            continue
+        batch = next(source.stream(limit=1))
+        logits = subject.forward(subject.model, batch)
+        refuse_answer(logits, count_rows(batch))
+        if outputs == "auto":
+            refuse_probabilities(logits)
+        if source.has_labels and len(source.labels_of(batch)) != logits.numel():
+            raise LogError(
+                f"labels= gave {len(source.labels_of(batch))} labels of a batch of {source.name} and the model "
+                f"{logits.numel()} logits; expected one label per logit."
+            )
+
+
+def restore_norms(model: nn.Module, small: nn.Module) -> None:
+    """Gives the compressed model's modules the max_norm of the original's."""
+    for path, module in model.named_modules():
+        if isinstance(module, Table):
+            setattr(small.get_submodule(path), "max_norm", module.max_norm)  # noqa: B010 - of either kind

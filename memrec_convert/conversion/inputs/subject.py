@@ -55,6 +55,10 @@ class TableSite:
     pooling      "sum" or "mean" for a bag, "" for an nn.Embedding
     optimizer    Adagrad's accumulated squares, [rows, dim] or [rows]
     norms        |row|**2, float64 [rows], where a pass over the rows has found them
+    weights      names of the parameters that show these rows: where there are some, the compressed rows take their
+                 place and the modules stay; else the compressed table takes the place of the module
+    borrowed     the rows lie in the memory of another table, which counts them
+    kept_module  the modules do more than look up rows, so nothing can stand for one
     """
 
     name: str
@@ -68,6 +72,9 @@ class TableSite:
     padding_idx: int | None = None
     optimizer: RowReader | None = None
     norms: Column | None = None
+    weights: tuple[str, ...] = ()
+    borrowed: bool = False
+    kept_module: bool = False
 
     @property
     def rows(self) -> int:
@@ -90,6 +97,7 @@ class Subject:
     scratch  where numbers per row are kept
     work     where fits and codes are kept for another run
     meter    counts what is read of large tables
+    uncopied what copies of the model share with it
     """
 
     model: nn.Module
@@ -105,6 +113,7 @@ class Subject:
     scratch: Scratch = IN_MEMORY
     work: FitStore = NO_STORE
     meter: Meter = field(default_factory=Meter)
+    uncopied: tuple[object, ...] = ()
 
     @property
     def large_bytes(self) -> int:
@@ -114,7 +123,7 @@ class Subject:
     @property
     def table_bytes(self) -> int:
         """Bytes of the rows as stored in the source."""
-        return sum(site.nbytes for site in self.sites)
+        return sum(site.nbytes for site in self.sites if not site.borrowed)
 
     def score_original(self, source: BatchSource, workers: int, *, limit: int | None = None) -> np.ndarray:
         """Logits float32 [samples] of the original on the source's first samples; found again where work is kept."""

@@ -20,7 +20,7 @@ from memrec_convert.conversion.measuring.judging import Judgement
 from memrec_convert.conversion.steps.outcome import Candidate, GateResult, Shrunk
 from memrec_convert.encoding import count_bytes, count_table_bytes, describe_form
 from memrec_convert.finetune.loop import FineTuning
-from memrec_convert.lookup import CompressedModule, CompressedTable
+from memrec_convert.lookup import CompressedModule, find_tables, spread_state
 from memrec_convert.lookup.key_lines import count_line_bytes
 from memrec_convert.report import (
     Alternative,
@@ -146,9 +146,9 @@ def table_bytes(chosen: Candidate) -> int:
 def count_serving_bytes(model: nn.Module) -> int:
     """Bytes of the loaded model's tensors, each storage once, and of the key lines that the kernel adds to them."""
     seen: dict[int, int] = {}
-    for tensor in model.state_dict().values():
+    for tensor in spread_state(model)[0].values():
         seen[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
-    specs = [module.spec for module in model.modules() if isinstance(module, CompressedTable)]
+    specs = [table.spec for table in find_tables(model)]
     return sum(seen.values()) + count_line_bytes(specs)
 
 

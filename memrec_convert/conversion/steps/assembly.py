@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -30,8 +30,11 @@ from memrec_convert.lookup import (
     CompressedEmbedding,
     CompressedEmbeddingBag,
     CompressedModule,
-    CompressedTable,
+    CompressedWeight,
     HashGroup,
+    find_tables,
+    hasten,
+    hold_table,
 )
 from memrec_convert.planning.forms import FormChoice
 from memrec_convert.planning.membership import LevelCandidates, Membership, assign_levels
@@ -242,12 +245,30 @@ def make_module(
 
 def replace_tables(subject: Subject, modules: Sequence[CompressedModule]) -> nn.Module:
     """A copy of the model with these modules in the tables' places; the original's rows are not copied."""
-    memo = {id(site.module): module for site, module in zip(subject.sites, modules, strict=True)}
-    for site, module in zip(subject.sites, modules, strict=True):
-        for path in site.paths[1:]:
-            memo[id(subject.model.get_submodule(path))] = module
-    model: nn.Module = copy.deepcopy(subject.model, memo)
-    return model.eval().requires_grad_(False)
+    return swap_tables(subject, subject.model, dict(enumerate(modules)))
+
+
+def swap_tables(subject: Subject, model: nn.Module, modules: Mapping[int, CompressedModule]) -> nn.Module:
+    """A copy of a model, converted or not, with other tables in the place of some, by number."""
+    memo: dict[int, Any] = {id(one): one for one in subject.uncopied}
+    for number, module in modules.items():
+        site = subject.sites[number]
+        for name in site.weights:
+            weight = model.get_parameter(name)
+            memo[id(weight)] = hold_table(module, weight.dtype)
+        for path in () if site.weights else site.paths:
+            memo[id(model.get_submodule(path))] = module
+    copied: nn.Module = copy.deepcopy(model, memo)
+    hasten(copied)
+    return copied.eval().requires_grad_(False)
+
+
+def table_at(model: nn.Module, site: TableSite) -> CompressedModule:
+    """The table of a converted model that stands for a site."""
+    module = model.get_submodule(site.paths[0])
+    table: Any = module._parameters["weight"].table if site.weights else module  # type: ignore[union-attr]
+    found: CompressedModule = table
+    return found
 
 
 def round_dense(model: nn.Module, dense: str) -> None:
@@ -255,11 +276,10 @@ def round_dense(model: nn.Module, dense: str) -> None:
     narrow = DENSE_DTYPES[dense]
     if narrow is None:
         return
-    modules = model.named_modules(remove_duplicate=False)
-    tables = tuple(f"{path}." for path, module in modules if isinstance(module, CompressedTable | HashGroup))
+    tables = {id(buffer) for table in find_tables(model) for buffer in table.buffers()}
     with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            if tensor.dtype == torch.float32 and not name.startswith(tables):
+        for tensor in model.state_dict(keep_vars=True).values():
+            if tensor.dtype == torch.float32 and type(tensor) is not CompressedWeight and id(tensor) not in tables:
                 tensor.copy_(tensor.to(narrow))
 
 

@@ -8,8 +8,6 @@ others need.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 
 from memrec_convert.conversion.inputs.subject import Progress, Subject, TableSite
 from memrec_convert.conversion.options import Options
-from memrec_convert.conversion.steps.assembly import code_anew, make_module
+from memrec_convert.conversion.steps.assembly import code_anew, make_module, swap_tables, table_at
 from memrec_convert.conversion.steps.fitting import Fitted
 from memrec_convert.conversion.steps.outcome import Candidate
 from memrec_convert.conversion.steps.teaching import make_mark, teach
@@ -46,7 +44,7 @@ def teach_rows(
     loose: dict[int, CompressedModule] = {}
     apart = list[CompressedModule]()
     for number, (site, levels) in enumerate(zip(subject.sites, members.levels, strict=True)):
-        module = _module_at(model, site)
+        module = table_at(model, site)
         if _can_move(site, module.spec):
             loose[number] = _loosen(site, module, levels, options.oov)
             if not _is_even(module.spec):
@@ -54,14 +52,14 @@ def teach_rows(
     if not loose:
         return model, teach(subject, model, options, progress=progress)
     start = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    student = _swap(subject, model, loose)
+    student = swap_tables(subject, model, loose)
     told = replace(teach(subject, student, options, progress=progress, apart=apart), start=start)
     if told.best_step == 0:
         return model, told
     modules: dict[int, CompressedModule] = {}
     for number in loose:
         site = subject.sites[number]
-        before, trained = _module_at(model, site), _module_at(student, site)
+        before, trained = table_at(model, site), table_at(student, site)
         modules[number] = code_anew(
             site,
             fitted.fits[number],
@@ -72,7 +70,7 @@ def teach_rows(
             oov=options.oov,
             workers=options.workers,
         )
-    coded = _swap(subject, student, modules)
+    coded = swap_tables(subject, student, modules)
     score = make_mark(subject, options)(coded).score
     if score <= told.history[0][1]:
         return model, replace(told, best_step=0, recoded=told.history[0][1])
@@ -94,21 +92,6 @@ def find_mapped(subject: Subject, chosen: Candidate) -> tuple[str, ...]:
 def _is_even(spec: TableSpec) -> bool:
     """Whether all rows that have a code have one of the same depth."""
     return not any(level.kind == "codes" for level in spec.levels)
-
-
-def _module_at(model: nn.Module, site: TableSite) -> CompressedModule:
-    module: CompressedModule = model.get_submodule(site.paths[0])  # type: ignore[assignment]
-    return module
-
-
-def _swap(subject: Subject, model: nn.Module, modules: Mapping[int, CompressedModule]) -> nn.Module:
-    """A copy of a converted model with other tables in the place of some, by number."""
-    memo: dict[int, nn.Module] = {}
-    for number, module in modules.items():
-        for path in subject.sites[number].paths:
-            memo[id(model.get_submodule(path))] = module
-    copied: nn.Module = copy.deepcopy(model, memo)
-    return copied.eval().requires_grad_(False)
 
 
 def _can_move(site: TableSite, spec: TableSpec) -> bool:

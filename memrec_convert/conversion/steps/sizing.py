@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from memrec_convert.artifact.metadata import Metadata
-from memrec_convert.artifact.writer import count_model_bytes, narrow_shapes, predict_shapes
+from memrec_convert.artifact.writer import KEPT_MODULE, count_model_bytes, narrow_shapes, predict_shapes
 from memrec_convert.conversion.inputs.subject import Subject
 from memrec_convert.encoding import TableSpec, describe_table
 
@@ -26,7 +26,7 @@ def complete_metadata(subject: Subject, metadata: Metadata, specs: Sequence[Tabl
             mode=site.pooling,
             include_last_offset=site.include_last_offset,
             padding_idx=site.padding_idx,
-        )
+        ) | (KEPT_MODULE if site.kept_module else {})
         names = [*spec.tensors(), *(f"group.{name}" for name in (spec.hashing.tensors() if spec.hashing else ()))]
         for path in site.paths[1:]:
             modules[path] = {"same_as": site.paths[0]}

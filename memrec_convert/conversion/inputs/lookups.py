@@ -1,0 +1,63 @@
+"""The lookups of a live model, seen where they reach a table, whatever its modules do around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+
+class LookupPoint(nn.Module):
+    """Stands for one table: its hooks run around every lookup of the table's rows."""
+
+    def forward(
+        self,
+        ids: Tensor,
+        offsets: Tensor | None = None,
+        per_sample_weights: Tensor | None = None,
+        *,
+        look_up: Callable[[], Tensor],
+    ) -> Tensor:
+        """What `look_up` gives, rows or pooled rows of ids."""
+        return look_up()
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether it has hooks."""
+        return bool(self._forward_hooks or self._forward_pre_hooks)
+
+
+class WatchedLookups(TorchFunctionMode):
+    """While this is entered, lookups in a weight run through its point, by the identity of the weight."""
+
+    def __init__(self, points: Mapping[int, LookupPoint]) -> None:
+        super().__init__()
+        self.points = points
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        """Calls on; lookups through their point."""
+        kwargs = kwargs or {}
+        weight_at = _LOOKUPS.get(func)
+        if weight_at is None:
+            return func(*args, **kwargs)
+        weight = args[weight_at] if len(args) > weight_at else kwargs.get("weight")
+        point = self.points.get(id(weight))
+        if point is None:
+            return func(*args, **kwargs)
+        ids = args[1 - weight_at] if len(args) > 1 - weight_at else kwargs.get("input", kwargs.get("indices"))
+        offsets = args[2] if len(args) > 2 and func in _BAGS else kwargs.get("offsets")
+        return point(ids, offsets, kwargs.get("per_sample_weights"), look_up=lambda: func(*args, **kwargs))
+
+
+_BAGS = (functional.embedding_bag, torch.embedding_bag)
+_LOOKUPS: dict[Any, int] = {
+    functional.embedding: 1,
+    functional.embedding_bag: 1,
+    torch.embedding: 0,
+    torch.embedding_bag: 0,
+}
+"""Functions that look up rows, and which of their arguments is the weight; the ids are the other of the first two."""

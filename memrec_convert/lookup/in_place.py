@@ -1,0 +1,109 @@
+"""Compressed tables in a user's own modules: where they are, and how a table takes the place of a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from memrec_convert.lookup.modules import CompressedEmbedding, CompressedEmbeddingBag, CompressedModule
+from memrec_convert.lookup.tracing import must_trace
+from memrec_convert.lookup.weight import POOLED_MODES, CompressedWeight
+
+
+class DirectEmbedding(nn.Embedding):
+    """nn.Embedding that hands ids to its compressed weight itself: the way by torch's dispatch takes 5 us more."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As nn.Embedding's."""
+        weight: Any = self._parameters["weight"]
+        if type(weight) is CompressedWeight and self.max_norm is None and not must_trace(input):
+            return weight.look_up(input)
+        return super().forward(input)
+
+
+class DirectEmbeddingBag(nn.EmbeddingBag):
+    """nn.EmbeddingBag that hands ids to its compressed weight itself."""
+
+    def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
+        """As nn.EmbeddingBag's."""
+        weight: Any = self._parameters["weight"]
+        if (
+            type(weight) is CompressedWeight
+            and self.max_norm is None
+            and self.mode in POOLED_MODES
+            and not must_trace(input)
+            and not input.is_nested
+        ):
+            return weight.pool(
+                input, offsets, per_sample_weights, self.mode, self.include_last_offset, self.padding_idx
+            )
+        return super().forward(input, offsets, per_sample_weights)
+
+
+_DIRECT: dict[type, type] = {nn.Embedding: DirectEmbedding, nn.EmbeddingBag: DirectEmbeddingBag}
+
+
+def hold_table(table: CompressedModule, dtype: torch.dtype) -> Any:  # noqa: ANN401 - an nn.Parameter and a weight
+    """A parameter that shows the table's rows in this dtype."""
+    return nn.Parameter(CompressedWeight(table, dtype=dtype), requires_grad=False)
+
+
+def hasten(model: nn.Module) -> None:
+    """Modules with a compressed weight that are exactly torch's own take the direct way to it."""
+    for module in model.modules():
+        if type(module) in _DIRECT and isinstance(module._parameters.get("weight"), CompressedWeight):
+            module.__class__ = _DIRECT[type(module)]
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether a module is exactly torch's nn.Embedding or nn.EmbeddingBag, with nothing hung on it."""
+    hung = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    changed = "forward" in vars(module) or any(getattr(module, name) for name in hung)
+    return type(module) in (*_DIRECT, *_DIRECT.values()) and not changed
+
+
+def named_tables(model: nn.Module) -> Iterator[tuple[str, CompressedModule]]:
+    """Compressed tables and the paths of the modules that they serve, once for each path.
+
+    A table is a module itself, or stands behind the weight of an nn.Embedding or nn.EmbeddingBag.
+    """
+    for path, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, CompressedEmbedding | CompressedEmbeddingBag):
+            yield path, module
+        elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            weight = module._parameters.get("weight")
+            if isinstance(weight, CompressedWeight):
+                yield path, weight.table
+
+
+def find_tables(model: nn.Module) -> list[CompressedModule]:
+    """The compressed tables of a model, each once."""
+    return list({id(table): table for _, table in named_tables(model)}.values())
+
+
+def spread_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A model's state by the names of an artifact, and the names of what shares a compressed weight outside of tables.
+
+    The tensors of a table behind a weight stand under the path of its module, as those of a compressed module do; the
+    second result names the weight that such a name stands for, as "path.weight".
+    """
+    state: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    places: dict[int, str] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        weight = module._parameters.get("weight") if isinstance(module, nn.Embedding | nn.EmbeddingBag) else None
+        if isinstance(weight, CompressedWeight):
+            places.setdefault(id(weight.table), f"{path}.weight")
+    tables = {f"{path}.weight" for path, _ in named_tables(model)}
+    spread, ties = dict[str, Tensor](), dict[str, str]()
+    for name, tensor in state.items():
+        if not isinstance(tensor, CompressedWeight):
+            spread[name] = tensor
+        elif name in tables:
+            own = tensor.table.state_dict(keep_vars=True)
+            spread |= {f"{name.removesuffix('weight')}{part}": buffer for part, buffer in own.items()}
+        else:
+            ties[name] = places[id(tensor.table)]
+    return spread, ties
