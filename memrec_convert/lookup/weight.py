@@ -17,6 +17,7 @@ from torch.utils import _python_dispatch
 from torch.utils._pytree import tree_map
 
 from memrec_convert.encoding.description import describe_form
+from memrec_convert.encoding.spec import table_spec_from_json
 from memrec_convert.errors import ModelError
 from memrec_convert.lookup.modules import CompressedEmbedding, CompressedEmbeddingBag, CompressedModule, build_module
 from memrec_convert.lookup.table import CompressedTable
@@ -149,13 +150,17 @@ class CompressedWeight(Tensor):
 
     def dense(self) -> Tensor:
         """The whole weight as a plain tensor."""
-        if self._table is None and any(type(part) is not Tensor for part in self._parts.values()):
+        if is_recorded() or not self.has_memory():
             plain = json.loads(self.description)
             ids = torch.arange(plain["rows"], device=self._device())
             rows = self.embed(ids)
         else:
             rows = self.decode()
         return rows.t() if self.turned else rows
+
+    def has_memory(self) -> bool:
+        """Whether its tensors are plain ones, and none that a compiler brings."""
+        return all(type(part) is Tensor for part in self.parts().values())
 
     def like(self, *, dtype: torch.dtype | None = None, turned: bool | None = None) -> CompressedWeight:
         """Another view of the table."""
@@ -179,8 +184,8 @@ class CompressedWeight(Tensor):
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]  # noqa: ANN401
         """Shape and form; the numbers would have to be decoded."""
-        shape, spec = [*self.size()], self.table.spec
-        return f"{type(self).__name__}({shape}, {describe_form(spec)}, dtype={self.cast or torch.float32})"
+        form = describe_form(table_spec_from_json(json.loads(self.description)))
+        return f"{type(self).__name__}({[*self.size()]}, {form}, dtype={self.cast or torch.float32})"
 
     def __tensor_flatten__(self) -> tuple[list[str], tuple[str, torch.dtype | None, bool]]:
         """For compilers: the names of the parts, and the rest."""

@@ -88,7 +88,7 @@ def _embedding_bag(
 
 def _index(weight: Any, index: Any) -> Tensor | None:  # noqa: ANN401 - tensor and index of any kind
     """`weight[index]`, from the rows that are asked for where the index is of rows."""
-    if type(weight) is not CompressedWeight or weight._table is None or is_dynamo_compiling():
+    if type(weight) is not CompressedWeight or is_dynamo_compiling() or not weight.has_memory():
         return None
     if weight.turned or isinstance(index, tuple) or index is None or index is Ellipsis or must_show([weight]):
         rows: Tensor = weight.dense()[index]
@@ -204,7 +204,7 @@ def _turn(weight: Any, *axes: Any) -> CompressedWeight | None:  # noqa: ANN401
 def _multiply(left: Tensor, right: Tensor) -> Tensor | None:
     """A matrix product, some rows of the table at a time; None where they are decoded at once."""
     ours, other = (left, right) if isinstance(left, CompressedWeight) else (right, left)
-    if not isinstance(ours, CompressedWeight) or isinstance(other, CompressedWeight) or ours._table is None:
+    if not isinstance(ours, CompressedWeight) or isinstance(other, CompressedWeight) or not ours.has_memory():
         return None
     if type(other) is not Tensor or ours.turned is (ours is left):  # the rows are what is summed over
         return None
@@ -222,7 +222,7 @@ def _add_product(bias: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, 
 
 
 _TURNS = (aten.t.default, aten.transpose.int, aten.permute.default)
-VIEWS |= {aten.detach.default, aten.alias.default, aten.view.default, *_TURNS}
+VIEWS |= {aten.detach.default, aten.alias.default, *_TURNS}
 OPERATORS |= {
     aten.embedding.default: _run_embedding,
     aten._embedding_bag_forward_only.default: _run_bag,

@@ -1,4 +1,4 @@
-"""Models as people build them, drawn at random: what their tables are, do, share and are wrapped in; and calls of them."""
+"""Models as people build them, drawn at random: what their tables do, share and are wrapped in; and calls of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random models of every kind, compressed at a budget that holds everything: the same answers, or one of few refusals."""
+"""Random models of every kind, compressed at a budget that holds everything: the same answers, or few refusals."""
 
 from __future__ import annotations
 
