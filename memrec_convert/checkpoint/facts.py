@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from memrec_convert.errors import CheckpointError
 
-FACTS = ("qr_operation", "field_sizes", "table_order", "interaction", "pooling")
+FACTS = ("qr_operation", "field_sizes", "table_order", "interaction", "pooling", "state")
 """The fields of `Facts`, as recipes and options name them."""
 
 LIST_FACTS = ("field_sizes", "table_order")
@@ -45,6 +45,7 @@ class Facts:
     table_order    names of the tables in the order of the network's inputs, where the file's order is another
     interaction    "dot", "dot-with-itself" or "cat", where the top layer's width fits several
     pooling        what becomes of a bag of several ids: "sum" or "mean"
+    state          the key, or the beginning of the names, of the state to take where a file holds several
     """
 
     qr_operation: str | None = None
@@ -52,6 +53,7 @@ class Facts:
     table_order: tuple[str, ...] | None = None
     interaction: str | None = None
     pooling: str | None = None
+    state: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """What is stated, and nothing that is left open; `state_facts(**...)` reads it back."""
@@ -97,11 +99,12 @@ def state_facts(
     table_order: Sequence[str] | None = None,
     interaction: str | None = None,
     pooling: str | None = None,
+    state: str | None = None,
 ) -> Facts:
     """Facts from plain values, as recipes and the command line have them; CheckpointError for unknown ones."""
     sizes = None if field_sizes is None else tuple(field_sizes)
     order = None if table_order is None else tuple(table_order)
-    return Facts(qr_operation, sizes, order, interaction, pooling)
+    return Facts(qr_operation, sizes, order, interaction, pooling, state)
 
 
 def parse_assumed(given: Mapping[str, str]) -> dict[str, object]:
@@ -114,6 +117,8 @@ def parse_assumed(given: Mapping[str, str]) -> dict[str, object]:
         if name in _CHOICES:
             check_choice(name, text)
             found[name] = text
+        elif name == "state":
+            found[name] = str(text)
         elif name == "table_order":
             found[name] = [part.strip() for part in str(text).split(",")]
         else:
