@@ -39,13 +39,15 @@ def read_hugging_face(path: Path) -> Contents:
     index = find_index(path)
     if index is None:
         file = beside(path, next(name for name in _SINGLE if (path / name).is_file()), str(path), links=True)
-        return replace(_read_weights(file), files=(file,))
+        held = read_safetensors(file) if file.suffix == SAFETENSORS_SUFFIX else read_torch_file(file)
+        return replace(held, files=(file,))
     names = _read_index(index)
+    read = read_safetensors if index.name.endswith(INDEX_SUFFIXES[0]) else read_torch_file
     # A link out of the directory is how downloads are cached; what it leads to must be of the same form by itself.
     files = {name: beside(index.parent, name, str(index), links=True) for name in dict.fromkeys(names.values())}
     stored, unrun = dict[str, dict[object, object]](), dict[str, None]()
     for name, file in files.items():
-        held = _read_weights(file)
+        held = read(file)
         stored[name] = held.root if isinstance(held.root, dict) else {}
         unrun |= dict.fromkeys(held.unrun_classes)
     root: dict[str, object] = {}
@@ -56,17 +58,13 @@ def read_hugging_face(path: Path) -> Contents:
                 "directory again."
             )
         root[tensor] = stored[name][tensor]
-    kind = f"sharded {'safetensors' if index.name.endswith(INDEX_SUFFIXES[0]) else '.bin'}"
+    kind = f"sharded {'safetensors' if read is read_safetensors else '.bin'}"
     return Contents(kind, root, tuple(unrun), (index, *files.values()), ordered=False)
-
-
-def _read_weights(file: Path) -> Contents:
-    return read_safetensors(file) if file.suffix == SAFETENSORS_SUFFIX else read_torch_file(file)
 
 
 def verify_hugging_face(path: Path, tensors: Iterable[TensorRef]) -> None:
     """Files of torch.save by their checksums; safetensors have none."""
-    verify_rank_files(path, [tensor for tensor in tensors if tensor.path.suffix != SAFETENSORS_SUFFIX])
+    verify_rank_files(path, [tensor for tensor in tensors if tensor.path.suffix == ".bin"])
 
 
 def _read_index(index: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Tables as numpy saves them, one .npy or an .npz archive: every matrix of floats in it is one; nothing pickled is ever read."""
+"""Tables as numpy saves them: one .npy, or all matrices of floats in an .npz; nothing pickled is ever read."""
 
 from __future__ import annotations
 
@@ -54,10 +54,9 @@ def is_npz(path: Path, head: bytes) -> bool:
 def read_npz(path: Path) -> Contents:
     """The arrays by name, as references into the file."""
     members = list_members(Section.whole(path), _refuse_compressed)
-    root: dict[str, object] = {
-        member.name.removesuffix(".npy"): _read_array(path, member, f"{path} > {printable(member.name)}")
-        for member in members
-    }
+    root: dict[str, object] = {}
+    for member in members:
+        root[member.name.removesuffix(".npy")] = _read_array(path, member, f"{path} > {printable(member.name)}")
     matrices = [one for one in root.values() if isinstance(one, TensorRef) and len(one.shape) == 2]
     if not any(matrix.dtype in FLOATING for matrix in matrices) or len(_CLICK_LOG & root.keys()) > 1:
         raise CheckpointError(f"{path}: a numpy .npz archive, not a checkpoint; if it is a click log, pass it as one.")
