@@ -63,6 +63,35 @@ def read_source(
     )
 
 
+def read_state(
+    path: str | Path, *, facts: Facts = _NOTHING_STATED
+) -> tuple[SourceModel, StateDict, dict[str, StoredTensor]]:
+    """All tensors of a checkpoint by name, whatever its network, as the dense part of a source without tables.
+
+    Gives the state and Adagrad's accumulators by the state's names too; CheckpointError as `read_source`.
+    """
+    path = Path(path)
+    contents = open_checkpoint(path)
+    root = _join_shards(contents, path)
+    found = find_state_dict(root, path, wanted=facts.state)
+    tensors = {name: value for name, value in found.state.items() if isinstance(value, StoredTensor)}
+    optimizer, accumulators, notes = find_optimizer(root, found.state, ordered=contents.ordered)
+    source = SourceModel(
+        path=path,
+        layout="",
+        container=contents.container,
+        tables=(),
+        dense=tensors,
+        architecture={},
+        optimizer=optimizer,
+        stored_metrics=find_metrics(root),
+        warnings=(*found.notes, *notes),
+        unrun_classes=contents.unrun_classes,
+        files=contents.files,
+    )
+    return source, found.state, accumulators
+
+
 def _name_unread(reading: Reading, state: StateDict, layout: Layout) -> list[str]:
     """What the reading leaves of the state: what looks like a table, and what a network that is known does not use."""
     used = [*reading.dense.values()]

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 @click.option(
     "--tables-only", is_flag=True, default=None, help="Convert the tables alone; their network need not be known."
 )
+@click.option("--model", metavar="MODULE:CLASS", help="The network's class, imported from your own code.")
+@click.option("--model-args", metavar="FILE", help="YAML: the class's arguments, and how it reads a log.")
 @click.option("--work", metavar="DIR", help="Keep fits and codes here, for another budget or after an interruption.")
 @click.option("--out", metavar="FILE", help="The artifact (default: FILE with .safetensors).")
 @click.option(
@@ -62,6 +64,8 @@ def convert(file: str, *, evaluation: tuple[str, ...], as_json: bool, quiet: boo
     from memrec_convert.report import render_terminal
 
     run = find_converter(options)
+    own = ("model", "model_args")  # the converter that trains anew has no such choice
+    options = {name: value for name, value in options.items() if name not in own or value is not None}
 
     with Progress(quiet=quiet) as progress:
         report = run(file, eval=evaluation or None, progress=progress, **unpack_logs(options))

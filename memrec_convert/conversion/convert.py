@@ -10,6 +10,7 @@ from memrec_convert.artifact.reader import read_artifact
 from memrec_convert.artifact.writer import write_model
 from memrec_convert.conversion.gating import Gate, check_bound, find_smallest, require_quality
 from memrec_convert.conversion.inputs.from_checkpoint import LogPaths
+from memrec_convert.conversion.inputs.from_class import read_own_class
 from memrec_convert.conversion.inputs.preparing import (
     Job,
     plain_options,
@@ -27,7 +28,7 @@ from memrec_convert.conversion.options import Extras
 from memrec_convert.conversion.report import Companions, check_targets, plan_page
 from memrec_convert.conversion.shrink import shrink
 from memrec_convert.conversion.steps.outcome import GateResult, Shrunk
-from memrec_convert.errors import ArtifactError, LogError
+from memrec_convert.errors import ArtifactError, LogError, RecipeError
 from memrec_convert.report import Report
 from memrec_convert.units import parse_budget
 
@@ -51,6 +52,8 @@ def convert(
     work: str | Path | None = None,
     report_html: str | Path | None = None,
     compare_json: str | Path | None = None,
+    model: str | None = None,
+    model_args: str | Path | None = None,
     progress: Progress = stay_silent,
     **choices: Any,  # noqa: ANN401 - fields of Options and LogChoices
 ) -> Report:
@@ -69,6 +72,8 @@ def convert(
     ablation   what each replaced table's compression alone costs on `eval`
     work       a folder in which fits and codes are kept, for another budget or after an interruption
     control    fine-tunes the original too, to tell on `eval` what training gives from what compression costs
+    model      the class of the network, "package.module:Class", where its layout is none that is known; `model_args` is
+               a YAML file of its arguments, and says how the class is called on a log
     report_html    a page to write too, with the rate curve, and what `compare` printed to `compare_json` beside it
 
     Raises a MemrecError; whatever it is, the target is then as it was before.
@@ -80,6 +85,9 @@ def convert(
     for bound in (max_auc_drop, fail_if_worse_than):
         if bound is not None:
             check_bound(bound)
+    if model is None and model_args is not None:
+        raise RecipeError("--model-args are the arguments of a class, and there is none; add --model.")
+    own = read_own_class(model, model_args) if model is not None else None
     extras = Extras(group, ablation, control)
     job = prepare(
         path,
@@ -94,6 +102,7 @@ def convert(
         needs_budget=max_auc_drop is None,
         extras=extras,
         space=open_workspace(work, target.parent),
+        own=own,
     )
     shrunk, gate = _shrink_within(job, max_auc_drop, fail_if_worse_than, progress)
     judgement = judge_outcome(job.subject, shrunk, job.judged, job.options, extras, progress=progress, watch=job.watch)

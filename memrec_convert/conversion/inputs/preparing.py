@@ -22,6 +22,7 @@ from memrec_convert.conversion.inputs.from_checkpoint import (
     require_labels,
     settle_stated,
 )
+from memrec_convert.conversion.inputs.from_class import OwnClass, make_own_subject, own_names, read_own_source
 from memrec_convert.conversion.inputs.readings import refuse_doubtful
 from memrec_convert.conversion.inputs.stopwatch import Stopwatch
 from memrec_convert.conversion.inputs.subject import Progress, Subject
@@ -66,8 +67,12 @@ def prepare(
     needs_budget: bool = True,
     extras: Extras = NO_EXTRAS,
     space: Workspace | None = None,
+    own: OwnClass | None = None,
 ) -> Job:
-    """Opens everything. Without `space`, all tables are held in memory, and nothing is kept."""
+    """Opens everything. Without `space`, all tables are held in memory, and nothing is kept.
+
+    `own`: the class of the network, where its layout is none that is known.
+    """
     watch = Stopwatch()
     read = read_recipe(recipe) if recipe is not None else Recipe()
     budget = budget if budget is not None else read.budget
@@ -80,14 +85,20 @@ def prepare(
         raise LogError("tables alone have no logits to measure; leave out --val and --eval, or --tables-only.")
     extras.check(options, data=data is not None, val=val is not None, evaluation=eval is not None)
     with watch.stage("read"):
-        source = read_checked(
-            path,
-            pairs=pairs,
-            dense_transform=log_choices.dense_transform,
-            facts=log_choices.facts,
-            tables_only=options.tables_only,
-        )
-        schema = make_schema(source.architecture, [table.name for table in source.tables], log_choices)
+        model = None
+        if own is not None:
+            _refuse_beside_class(options, pairs, profile, extras)
+            source, model = read_own_source(path, own, log_choices)
+        else:
+            source = read_checked(
+                path,
+                pairs=pairs,
+                dense_transform=log_choices.dense_transform,
+                facts=log_choices.facts,
+                tables_only=options.tables_only,
+            )
+        names = own_names(source) if own is not None else [table.name for table in source.tables]
+        schema = make_schema(source.architecture, names, log_choices)
         grouped = replace(schema, group=extras.group)
         train, hold_out, judged = (
             open_batches(one, wanted, options.batch_size) if one is not None else None
@@ -95,20 +106,40 @@ def prepare(
         )
         if judged is not None:
             require_labels(judged)
-        source, doubts = refuse_doubtful(source, log_choices, pairs, hold_out, judged, workers=options.workers)
+        doubts: tuple[str, ...] = ()
+        if own is None:  # of an own class nothing is assumed that another value could be tried for
+            source, doubts = refuse_doubtful(source, log_choices, pairs, hold_out, judged, workers=options.workers)
     with watch.stage("profile"):
         counted = _find_profile(train, schema, profile, options, progress)
         _refuse_leaks(counted, train, hold_out, judged)
     with watch.stage("read"):
-        subject, warnings = make_subject(
-            source,
-            train=None if options.tables_only else train,
-            hold_out=hold_out,
-            profile=counted,
-            allow_nonfinite=options.allow_nonfinite,
-            **(space.make_choices(source, train, counted, options, progress) if space is not None else {}),
+        subject, warnings = (
+            make_own_subject(
+                model, train=train, hold_out=hold_out, judged=judged, allow_nonfinite=options.allow_nonfinite
+            )
+            if model is not None
+            else make_subject(
+                source,
+                train=None if options.tables_only else train,
+                hold_out=hold_out,
+                profile=counted,
+                allow_nonfinite=options.allow_nonfinite,
+                **(space.make_choices(source, train, counted, options, progress) if space is not None else {}),
+            )
         )
     return Job(source, subject, counted, judged, options, budget, (*source.warnings, *warnings, *doubts), watch)
+
+
+def _refuse_beside_class(options: Options, pairs: str | None, profile: str | Path | None, extras: Extras) -> None:
+    """RecipeError for choices that say how a known network is read."""
+    for given, name in (
+        (options.tables_only, "--tables-only"),
+        (pairs, "--pairs"),
+        (profile, "--profile"),
+        (extras.ablation, "--ablation"),
+    ):
+        if given:
+            raise RecipeError(f"{name} is for networks that are read from the file alone; leave it out, or --model.")
 
 
 def _refuse_leaks(
