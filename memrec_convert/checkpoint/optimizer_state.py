@@ -56,14 +56,20 @@ class _Entry:
             return None
         return found, slot in _ROW_SLOTS
 
+    def shown(self) -> tuple[StoredTensor, bool] | None:
+        """What tells the parameter's shape: the accumulator, or another optimizer's tensor of the same shape."""
+        others = (one for one in self.slots.values() if isinstance(one, StoredTensor) and one.shape)
+        other = next(others, None)
+        return self.accumulator() or (None if other is None else (other, False))
+
     def suits(self, parameter: StoredTensor) -> bool:
-        """Whether the state can be this parameter's, by its shape; one without an accumulator can be any's."""
-        found = self.accumulator()
+        """Whether the state can be this parameter's, by its shape; one that has none can be any's."""
+        found = self.shown()
         if found is None:
             return True
-        sums, by_row = found
-        return sums.shape == parameter.shape or (
-            by_row and len(parameter.shape) == 2 and sums.shape == parameter.shape[:1]
+        tensor, by_row = found
+        return tensor.shape == parameter.shape or (
+            by_row and len(parameter.shape) == 2 and tensor.shape == parameter.shape[:1]
         )
 
 
@@ -253,13 +259,12 @@ def _place_by_shape(
 ) -> dict[str, _Entry]:
     """Entries of several groups: one of a shape that one parameter has; or as many as there are, all in one group."""
     placed: dict[str, _Entry] = {}
-    if any(entry.accumulator() is None for entry in entries):
-        return placed
     by_shape: dict[tuple[object, ...], list[_Entry]] = {}
     for entry in entries:
-        sums = entry.accumulator()
-        assert sums is not None
-        by_shape.setdefault((sums[0].shape, sums[1]), []).append(entry)
+        shown = entry.shown()
+        if shown is None:
+            return placed
+        by_shape.setdefault((shown[0].shape, shown[1]), []).append(entry)
     for alike in by_shape.values():
         names = [name for name, parameter in parameters.items() if alike[0].suits(parameter)]
         together = ordered and len({entry.group for entry in alike}) == 1

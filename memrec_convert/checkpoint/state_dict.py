@@ -138,6 +138,7 @@ def _walk(root: object, where: Path) -> Iterator[_Candidate]:
         if any(is_matrix(inner) for inner in entries.values()):
             yield _Candidate(_unroll(path), entries, loose=isinstance(value, (list, tuple)))
         nested = [(key, inner) for key, inner in entries.items() if isinstance(inner, _CONTAINERS)]
+        nested.sort(key=lambda pair: pair[0] not in STATE_KEYS)  # of a state under two keys, the telling one counts
         pending += [
             (depth + 1, (path, key), inner) for key, inner in reversed(nested) if not _NO_MODELS & _words_of(key)
         ]
