@@ -20,7 +20,7 @@ _ADVICE = (
     "; give missing values an id of their own, as in training, and write whole numbers as integers: "
     "frame[column].fillna(ID).astype('int64')"
 )
-_NO_ID = re.compile(r"(In CSV column #\d+): CSV conversion error to int64: (invalid value '.*')")
+_NO_ID = re.compile(r"(In CSV column #\d+(?:: Row #\d+)?): CSV conversion error to int64: (invalid value '.*')")
 
 BLOCK_ROWS = 65_536
 """Rows decoded at once: large enough for vectorised work, small beside any table."""

@@ -22,7 +22,7 @@ from memrec_convert.conversion.inputs.from_checkpoint import (
     require_labels,
     settle_stated,
 )
-from memrec_convert.conversion.inputs.from_class import OwnClass, make_own_subject, own_names, read_own_source
+from memrec_convert.conversion.inputs.from_class import OwnClass, OwnModel, make_own_subject, own_names, read_own_source
 from memrec_convert.conversion.inputs.readings import refuse_doubtful
 from memrec_convert.conversion.inputs.stopwatch import Stopwatch
 from memrec_convert.conversion.inputs.subject import Progress, Subject
@@ -83,20 +83,11 @@ def prepare(
     options, log_choices, pairs = resolve(read, choices)
     if options.tables_only and (val is not None or eval is not None):
         raise LogError("tables alone have no logits to measure; leave out --val and --eval, or --tables-only.")
+    if own is not None:
+        _refuse_beside_class(options, pairs, profile, extras)
     extras.check(options, data=data is not None, val=val is not None, evaluation=eval is not None)
     with watch.stage("read"):
-        model = None
-        if own is not None:
-            _refuse_beside_class(options, pairs, profile, extras)
-            source, model = read_own_source(path, own, log_choices)
-        else:
-            source = read_checked(
-                path,
-                pairs=pairs,
-                dense_transform=log_choices.dense_transform,
-                facts=log_choices.facts,
-                tables_only=options.tables_only,
-            )
+        source, model = _read_source(path, own, options, log_choices, pairs)
         names = own_names(source) if own is not None else [table.name for table in source.tables]
         schema = make_schema(source.architecture, names, log_choices)
         grouped = replace(schema, group=extras.group)
@@ -113,21 +104,26 @@ def prepare(
         counted = _find_profile(train, schema, profile, options, progress)
         _refuse_leaks(counted, train, hold_out, judged)
     with watch.stage("read"):
-        subject, warnings = (
-            make_own_subject(
-                model, train=train, hold_out=hold_out, judged=judged, allow_nonfinite=options.allow_nonfinite
-            )
-            if model is not None
-            else make_subject(
-                source,
-                train=None if options.tables_only else train,
-                hold_out=hold_out,
-                profile=counted,
-                allow_nonfinite=options.allow_nonfinite,
-                **(space.make_choices(source, train, counted, options, progress) if space is not None else {}),
-            )
-        )
+        shared: dict[str, Any] = {"hold_out": hold_out, "allow_nonfinite": options.allow_nonfinite}
+        if model is not None:
+            subject, warnings = make_own_subject(model, train=train, judged=judged, **shared)
+        else:
+            placed = space.make_choices(source, train, counted, options, progress) if space is not None else {}
+            learned = None if options.tables_only else train
+            subject, warnings = make_subject(source, train=learned, profile=counted, **shared, **placed)
     return Job(source, subject, counted, judged, options, budget, (*source.warnings, *warnings, *doubts), watch)
+
+
+def _read_source(
+    path: Path, own: OwnClass | None, options: Options, choices: LogChoices, pairs: str | None
+) -> tuple[SourceModel, OwnModel | None]:
+    """The checkpoint, checked; and the instance that it fills, where the network is of the caller's own class."""
+    if own is not None:
+        return read_own_source(path, own, choices)
+    transform, facts = choices.dense_transform, choices.facts
+    return read_checked(
+        path, pairs=pairs, dense_transform=transform, facts=facts, tables_only=options.tables_only
+    ), None
 
 
 def _refuse_beside_class(options: Options, pairs: str | None, profile: str | Path | None, extras: Extras) -> None:
