@@ -68,6 +68,11 @@ class _Candidate:
         return ".".join(self.path)
 
     @property
+    def names_table(self) -> bool:
+        """Whether a name of it, the keys that lead to it included, is that of a table."""
+        return any(TABLE_WORDS.search(f"{self.name}.{name}") for name in self.entries)
+
+    @property
     def is_state(self) -> bool:
         """Whether its own names are those of a state dict."""
         return any(name.endswith("weight") or TABLE_WORDS.search(name) for name in self.entries)
@@ -103,11 +108,7 @@ def _note_others(found: list[_Candidate], taken: list[_Candidate]) -> list[str]:
     """What lies beside the chosen state and may be another."""
     paths = {one.path for one in taken}
     repeated = {name for one in taken for name in one.entries}
-    others = [
-        one
-        for one in found
-        if one.path not in paths and (repeated & one.entries.keys() or any(map(TABLE_WORDS.search, one.entries)))
-    ]
+    others = [one for one in found if one.path not in paths and (repeated & one.entries.keys() or one.names_table)]
     if not others:
         return []
     first = printable(taken[0].name) or "the top level"
@@ -122,7 +123,7 @@ def _walk(root: object, where: Path) -> Iterator[_Candidate]:
     seen, arrays = set[int](), 0
     while pending:
         depth, path, value = pending.pop()
-        if id(value) in seen or depth > _DEEPEST:
+        if not value or id(value) in seen or depth > _DEEPEST:
             continue
         seen.add(id(value))
         if isinstance(value, Placeholder) and is_module(value):
@@ -191,7 +192,9 @@ def _choose(found: list[_Candidate]) -> list[_Candidate]:
     if named:
         return [min(named, key=lambda one: (STATE_KEYS.index(one.path[-1]), len(one.path)))]
     inner = [one for one in models if one.path]
-    return models[:1] if not models[0].path and (models[0].is_state or not inner) else inner
+    if models[0].path or not (models[0].is_state or not inner):
+        return inner
+    return [models[0], *(one for one in inner if one.names_table)]
 
 
 def _choose_wanted(found: list[_Candidate], wanted: str, where: Path) -> list[_Candidate]:

@@ -64,6 +64,12 @@ def test_towers_keep_their_keys_as_prefixes(save):
         assert torch.equal(table.weight.as_tensor(), content[side]["cat_embed.weight"])
 
 
+def test_a_mapping_among_the_entries_keeps_its_key(save):
+    """A table that lies one level deeper than the others."""
+    report = inspect(save({"item_emb.weight": torch.ones(9, 4), "user_emb": {"weight": torch.ones(7, 4)}}))
+    assert names_of(report) == ["item_emb", "user_emb"]
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.dtype(">f4")])
 def test_arrays_of_numpy_are_tensors(dlrm_state, save, dtype):
     """Values that lie inside the pickle are read by rows as any others, whatever their bytes' order."""

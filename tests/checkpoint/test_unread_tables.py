@@ -109,10 +109,11 @@ def test_a_table_that_is_not_read_is_named(save, tensor, reason):
         read_source(alone, tables_only=True)
 
 
-def test_a_tall_matrix_by_another_name_is_named(save):
-    """`item.weight` of many rows is perhaps a table; a Linear with its bias is not."""
+def test_a_tall_matrix_by_another_name_is_a_table(dlrm_state, save):
+    """`item.weight` of many rows; a Linear with its bias is none. Beside a known network it is named."""
     state = {"item.weight": torch.ones(2000, 4), "head.weight": torch.ones(2000, 4), "head.bias": torch.ones(2000)}
-    warnings = inspect(save(USERS | state))["warnings"]
+    assert [table["name"] for table in inspect(save(USERS | state))["tables"]] == ["user_embedding", "item"]
+    warnings = inspect(save(dlrm_state() | state))["warnings"]
     assert any("item.weight was not read" in one for one in warnings)
     assert not any("head" in one for one in warnings)
 

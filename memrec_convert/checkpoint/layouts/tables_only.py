@@ -10,7 +10,7 @@ from memrec_convert.checkpoint.facts import Facts
 from memrec_convert.checkpoint.inert.stand_ins import printable
 from memrec_convert.checkpoint.layouts.layout import Layout, Reading
 from memrec_convert.checkpoint.layouts.quantised import QUANTISED, SCALED, adapters_of, is_part, read_scaled
-from memrec_convert.checkpoint.layouts.unread import name_unread_tables
+from memrec_convert.checkpoint.layouts.unread import is_tall, name_unread_tables
 from memrec_convert.checkpoint.source import SourceTable
 from memrec_convert.checkpoint.state_dict import NO_TABLE_WORDS, TABLE_WORDS, StateDict
 from memrec_convert.checkpoint.tensor_ref import FLOATING, StoredTensor, TensorRef
@@ -40,8 +40,9 @@ def is_table(state: StateDict, name: str) -> bool:
 
 
 def find_tables(state: StateDict) -> list[str]:
-    """The entries that are tables by their names, and those a column wide with as many rows as one of them."""
-    named = {name for name in state if is_table(state, name)}
+    """The entries that are tables by name or by a tall shape, and those a column wide with as many rows as one."""
+    named = {name for name in state if is_table(state, name) or is_tall(state, name)}
+    named -= {name for name in named if name.endswith(_SECOND)}
     rows = {tensor.rows for name in named if isinstance(tensor := state[name], StoredTensor) and tensor.rows > 1}
     return [name for name in state if name in named or _is_first_order(state, name, rows)]
 
@@ -62,7 +63,7 @@ def _is_matrix(state: StateDict, name: str) -> bool:
 
 
 def _matches(state: StateDict) -> bool:
-    return any(is_table(state, name) for name in state)
+    return bool(find_tables(state))
 
 
 def _read(state: StateDict, where: str, facts: Facts, *, bare: bool = False) -> Reading:

@@ -62,11 +62,18 @@ def _is_named(name: str) -> bool:
 
 def _resembles_table(state: StateDict, name: str, value: StoredTensor) -> bool:
     """Whether a tensor that is no table in use is named as one, or is a tall matrix without a bias."""
-    stem = name.removesuffix("weight")
-    if len(value.shape) < 2 or 0 in value.shape or f"{stem}bias" in state or is_part(name):
+    if len(value.shape) < 2 or 0 in value.shape or f"{name.removesuffix('weight')}bias" in state or is_part(name):
         return False
-    tall = value.rows >= _MANY_ROWS and value.rows >= _TALL * value.shape[1] and value.dtype in FLOATING
-    return _is_named(name) or (tall and len(value.shape) == 2 and NO_TABLE_WORDS.search(name.lower()) is None)
+    return _is_named(name) or is_tall(state, name)
+
+
+def is_tall(state: StateDict, name: str) -> bool:
+    """Whether an entry is a matrix of many rows, many more than columns, without a bias: a table by its shape."""
+    value, stem = state[name], name.removesuffix("weight")
+    if not isinstance(value, StoredTensor) or len(value.shape) != 2 or value.dtype not in FLOATING:
+        return False
+    tall = value.rows >= max(_MANY_ROWS, _TALL * value.shape[1]) and value.shape[1] > 0
+    return tall and f"{stem}bias" not in state and NO_TABLE_WORDS.search(name.lower()) is None and not is_part(name)
 
 
 def _find_reason(value: object) -> str:
