@@ -58,6 +58,7 @@ class Recipe(Options):
     table_order: list[str] | None = Field(None, min_length=1, description="a list of names of tables")
     interaction: Interaction | None = None
     pooling: Pooling | None = None
+    state: str | None = Field(default=None, min_length=1, description="a key, or the beginning of names")
     columns: dict[str, str] = Field(
         default_factory=dict, description="a mapping from table, dense input or label to a column of the log"
     )

@@ -117,6 +117,33 @@ class QuantisedRows(_Derived):
 
 
 @dataclass(frozen=True)
+class ScaledRows(_Derived):
+    """row i = (stored[i] - zero) * scale + bias, each of these one number, one per row, one per column, or per both.
+
+    `sources` are the stored rows, then the tensors that `parts` names: "scale", "zero", "bias". Columns of the stored
+    rows past the shape's are filling, and not read.
+    """
+
+    parts: tuple[str, ...] = ("scale",)
+
+    def read_rows(self, start: int, stop: int) -> Array:
+        """Rows in float32."""
+        start, stop, _ = slice(start, stop).indices(self.rows)
+        own = dict(zip(self.parts, self.sources[1:], strict=True))
+        rows = self.sources[0].read_rows(start, stop)[:, : self.shape[1]].astype(np.float32)
+        for name, operation in (("zero", np.subtract), ("scale", np.multiply), ("bias", np.add)):
+            if name in own:
+                rows = operation(rows, self._fit(own[name], start, stop))
+        return np.ascontiguousarray(rows, dtype=np.float32)
+
+    def _fit(self, part: StoredTensor, start: int, stop: int) -> Array:
+        """A part's values for these rows, [n or 1, dim or 1]."""
+        if part.shape and part.rows == self.rows:
+            return part.read_rows(start, max(stop, start)).astype(np.float32).reshape(max(stop - start, 0), -1)
+        return part.read().astype(np.float32).reshape(1, -1)
+
+
+@dataclass(frozen=True)
 class Computed(_Derived):
     """A small tensor of the dense part as a function of others, read whole: formula(*arrays) in float64."""
 

@@ -37,6 +37,7 @@ class Facts:
     table_order      names of the tables in the order of the network's inputs, where the file's order is another
     interaction      "dot", "dot-with-itself" or "cat", where the top layer's width fits several
     pooling          what becomes of a bag of several ids: "sum" or "mean"
+    state            the key, or the beginning of the names, of the state to take where a file holds several
     """
 
     pairs: Pairs | None = None
@@ -46,6 +47,7 @@ class Facts:
     table_order: tuple[str, ...] | None = None
     interaction: Interaction | None = None
     pooling: Pooling | None = None
+    state: str | None = None
 
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from memrec_convert.checkpoint.containers import Contents, find_container, open_checkpoint
 from memrec_convert.checkpoint.facts import NOTHING_STATED, Facts, assume_one
-from memrec_convert.checkpoint.layouts import Reading, find_layout, keep_tables
+from memrec_convert.checkpoint.layouts import LAYOUTS, Layout, Reading, find_layout, keep_tables
+from memrec_convert.checkpoint.layouts.unread import name_unread_tables, name_unused
 from memrec_convert.checkpoint.optimizer_state import find_optimizer
 from memrec_convert.checkpoint.shards import SHARDED_TENSOR, join_ranks
 from memrec_convert.checkpoint.source import SourceModel, SourceTable
-from memrec_convert.checkpoint.state_dict import find_metrics, find_state_dict
+from memrec_convert.checkpoint.state_dict import StateDict, find_metrics, find_state_dict
 from memrec_convert.checkpoint.tensor_ref import StoredTensor
 from memrec_convert.errors import CheckpointError
 
@@ -31,9 +32,10 @@ def read_source(
     path = Path(path)
     contents = open_checkpoint(path)
     root = _join_shards(contents, path)
-    state = find_state_dict(root, str(path))
-    layout = find_layout(state, str(path), bare_tables=contents.bare_tables)
+    found = find_state_dict(root, path, wanted=facts.state)
+    layout, state = find_layout(found.state, str(path), bare_tables=contents.bare_tables or found.bare)
     reading = layout.read(state, str(path), facts)
+    reading.warnings += [*found.notes, *_name_unread(reading, state, layout)]
     if tables_only:
         reading = keep_tables(reading, str(path))
     if for_conversion and reading.problems:
@@ -41,7 +43,7 @@ def read_source(
     _settle_pooling(reading, facts)
     if facts.to_json():
         reading.architecture["stated"] = facts.to_json()
-    optimizer, accumulators, notes = find_optimizer(root, state)
+    optimizer, accumulators, notes = find_optimizer(root, state, ordered=contents.ordered)
     return SourceModel(
         path=path,
         layout=layout.name,
@@ -57,6 +59,44 @@ def read_source(
         files=contents.files,
         open_facts=tuple(one for one in reading.open_facts if getattr(facts, one.fact, None) is None),
     )
+
+
+def read_state(
+    path: str | Path, *, facts: Facts = NOTHING_STATED
+) -> tuple[SourceModel, StateDict, dict[str, StoredTensor]]:
+    """All tensors of a checkpoint by name, whatever its network, as the dense part of a source without tables.
+
+    Gives the state and Adagrad's accumulators by the state's names too; CheckpointError as `read_source`.
+    """
+    path = Path(path)
+    contents = open_checkpoint(path)
+    root = _join_shards(contents, path)
+    found = find_state_dict(root, path, wanted=facts.state)
+    tensors = {name: value for name, value in found.state.items() if isinstance(value, StoredTensor)}
+    optimizer, accumulators, notes = find_optimizer(root, found.state, ordered=contents.ordered)
+    source = SourceModel(
+        path=path,
+        layout="",
+        container=contents.container,
+        tables=(),
+        dense=tensors,
+        architecture={},
+        optimizer=optimizer,
+        stored_metrics=find_metrics(root),
+        warnings=(*found.notes, *notes),
+        unrun_classes=contents.unrun_classes,
+        files=contents.files,
+    )
+    return source, found.state, accumulators
+
+
+def _name_unread(reading: Reading, state: StateDict, layout: Layout) -> list[str]:
+    """What the reading leaves of the state: what looks like a table, and what a network that is known does not use."""
+    used = [*reading.dense.values()]
+    for table in reading.tables:
+        used += [table.weight, *table.others]
+    unread = name_unread_tables(state, used)
+    return unread or (name_unused(state, used) if layout in LAYOUTS and not reading.problems else [])
 
 
 def _settle_pooling(reading: Reading, facts: Facts) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -23,6 +23,8 @@ _STORED = {
     "float32": "<f4",
     "float16": "<f2",
     "bfloat16": "<u2",
+    "float8_e4m3fn": "<u1",
+    "float8_e5m2": "<u1",
     "int64": "<i8",
     "int32": "<i4",
     "int16": "<i2",
@@ -31,9 +33,9 @@ _STORED = {
     "bool": "<u1",
 }
 DTYPES = frozenset(_STORED)
-"""The element types that can be read; numpy knows no bfloat16, so its bits travel as uint16."""
+"""The element types that can be read; numpy knows no bfloat16 and no float8, so their bits travel as integers."""
 
-FLOATING = frozenset({"float64", "float32", "float16", "bfloat16"})
+FLOATING = frozenset({"float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"})
 
 _SPARSE_READ = 4
 """Read a strided block in one piece while at most this many times its elements lie between its ends."""
@@ -207,6 +209,30 @@ class TensorRef(StoredTensor):
         return flat
 
 
+@dataclass(frozen=True)
+class HeldTensor(TensorRef):
+    """An array that lay inside a pickle and is held in memory; a negative `offset` tells it from others there."""
+
+    values: Array = field(compare=False, repr=False)
+
+    def read_rows(self, start: int, stop: int) -> Array:
+        """Rows of the array as a copy: floats as float32, all others as they are."""
+        rows = self.values[start:stop] if self.shape else self.values
+        return _decode(np.array(rows, dtype=_STORED[self.dtype], order="C"), self.dtype)
+
+    def read_ids(self, ids: Array) -> Array:
+        """The rows of these row numbers."""
+        return _decode(np.array(self.values[ids], dtype=_STORED[self.dtype], order="C"), self.dtype)
+
+
+def hold_array(path: Path, number: int, values: Array) -> HeldTensor | None:
+    """The array numbered `number` (from 0) of a pickle as a tensor; None for a type that is not read."""
+    dtype = values.dtype.name
+    if dtype not in DTYPES:
+        return None
+    return HeldTensor(path, -1 - number, dtype, values.shape, contiguous_strides(values.shape), values)
+
+
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Strides, in elements, of a row-major tensor of this shape."""
     strides, step = [], 1
@@ -216,12 +242,31 @@ def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
+def _list_e4m3fn() -> Array:
+    """The values of all 256 codes of float8_e4m3fn: sign, 4 bits of exponent (bias 7), 3 of mantissa; no infinity.
+
+    "FP8 Formats for Deep Learning", https://arxiv.org/abs/2209.05433
+    """
+    codes = np.arange(256)
+    exponent, mantissa = codes >> 3 & 15, codes & 7
+    sizes = np.where(exponent == 0, mantissa * 2.0**-9, (8 + mantissa) * 2.0 ** (exponent - 10.0))
+    sizes[codes & 127 == 127] = np.nan
+    return np.where(codes < 128, sizes, -sizes).astype(np.float32)
+
+
+_E4M3FN = _list_e4m3fn()
+
+
 def _without(values: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return values[:axis] + values[axis + 1 :]
 
 
 def _decode(stored: Array, dtype: str) -> Array:
     """Stored elements as float32 (floating dtypes) or as their own dtype."""
+    if dtype == "float8_e5m2":
+        return (stored.astype(np.uint16) << 8).view(np.float16).astype(np.float32)  # the upper half of a float16
+    if dtype == "float8_e4m3fn":
+        return _E4M3FN[stored]
     if dtype == "bfloat16":
         return (stored.astype(np.uint32) << 16).view(np.float32)  # bfloat16 is the upper half of a float32
     if dtype in FLOATING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -14,6 +15,12 @@ import torch
 from memrec_convert.clicklog.block import MISSING_ID, Block, Ragged
 from memrec_convert.clicklog.schema import ColumnChoice, LogSchema
 from memrec_convert.errors import IdRangeError, LogError
+
+_ADVICE = (
+    "; give missing values an id of their own, as in training, and write whole numbers as integers: "
+    "frame[column].fillna(ID).astype('int64')"
+)
+_NO_ID = re.compile(r"(In CSV column #\d+(?:: Row #\d+)?): CSV conversion error to int64: (invalid value '.*')")
 
 BLOCK_ROWS = 65_536
 """Rows decoded at once: large enough for vectorised work, small beside any table."""
@@ -46,14 +53,29 @@ def read_ids(column: pa.Array, *, where: str) -> np.ndarray:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if not pa.types.is_integer(column.type):
-        raise LogError(f"{where}: found values of type {column.type}, expected integer ids (the rows of the table).")
+        raise LogError(
+            f"{where}: found values of type {column.type}{_show_first(column)}, expected integer ids (the rows of the "
+            f"table){_ADVICE if pa.types.is_floating(column.type) else ''}."
+        )
     if column.null_count:
         raise LogError(
             f"{where}: found {column.null_count:,} missing ids among {len(column):,}, expected an id in every row; "
             "give missing values an id of their own, as in training."
         )
-    with arrow_errors(where):
-        return np.asarray(column.cast(pa.int64()).to_numpy(zero_copy_only=False))
+    ids = np.asarray(column.to_numpy(zero_copy_only=False))
+    if ids.dtype == np.uint64 and ids.size and ids.max() >= 1 << 63:
+        wide = ids >= 1 << 63
+        raise IdRangeError(
+            f"{where}: found {int(wide.sum()):,} ids past 2^63 - 1 among {len(ids):,} (first: {ids[wide.argmax()]}), "
+            "expected rows of the table; number (or hash) them before, as training did."
+        )
+    return ids.astype(np.int64)
+
+
+def _show_first(column: pa.Array) -> str:
+    """The first value of a column, for a sentence; "" where it has none."""
+    known = column.drop_null()
+    return f" (first: {str(known[0].as_py())[:40]!r})" if len(known) else ""
 
 
 def read_bags(column: pa.Array, table: tuple[str, int], schema: LogSchema, *, where: str) -> Ragged:
@@ -159,6 +181,11 @@ def arrow_errors(where: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
+        no_id = _NO_ID.search(str(error))
+        if no_id is not None:
+            raise LogError(
+                f"{where}: {no_id[1]}, {no_id[2]}, expected integer ids (the rows of the table){_ADVICE}."
+            ) from error
         reason = " ".join((str(error).splitlines() or [type(error).__name__])[0].split()).rstrip(".")
         raise LogError(f"cannot read {where}: {reason[:300]}; check that the file is complete.") from error
 

@@ -12,6 +12,7 @@ from typing_extensions import Unpack
 from memrec_convert.artifact.reader import read_artifact
 from memrec_convert.artifact.writer import write_model
 from memrec_convert.conversion.gating import Gate, check_bound, find_smallest, require_quality
+from memrec_convert.conversion.inputs.from_class import read_own_class
 from memrec_convert.conversion.inputs.preparing import Job, prepare, profile_facts, source_facts
 from memrec_convert.conversion.inputs.workspace import open_workspace
 from memrec_convert.conversion.measuring.judging import Judgement
@@ -96,7 +97,8 @@ def prepare_files(
     refuse_unknown(choices, OutputChoices)
     inputs = cast("InputChoices", {name: one for name, one in choices.items() if name in names_of(InputChoices)})
     space = open_workspace(choices.get("work"), target.parent)
-    return prepare(path, budget, inputs, eval=choices.get("eval"), extras=extras, space=space, **wishes)
+    own = read_own_class(choices.get("model"), choices.get("model_args"))
+    return prepare(path, budget, inputs, eval=choices.get("eval"), extras=extras, space=space, own=own, **wishes)
 
 
 def _write(target: Path, job: Job, shrunk: Shrunk, judgement: Judgement | None) -> int:

@@ -169,6 +169,8 @@ class OutputChoices(InputChoices, total=False):
     group         a column of `eval`, or the input that it serves: GAUC, and a bootstrap over groups beside DeLong
     out           the artifact; by default the checkpoint's name with .safetensors. force replaces what is there
     report_html   a page to write too, with the rate curve, and what `compare` printed to `compare_json` beside it
+    model         the network's class, "package.module:Class", where its layout is none that is known; `model_args` is a
+                  YAML file of its arguments, and says how the class is called on a log
     """
 
     eval: LogPaths | None
@@ -177,6 +179,8 @@ class OutputChoices(InputChoices, total=False):
     force: bool
     report_html: str | Path | None
     compare_json: str | Path | None
+    model: str | None
+    model_args: str | Path | None
 
 
 def make_options(values: Mapping[str, Any]) -> Options:

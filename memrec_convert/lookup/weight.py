@@ -96,7 +96,8 @@ class CompressedWeight(Tensor):
     def look_up(self, ids: Tensor) -> Tensor:
         """The rows of ids (int64 or int32 [...]), [..., dim], for a call that nothing traces."""
         table: Any = self._table or self.table
-        rows: Tensor = (table if type(table) is CompressedEmbedding else _use_as(table)).look_up(ids)
+        looking: Any = table if type(table) is CompressedEmbedding else _use_as(table)
+        rows: Tensor = looking.look_up(ids)
         return rows if self.cast is None else rows.to(self.cast)
 
     def pool(

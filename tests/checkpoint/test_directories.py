@@ -229,7 +229,7 @@ def test_sharded_safetensors_are_read_through_their_index(dlrm_state, tmp_path):
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
     assert check_same(tmp_path, state).container == check_same(index, state).container == "sharded safetensors"
-    with pytest.raises(CheckpointError, match="a part of a sharded safetensors checkpoint"):
+    with pytest.raises(CheckpointError, match="a part of a checkpoint in shards"):
         read_source(tmp_path / "model-00001-of-00002.safetensors")
     index.write_text(json.dumps({"weight_map": places | {"emb_l.9.weight": file}}))
     with pytest.raises(IncompleteCheckpointError, match=r"does not hold emb_l\.9\.weight"):
@@ -289,3 +289,68 @@ def test_a_state_dict_in_an_npz_is_its_model(dlrm_state, tmp_path):
     state = dlrm_state()
     np.savez(tmp_path / "m.npz", **{name: value.numpy() for name, value in state.items()})
     assert check_same(tmp_path / "m.npz", state).layout == "facebookresearch-dlrm"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_directory_of_hugging_face_is_its_file(dlrm_state, tmp_path, name):
+    """config.json and whatever else lies beside the one file of weights."""
+    state = dlrm_state()
+    (tmp_path / "config.json").write_text("{}")
+    if name.endswith(".bin"):
+        torch.save(state, tmp_path / name)
+    else:
+        save_file(state, tmp_path / name)
+    assert check_same(tmp_path, state).files == (tmp_path / name,)
+
+
+def test_sharded_bin_is_read_through_its_index(dlrm_state, tmp_path):
+    """Files of torch.save, placed by pytorch_model.bin.index.json; a file alone names the directory."""
+    state = dlrm_state()
+    names, places = list(state), {}
+    for number, part in enumerate((names[:4], names[4:]), start=1):
+        file = f"pytorch_model-0000{number}-of-00002.bin"
+        torch.save({name: state[name] for name in part}, tmp_path / file)
+        places |= dict.fromkeys(part, file)
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    assert check_same(tmp_path, state).container == check_same(index, state).container == "sharded .bin"
+    with pytest.raises(CheckpointError, match="a part of a checkpoint in shards"):
+        read_source(tmp_path / "pytorch_model-00001-of-00002.bin")
+    content = bytearray((tmp_path / file).read_bytes())
+    content[content.index(state[names[-2]].numpy().tobytes())] ^= 1
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match="checksum"):
+        verify_storage(read_source(tmp_path))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_an_npy_is_one_table(tmp_path, order):
+    """The table bears the file's name."""
+    rows = np.asarray(np.random.default_rng(0).normal(size=(30, 4)), dtype=np.float32, order=order)
+    np.save(tmp_path / "item_factors.npy", rows)
+    (table,) = read_source(tmp_path / "item_factors.npy", tables_only=True).tables
+    assert table.name == "item_factors"
+    np.testing.assert_array_equal(table.weight.read(), rows)
+
+
+@pytest.mark.parametrize(
+    ("array", "sentence"),
+    [
+        (np.ones(5), r"a numpy array \[5\] float64; a table has"),
+        (np.ones((5, 2), dtype=np.int64), r"\[5, 2\] int64"),
+        (np.array([{"a": 1}], dtype=object), r"array of \|O; a table"),
+    ],
+)
+def test_an_npy_that_is_no_table_is_named(tmp_path, array, sentence):
+    """Vectors, integers and pickled objects."""
+    np.save(tmp_path / "a.npy", array, allow_pickle=True)
+    with pytest.raises(CheckpointError, match=sentence):
+        read_source(tmp_path / "a.npy", tables_only=True)
+
+
+def test_an_exported_program_says_how_to_save_its_state(tmp_path):
+    """.pt2 is a graph; the sentence has the line to write."""
+    module = torch.nn.Linear(3, 2)
+    torch.export.save(torch.export.export(module, (torch.ones(1, 3),)), tmp_path / "m.pt2")
+    with pytest.raises(CheckpointError, match=r"torch\.export\.load\(FILE\)\.state_dict"):
+        read_source(tmp_path / "m.pt2")

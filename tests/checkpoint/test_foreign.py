@@ -48,7 +48,7 @@ def _npz() -> bytes:
         (b"\x08\x08\x12\x07pytorch\x1a\x052.3.0", "an ONNX graph"),
         (b"GGUF" + bytes(40), "a GGUF file"),
         (b"PAR1" + bytes(40), "a parquet file"),
-        (b"\x93NUMPY" + bytes(40), "a numpy array"),
+        (b"\x93NUMPY" + bytes(40), "not an array of numpy"),
         (b"\x1f\x8b\x08" + bytes(40), "compressed with gzip"),
         (_tar(), "a tar archive"),
         (b"label,I1,C1\n1,2,3\n", "a plain text file \\(it begins 'label,I1,C1'\\)"),

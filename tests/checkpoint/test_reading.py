@@ -170,7 +170,7 @@ def test_optimizer_state_of_other_shapes_is_not_used(dlrm_state, save):
     """State that does not fit the parameters is a warning, not a guess."""
     entries = {0: {"sum": torch.zeros(2, 2)}}
     source = read_source(save({"state_dict": dlrm_state(), "opt_state_dict": {"state": entries}}))
-    assert source.optimizer is source.tables[0].optimizer is None
+    assert (source.optimizer, source.tables[0].optimizer) == ("adagrad", None)
     assert "does not fit" in source.warnings[0]
 
 
@@ -216,7 +216,6 @@ def test_a_gap_in_the_network_is_named(dlrm_state, save, drop, sentence):
         ({"emb_l.0.weight": torch.ones(7, 3)}, "a dot interaction needs them equal"),
         ({"emb_l.0.weight": None}, "is stored as NoneType"),
         ({"emb_l.0.weight": torch.ones(7, 8).to_sparse()}, "is stored as torch._utils._rebuild_sparse_tensor"),
-        ({"emb_l.0.weight": torch.ones(7, 8).to(torch.float8_e5m2)}, "is stored as torch.Tensor of float8_e5m2"),
         ({"emb_l.0.weight": torch.ones(7, 8, dtype=torch.complex64)}, "is stored as torch.Tensor of complex64"),
         ({"emb_l.module.0.weight": torch.ones(7, 8)}, "in the file twice"),
         ({"top_l.2.weight": torch.ones(2, 5), "top_l.2.bias": torch.ones(2)}, "ends in 2 outputs"),

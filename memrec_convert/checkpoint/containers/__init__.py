@@ -8,13 +8,13 @@ from pathlib import Path
 from memrec_convert.checkpoint.containers.container import Container, Contents
 from memrec_convert.checkpoint.containers.distributed_checkpoint import DISTRIBUTED_CHECKPOINT
 from memrec_convert.checkpoint.containers.foreign import HEAD_BYTES, refuse_foreign, refuse_missing, unknown_form
+from memrec_convert.checkpoint.containers.hugging_face import HUGGING_FACE
 from memrec_convert.checkpoint.containers.legacy_pickle import LEGACY_PICKLE
-from memrec_convert.checkpoint.containers.npz_tables import NPZ_TABLES
+from memrec_convert.checkpoint.containers.npz_tables import NPY_TABLE, NPZ_TABLES
 from memrec_convert.checkpoint.containers.nvidia_directory import NVIDIA_DIRECTORY
 from memrec_convert.checkpoint.containers.parts import refuse_part
 from memrec_convert.checkpoint.containers.rank_files import RANK_FILES, find_rank_files
 from memrec_convert.checkpoint.containers.safetensors_file import SAFETENSORS
-from memrec_convert.checkpoint.containers.safetensors_shards import SAFETENSORS_SHARDS
 from memrec_convert.checkpoint.containers.torchsnapshot import TORCHSNAPSHOT
 from memrec_convert.checkpoint.containers.zip_archive import ZIP_ARCHIVE
 from memrec_convert.errors import CheckpointError
@@ -22,10 +22,11 @@ from memrec_convert.errors import CheckpointError
 __all__ = ["CONTAINERS", "Container", "Contents", "find_container", "open_checkpoint"]
 
 CONTAINERS: tuple[Container, ...] = (
+    NPY_TABLE,
     NPZ_TABLES,
     ZIP_ARCHIVE,
     LEGACY_PICKLE,
-    SAFETENSORS_SHARDS,
+    HUGGING_FACE,
     SAFETENSORS,
     DISTRIBUTED_CHECKPOINT,
     TORCHSNAPSHOT,

@@ -16,7 +16,7 @@ class Contents:
     """What a file holds: nested dicts, lists and placeholders with `StoredTensor` leaves; no tensor has been read.
 
     `files` are those that it lies in, where it is not one file. `bare_tables`: the form names arrays, not the parts of
-    a network, so any matrix of floats is a table.
+    a network, so any matrix of floats is a table. `ordered`: names come in the order in which they were saved.
     """
 
     container: str
@@ -24,6 +24,7 @@ class Contents:
     unrun_classes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     bare_tables: bool = False
+    ordered: bool = True
 
 
 @dataclass(frozen=True)

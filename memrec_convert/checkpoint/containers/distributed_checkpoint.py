@@ -45,7 +45,7 @@ def read_distributed(path: Path) -> Contents:
             tensor = _read_tensor(path, name, described, places)
             _put(root, nested.get(name, (name,)), tensor, f"{path} > {printable(name)}")
     files = tuple(sorted({section.path for section in places.values()}))
-    return Contents(NAME, root, unrun, (path / _METADATA, *files))
+    return Contents(NAME, root, unrun, (path / _METADATA, *files), ordered=False)
 
 
 def _read_metadata(path: Path) -> tuple[dict[object, object], tuple[str, ...]]:

@@ -42,7 +42,6 @@ FOREIGN_FORMS = (
     ),
     ForeignForm("a GGUF file (language model), not a click model's checkpoint", _starts(b"GGUF")),
     ForeignForm("a parquet file, not a checkpoint; if it is a click log, pass it as one", _starts(b"PAR1")),
-    ForeignForm("a numpy array, not a checkpoint", _starts(b"\x93NUMPY")),
     ForeignForm("compressed with gzip; decompress it first", _starts(b"\x1f\x8b")),
     ForeignForm("compressed; decompress it first", _starts(b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf")),
     ForeignForm(

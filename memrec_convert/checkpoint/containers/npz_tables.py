@@ -1,4 +1,4 @@
-"""A numpy .npz archive of tables: every matrix of floats in it is one; nothing pickled is ever read."""
+"""Tables as numpy saves them: one .npy, or all matrices of floats in an .npz; nothing pickled is ever read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
-from memrec_convert.checkpoint.containers.container import Container, Contents
+from memrec_convert.checkpoint.containers.container import Container, Contents, no_checksums
 from memrec_convert.checkpoint.containers.section import Section
 from memrec_convert.checkpoint.containers.zip_archive import (
     Member,
@@ -54,11 +54,27 @@ def is_npz(path: Path, head: bytes) -> bool:
 def read_npz(path: Path) -> Contents:
     """The arrays by name, as references into the file."""
     members = list_members(Section.whole(path), _refuse_compressed)
-    root: dict[str, object] = {member.name.removesuffix(".npy"): _read_array(path, member) for member in members}
+    root: dict[str, object] = {}
+    for member in members:
+        root[member.name.removesuffix(".npy")] = _read_array(path, member, f"{path} > {printable(member.name)}")
     matrices = [one for one in root.values() if isinstance(one, TensorRef) and len(one.shape) == 2]
     if not any(matrix.dtype in FLOATING for matrix in matrices) or len(_CLICK_LOG & root.keys()) > 1:
         raise CheckpointError(f"{path}: a numpy .npz archive, not a checkpoint; if it is a click log, pass it as one.")
     return Contents(NAME, root, (), (path,), bare_tables=True)
+
+
+def is_npy(path: Path, head: bytes) -> bool:
+    """Whether a file is one array of numpy."""
+    return head.startswith(_MAGIC)
+
+
+def read_npy(path: Path) -> Contents:
+    """The one table of an .npy, under the file's name; CheckpointError for arrays that are no table."""
+    array = _read_array(path, Section.whole(path), str(path))
+    if not isinstance(array, TensorRef) or len(array.shape) != 2 or array.dtype not in FLOATING:
+        kind = f"{list(array.shape)} {array.dtype}" if isinstance(array, TensorRef) else array.name
+        raise CheckpointError(f"{path}: a numpy array {kind}; a table has rows and columns of floats.")
+    return Contents("numpy .npy", {path.stem: array}, (), (path,), bare_tables=True)
 
 
 def _refuse_compressed(path: Path, names: set[str]) -> None:
@@ -71,22 +87,22 @@ def _refuse_compressed(path: Path, names: set[str]) -> None:
         )
 
 
-def _read_array(path: Path, member: Member) -> TensorRef | Placeholder:
-    """An array's header, checked against its member; arrays of other than numbers stay unread."""
-    where = f"{path} > {printable(member.name)}"
-    with Section(path, member.offset, member.nbytes).open() as stream:
+def _read_array(path: Path, place: Member | Section, where: str) -> TensorRef | Placeholder:
+    """An array's header, checked against its member or file; arrays of other than numbers stay unread."""
+    offset = place.offset if isinstance(place, Member) else place.start
+    with Section(path, offset, place.nbytes).open() as stream:
         header, start = _read_header(stream), stream.tell()
     if header is None:
         raise CheckpointError(f"{where}: not an array of numpy; the file is damaged.")
     dtype, shape = _NAMES.get(header["descr"] or ""), tuple(map(int, _SIZE.findall(header["shape"])))
     if dtype is None:
         return Placeholder(f"array of {printable(header['descr'] or 'records')}")
-    if math.prod(shape) * itemsize(dtype) != member.nbytes - start:
+    if math.prod(shape) * itemsize(dtype) != place.nbytes - start:
         raise CheckpointError(
-            f"{where}: {member.nbytes - start} bytes for an array of shape {list(shape)} {dtype}; it is damaged."
+            f"{where}: {place.nbytes - start} bytes for an array of shape {list(shape)} {dtype}; it is damaged."
         )
     strides = contiguous_strides(shape[::-1])[::-1] if header["fortran"] == "True" else contiguous_strides(shape)
-    return TensorRef(path, member.offset + start, dtype, shape, strides)
+    return TensorRef(path, offset + start, dtype, shape, strides)
 
 
 def _read_header(stream: BinaryIO) -> re.Match[str] | None:
@@ -104,4 +120,5 @@ def verify_npz(path: Path, tensors: Iterable[TensorRef]) -> None:
     verify_archive(Section.whole(path), {tensor.offset for tensor in tensors if tensor.nbytes})
 
 
+NPY_TABLE = Container("numpy .npy", is_npy, read_npy, no_checksums)
 NPZ_TABLES = Container(NAME, is_npz, read_npz, verify_npz)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from memrec_convert.checkpoint.containers.hugging_face import INDEX_SUFFIXES
 from memrec_convert.checkpoint.containers.nvidia_directory import PARTS
-from memrec_convert.checkpoint.containers.safetensors_shards import INDEX_SUFFIX
 from memrec_convert.errors import CheckpointError
 
-_SHARD = re.compile(r".*-\d{5}-of-\d{5}\.safetensors", re.ASCII)
+_SHARD = re.compile(r".*-\d{5}-of-\d{5}\.(?:safetensors|bin)", re.ASCII)
 _HIGHEST = 4
 
 
@@ -31,6 +31,6 @@ def _find_whole(path: Path) -> tuple[Path, str] | None:
             return above, "a torchsnapshot"
     if PARTS.fullmatch(path.name) and (parent / "metadata.pt").is_file() and (parent / "top_model.out.pt").is_file():
         return parent, "a checkpoint of NVIDIA's DLRM"
-    if _SHARD.fullmatch(path.name) and any(file.name.endswith(INDEX_SUFFIX) for file in parent.iterdir()):
-        return parent, "a sharded safetensors checkpoint"
+    if _SHARD.fullmatch(path.name) and any(file.name.endswith(INDEX_SUFFIXES) for file in parent.iterdir()):
+        return parent, "a checkpoint in shards"
     return None

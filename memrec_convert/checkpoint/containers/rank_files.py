@@ -50,10 +50,15 @@ def read_rank_files(path: Path) -> Contents:
     files = find_rank_files(path)
     for file in files if path.is_dir() else ():
         refuse_links(path, file)
-    contents = [_find_form(file).read(file) for file in files]
+    contents = [read_torch_file(file) for file in files]
     root = join_ranks([one.root for one in contents], str(path))
     unrun = dict.fromkeys(name for one in contents for name in one.unrun_classes)
     return Contents(NAME, root, tuple(unrun), files)
+
+
+def read_torch_file(file: Path) -> Contents:
+    """One file of torch.save, of either form."""
+    return _find_form(file).read(file)
 
 
 def _find_form(file: Path) -> Container:
@@ -61,7 +66,7 @@ def _find_form(file: Path) -> Container:
         head = stream.read(512)
     form = next((form for form in _FORMS if form.sniff(file, head)), None)
     if form is None:
-        raise CheckpointError(f"{file}: not a file of torch.save, as every rank's file is.")
+        raise CheckpointError(f"{file}: not a file of torch.save, as each file of such a checkpoint is.")
     return form
 
 

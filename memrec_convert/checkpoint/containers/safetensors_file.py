@@ -12,6 +12,7 @@ from memrec_convert.checkpoint.tensor_ref import TensorRef, contiguous_strides, 
 from memrec_convert.errors import CheckpointError
 
 NAME = "safetensors"
+SUFFIX = ".safetensors"
 _LENGTH_BYTES = 8
 _LARGEST_HEADER = 10_000_000
 _DTYPES = {
@@ -19,6 +20,8 @@ _DTYPES = {
     "F32": "float32",
     "F16": "float16",
     "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
     "I64": "int64",
     "I32": "int32",
     "I16": "int16",
@@ -30,7 +33,7 @@ _DTYPES = {
 
 def is_safetensors(path: Path, head: bytes) -> bool:
     """Whether a file is named .safetensors, or has a JSON object after a plausible length."""
-    if path.suffix == ".safetensors" and head:
+    if path.suffix == SUFFIX and head:
         return True
     return head[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{" and int.from_bytes(head[:_LENGTH_BYTES], "little") < 2**32
 
@@ -45,8 +48,8 @@ def read_safetensors(path: Path) -> Contents:
         if dtype in _DTYPES:
             root[name] = TensorRef(path, data_offset + start, _DTYPES[dtype], shape, contiguous_strides(shape))
         else:
-            root[name] = Placeholder(f"tensor of {printable(dtype)}")
-    return Contents(NAME, root)
+            root[name] = Placeholder(f"tensor of {printable(dtype)}", (shape,))
+    return Contents(NAME, root, ordered=False)
 
 
 def _read_header(path: Path) -> tuple[dict[str, object], int]:

@@ -209,6 +209,11 @@ def _check_names(path: Path, members: list[Member]) -> None:
 
 def _find_folder(path: Path, members: set[str]) -> str:
     """The folder of `data.pkl`; a sentence of its own for other kinds of zip archive."""
+    if any(name.split("/")[-1] in ("archive_format", "serialized_exported_program.json") for name in members):
+        raise CheckpointError(
+            f"{path}: an exported program (torch.export, .pt2), which is a graph; save the state that it was made of: "
+            "torch.save(torch.export.load(FILE).state_dict, ...)."
+        )
     pickles = [name for name in members if name.count("/") <= 1 and name.split("/")[-1] == "data.pkl"]
     if len(pickles) == 1:
         folder = pickles[0].removesuffix("data.pkl")

@@ -8,9 +8,10 @@ from memrec_convert.checkpoint.layouts.layout import Layout, Reading
 from memrec_convert.checkpoint.layouts.nvidia_dlrm import NVIDIA_DLRM
 from memrec_convert.checkpoint.layouts.pytorch_fm import PYTORCH_FM
 from memrec_convert.checkpoint.layouts.recbole import RECBOLE
-from memrec_convert.checkpoint.layouts.tables_only import BARE_TABLES, TABLES_ONLY, keep_tables
+from memrec_convert.checkpoint.layouts.tables_only import BARE_TABLES, TABLES_ONLY, is_table, keep_tables
 from memrec_convert.checkpoint.layouts.torch_rechub import TORCH_RECHUB
 from memrec_convert.checkpoint.layouts.torchrec_dlrm import TORCHREC_DLRM
+from memrec_convert.checkpoint.layouts.unread import name_unread_tables
 from memrec_convert.checkpoint.state_dict import StateDict
 from memrec_convert.errors import NoTablesError
 
@@ -24,15 +25,44 @@ LAYOUTS: tuple[Layout, ...] = (
     TORCH_RECHUB,
     PYTORCH_FM,
     RECBOLE,
-    TABLES_ONLY,
 )
+_DEEPEST_PREFIX = 3
 
 
-def find_layout(state: StateDict, where: str, *, bare_tables: bool = False) -> Layout:
-    """The layout of a state dict, NoTablesError where none matches; with `bare_tables` any matrix is a table."""
-    for layout in (*LAYOUTS, BARE_TABLES) if bare_tables else LAYOUTS:
+def find_layout(state: StateDict, where: str, *, bare_tables: bool = False) -> tuple[Layout, StateDict]:
+    """The layout of a state dict, and the state with the prefix before its names taken off.
+
+    NoTablesError where none matches; with `bare_tables` any matrix is a table.
+    """
+    for layout in LAYOUTS:
         if layout.matches(state):
-            return layout
+            return layout, state
+    below = _find_below(state)
+    if below is not None:
+        return below
+    for layout in (TABLES_ONLY, BARE_TABLES) if bare_tables else (TABLES_ONLY,):
+        if layout.matches(state):
+            return layout, state
+    if name_unread_tables(state, ()):
+        return TABLES_ONLY, state
     raise NoTablesError(
         f"{where}: holds {len(state)} entries and no embedding table; give the checkpoint of a model that has one."
     )
+
+
+def _find_below(state: StateDict) -> tuple[Layout, StateDict] | None:
+    """A known layout below a prefix that only it has, such as `net.`; None where tables lie outside, or two fit."""
+    below: dict[str, StateDict] = {}
+    for name, value in state.items():
+        parts = name.split(".", _DEEPEST_PREFIX)
+        for depth in range(1, len(parts)):
+            prefix = ".".join(parts[:depth]) + "."
+            below.setdefault(prefix, {})[name[len(prefix) :]] = value
+    found = [(prefix, layout) for prefix, inner in below.items() for layout in LAYOUTS if layout.matches(inner)]
+    if len(found) != 1:
+        return None
+    prefix, layout = found[0]
+    outside = {name: value for name, value in state.items() if not name.startswith(prefix)}
+    if outside.keys() & below[prefix].keys() or any(is_table(outside, name) for name in outside):
+        return None
+    return layout, {name.removeprefix(prefix): value for name, value in state.items()}

@@ -10,13 +10,7 @@ from memrec_convert.checkpoint.derived_rows import ProjectedRows, QuotientRemain
 from memrec_convert.checkpoint.facts import Assumption, Facts
 from memrec_convert.checkpoint.inert.stand_ins import printable
 from memrec_convert.checkpoint.layouts.layout import Layout, Reading
-from memrec_convert.checkpoint.layouts.networks.dlrm import (
-    DENSE_ASSUMPTION,
-    DlrmNames,
-    deduce,
-    describe_dlrm,
-    read_mlps,
-)
+from memrec_convert.checkpoint.layouts.networks.dlrm import DENSE_ASSUMPTION, DlrmNames, deduce, describe_dlrm, try_mlps
 from memrec_convert.checkpoint.layouts.networks.interaction import CAT, DOT, DOT_ITSELF
 from memrec_convert.checkpoint.layouts.networks.linear_layers import KIND, NUMBER
 from memrec_convert.checkpoint.layouts.tables import TableForm, TableNames, note_shared, note_unreadable, read_tables
@@ -105,11 +99,14 @@ _NAMES = DlrmNames(
 
 
 def _read(state: StateDict, where: str, facts: Facts) -> Reading:
-    reading, mlps = Reading(), read_mlps(_NAMES, state, where)
-    read_tables(_table_names(mlps.dim, facts), state, where, reading)
+    reading = Reading()
+    mlps = try_mlps(_NAMES, state, where, reading)
+    read_tables(_table_names(mlps.dim if mlps else 0, facts), state, where, reading)
     note_unreadable(reading, where)
     note_shared(reading)
     _fold_row_weights(state, where, reading)
+    if mlps is None:
+        return reading
     interaction = deduce((DOT, DOT_ITSELF, CAT), mlps, reading, where, facts=facts)
     describe_dlrm(reading, mlps, interaction, pairs=_NAMES.pairs)
     reading.assumed = [

@@ -1,4 +1,4 @@
-"""torchrec's quantised tables: bytes whose width and type stand in small tensors beside them."""
+"""Quantised tables: bytes whose width, type and scales stand in small tensors beside them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,27 @@ import re
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from memrec_convert.checkpoint.derived_rows import QuantisedRows
+from memrec_convert.checkpoint.derived_rows import QuantisedRows, ScaledRows
+from memrec_convert.checkpoint.inert.stand_ins import printable
 from memrec_convert.checkpoint.layouts.layout import Reading
 from memrec_convert.checkpoint.source import PLAIN, SourceTable
 from memrec_convert.checkpoint.state_dict import StateDict
 from memrec_convert.checkpoint.tensor_ref import FLOATING, StoredTensor
 from memrec_convert.errors import CheckpointError
 
-QUANTISED = "quantised"
+QUANTISED, SCALED = "quantised", "scaled"
+_PART = re.compile(
+    r".*(?:(?:^|[._])(?:q?scales?|scale_inv|qbias|q?zeros?|zero_points?|absmax|quant_map|quant_state|scb|g_idx|mask)"
+    r"|_shape)(?:\.weight)?|.*(?:^|[._])lora_.*",
+    re.IGNORECASE | re.ASCII,
+)
+_PARTNERS = {
+    "scale": ("weight_scale", "weight_scales", "weight_qscale", "scale", "scales"),
+    "zero": ("weight_zero_point", "weight_zero_points", "zero_point", "zero_points"),
+    "bias": ("weight_qbias",),
+}
+_UNKNOWN_PARTNERS = ("weight_scale_inv", "SCB", "weight_absmax", "absmax", "weight.absmax", "weight.quant_map")
+_CODES = frozenset({"int8", "uint8", "float8_e4m3fn", "float8_e5m2"})
 _BATCH = re.compile(r"(?P<batch>.*\btbes\.\d+)\.(?P<part>D_offsets|weights_tys|rows_per_table)", re.ASCII)
 _KINDS = {0: "float32", 1: "float16", 2: "int8"}
 _NAMES = {3: "int4", 4: "int2"}
@@ -45,8 +58,11 @@ def dequantise_tables(state: StateDict, where: str, reading: Reading) -> None:
     for rows, form in listed:
         by_rows.setdefault(rows, set()).add(form)
     for number, table in enumerate(reading.tables):
-        if table.dtype != "uint8" or table.form != PLAIN:
+        if table.dtype != "uint8" or table.form not in (PLAIN, QUANTISED):
             tables.append(table)
+        elif isinstance(table.weight, ScaledRows):
+            forms = {listed[number][1]} if len(batches) == 1 and len(listed) == len(reading.tables) else set()
+            tables.append(_cut_filling(table, forms or by_rows.get(table.rows, set()), where))
         elif len(batches) == 1 and len(listed) == len(reading.tables):
             tables.append(_dequantise(table, {listed[number][1]}, where))
         else:
@@ -54,6 +70,70 @@ def dequantise_tables(state: StateDict, where: str, reading: Reading) -> None:
     reading.tables = tuple(tables)
     if listed:
         reading.assumed.append("quantised rows are value = code * scale + shift, as fbgemm stores them")
+
+
+def is_part(name: str) -> bool:
+    """Whether a name is that of a scale, a mask or an adapter: what a table is made of, and no table."""
+    return _PART.fullmatch(name) is not None
+
+
+def adapters_of(state: StateDict, name: str) -> tuple[StoredTensor, ...]:
+    """The LoRA parts that the network adds to a table's rows."""
+    stem = name.removesuffix("weight").removesuffix("base_layer.")
+    return tuple(
+        value for key, value in state.items() if key.startswith(f"{stem}lora_") and isinstance(value, StoredTensor)
+    )
+
+
+def read_scaled(state: StateDict, name: str, stored: StoredTensor, where: str) -> StoredTensor | None:
+    """The rows of a table that is stored as codes with scales beside them, or pruned by a mask; None for a plain one.
+
+    Reads `T.weight_scale` (or scale, scales), `weight_zero_point`, torchrec's `weight_qscale` and `weight_qbias`, and
+    `weight_orig` with `weight_mask`. CheckpointError where the parts are there, but what they mean is not known.
+    """
+    stem = name.removesuffix("_orig").removesuffix("weight")
+    mask = state.get(f"{stem}weight_mask") if name.endswith("weight_orig") else None
+    if isinstance(mask, StoredTensor) and mask.shape == stored.shape:
+        return ScaledRows(stored.shape, (stored, mask), parts=("scale",), dtype=stored.dtype)
+    if stored.dtype not in _CODES:
+        return None
+    found: dict[str, StoredTensor] = {}
+    for part, keys in _PARTNERS.items():
+        tensor = next((one for key in keys if isinstance(one := state.get(stem + key), StoredTensor)), None)
+        if tensor is not None:
+            found[part] = tensor
+    odd = next((key for key in _UNKNOWN_PARTNERS if stem + key in state), None)
+    if not found and odd is None:
+        return None
+    fits = all(_fits(part, stored) for part in found.values()) and "scale" in found and odd is None
+    if not fits or (stored.dtype == "uint8" and len(found) == 1):
+        parts = [*found, *([odd] if odd else [])]
+        raise CheckpointError(
+            f"{where} > {printable(name)}: is stored as {stored.dtype} with {', '.join(parts)} beside it, whose "
+            "meaning is not known; save the model dequantised."
+        )
+    return ScaledRows(stored.shape, (stored, *found.values()), parts=tuple(found))
+
+
+def _fits(part: StoredTensor, stored: StoredTensor) -> bool:
+    """Whether a part has one number for all, one per row, or (where that is another number) one per column."""
+    rows, dim = stored.shape
+    per_row = {(rows,), (rows, 1)} if rows != dim else {(rows, 1)}
+    return part.shape in {(), (1,), (1, 1), (1, dim), *per_row} or (part.shape == (dim,) and rows != dim)
+
+
+def _cut_filling(table: SourceTable, forms: set[_Form], where: str) -> SourceTable:
+    """A table whose scales stand beside its codes, as wide as its batch says: fbgemm fills rows up."""
+    width = table.weight.shape[1]
+    dims = {form.dim for form in forms}
+    if len(dims) == 1 and max(dims) <= width:
+        return replace(table, weight=replace(table.weight, shape=(table.rows, max(dims))))  # type: ignore[type-var]
+    if (width + 4) % _ALIGNMENT == 0:  # filled up, or exactly as wide
+        raise CheckpointError(
+            f"{where} > {table.name}: its codes are {width} wide, filling included, and how wide its rows are "
+            "(D_offsets) is not in the file; save the whole quantised model's state_dict()."
+        )
+    return table
 
 
 def _dequantise(table: SourceTable, forms: set[_Form], where: str) -> SourceTable:

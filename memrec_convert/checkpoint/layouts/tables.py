@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from memrec_convert.checkpoint.inert.stand_ins import Placeholder, printable
 from memrec_convert.checkpoint.layouts.layout import Reading
+from memrec_convert.checkpoint.layouts.quantised import QUANTISED, read_scaled
 from memrec_convert.checkpoint.source import PLAIN, SourceTable
 from memrec_convert.checkpoint.state_dict import StateDict
 from memrec_convert.checkpoint.tensor_ref import FLOATING, StoredTensor, TensorRef
@@ -84,7 +85,8 @@ def _read_table(name: str, form: TableForm, key: str, state: StateDict, where: s
             )
     if form.assemble is not None and parts:
         weight = form.assemble(weight, tuple(parts))
-    return SourceTable(name, weight, form=form.form)
+    scaled = read_scaled(state, key, weight, where) if form.form == PLAIN else None
+    return SourceTable(name, weight, form=form.form) if scaled is None else SourceTable(name, scaled, form=QUANTISED)
 
 
 def check_table(value: object, where: str) -> StoredTensor:

@@ -14,7 +14,7 @@ from memrec_convert.checkpoint.layouts.networks.dlrm import (
     Mlps,
     deduce,
     describe_dlrm,
-    read_mlps,
+    try_mlps,
 )
 from memrec_convert.checkpoint.layouts.networks.interaction import CAT, DOT
 from memrec_convert.checkpoint.layouts.networks.linear_layers import KIND, NUMBER
@@ -61,7 +61,7 @@ def _read(state: StateDict, where: str, facts: Facts) -> Reading:
     note_unreadable(reading, where)
     note_shared(reading)
     _settle_order(state, where, facts, reading)
-    mlps = read_mlps(_NAMES, state, where)
+    mlps = try_mlps(_NAMES, state, where, reading)
     projection = next((name for name in state if _PROJECTION.fullmatch(name)), None)
     if projection is not None:
         reading.problems.append(
@@ -70,6 +70,8 @@ def _read(state: StateDict, where: str, facts: Facts) -> Reading:
                 "not convert it."
             )
         )
+    if mlps is None:
+        return reading
     if any(_CROSS.fullmatch(name) for name in state):
         _describe_dcn(state, mlps, reading, where)
     else:
@@ -122,7 +124,9 @@ def _describe_dcn(state: StateDict, mlps: Mlps, reading: Reading, where: str) ->
             layers.setdefault(int(match["layer"]), {})[match["part"]] = value
     width = mlps.dim + sum(table.dim for table in reading.tables)
     if not layers or sorted(layers) != list(range(len(layers))) or any(len(layer) != 3 for layer in layers.values()):
-        raise IncompleteCheckpointError(f"{where} > cross layers: some are missing; give the whole checkpoint.")
+        missing = f"{where} > cross layers: some are missing; give the whole checkpoint."
+        reading.problems.append(IncompleteCheckpointError(missing))
+        return
     rank = layers[0]["V_kernels"].shape[0]
     for number, layer in layers.items():
         shapes = [layer[part].shape for part in ("W_kernels", "V_kernels", "bias")]

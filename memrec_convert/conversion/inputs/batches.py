@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from memrec_convert.errors import LogError, MemrecError, ModelError, RecipeError
+from memrec_convert.errors import LogError, MemrecError, ModelError, OptionError
 from memrec_convert.evaluation.scoring import Forward
 
 OUTPUT_CHOICES = ("auto", "logits", "probabilities")
@@ -159,7 +159,7 @@ def _accepts(model: nn.Module, batch: Any) -> bool:  # noqa: ANN401 - what the l
 def guard_forward(forward: Forward, outputs: str) -> Forward:
     """The forward with its failures as ModelErrors, and with logits for probabilities where those are `outputs`."""
     if outputs not in OUTPUT_CHOICES:
-        raise RecipeError(f"outputs is {outputs!r}; expected one of {', '.join(OUTPUT_CHOICES)}.")
+        raise OptionError(f"outputs is {outputs!r}; expected one of {', '.join(OUTPUT_CHOICES)}.")
 
     def run(model: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401 - what the loader yields
         found: Tensor = _call_guarded("the model failed on a batch", lambda: forward(model, batch))

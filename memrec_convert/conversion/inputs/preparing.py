@@ -18,6 +18,7 @@ from memrec_convert.conversion.inputs.from_checkpoint import (
     read_choices,
     require_labels,
 )
+from memrec_convert.conversion.inputs.from_class import OwnClass, OwnModel, make_own_subject, own_names, read_own_source
 from memrec_convert.conversion.inputs.readings import refuse_doubtful
 from memrec_convert.conversion.inputs.stopwatch import Stopwatch
 from memrec_convert.conversion.inputs.subject import Progress, Subject
@@ -70,8 +71,12 @@ def prepare(
     needs_budget: bool = True,
     extras: Extras = NO_EXTRAS,
     space: Workspace | None = None,
+    own: OwnClass | None = None,
 ) -> Job:
-    """Opens everything. Without `space`, all tables are held in memory, and nothing is kept."""
+    """Opens everything. Without `space`, all tables are held in memory, and nothing is kept.
+
+    `own`: the class of the network, where its layout is none that is known.
+    """
     watch, progress = Stopwatch(), choices.get("progress") or stay_silent
     data, val = choices.get("data"), choices.get("val")
     options, log_choices, stated = resolve(choices)
@@ -82,10 +87,13 @@ def prepare(
         parse_budget(budget)
     if options.tables_only and (val is not None or eval is not None):
         raise LogError("tables alone have no logits to measure; leave out --val and --eval, or --tables-only.")
+    if own is not None:
+        _refuse_beside_class(options, log_choices.facts, choices.get("profile"), extras)
     extras.check(options, data=data is not None, val=val is not None, evaluation=eval is not None)
     with watch.stage("read"):
-        source = read_checked(path, facts=log_choices.facts, tables_only=options.tables_only)
-        schema = make_schema(source.architecture, [table.name for table in source.tables], log_choices)
+        source, model = _read_source(path, own, options, log_choices)
+        names = own_names(source) if own is not None else [table.name for table in source.tables]
+        schema = make_schema(source.architecture, names, log_choices)
         grouped = replace(schema, group=extras.group)
         train, hold_out, judged = (
             open_batches(one, wanted, options.batch_size) if one is not None else None
@@ -93,21 +101,43 @@ def prepare(
         )
         if judged is not None:
             require_labels(judged)
-        source, doubts = refuse_doubtful(source, log_choices, hold_out, judged, workers=options.workers)
+        doubts: tuple[str, ...] = ()
+        if own is None:  # of an own class nothing is assumed that another value could be tried for
+            source, doubts = refuse_doubtful(source, log_choices, hold_out, judged, workers=options.workers)
     with watch.stage("profile"):
         counted = _find_profile(train, schema, choices.get("profile"), options, progress)
         _refuse_leaks(counted, train, hold_out, judged)
     with watch.stage("read"):
-        subject, warnings = make_subject(
-            source,
-            train=None if options.tables_only else train,
-            hold_out=hold_out,
-            profile=counted,
-            allow_nonfinite=options.allow_nonfinite,
-            **(space.make_choices(source, train, counted, options, progress) if space is not None else {}),
-        )
+        shared: dict[str, Any] = {"hold_out": hold_out, "allow_nonfinite": options.allow_nonfinite}
+        if model is not None:
+            subject, warnings = make_own_subject(model, train=train, judged=judged, **shared)
+        else:
+            placed = space.make_choices(source, train, counted, options, progress) if space is not None else {}
+            learned = None if options.tables_only else train
+            subject, warnings = make_subject(source, train=learned, profile=counted, **shared, **placed)
     warnings = (*source.warnings, *warnings, *doubts)
     return Job(source, subject, counted, judged, options, budget, warnings, watch, progress)
+
+
+def _read_source(
+    path: str | Path, own: OwnClass | None, options: Options, choices: LogChoices
+) -> tuple[SourceModel, OwnModel | None]:
+    """The checkpoint, checked; and the instance that it fills, where the network is of the caller's own class."""
+    if own is not None:
+        return read_own_source(Path(path), own, choices)
+    return read_checked(path, facts=choices.facts, tables_only=options.tables_only), None
+
+
+def _refuse_beside_class(options: Options, facts: Facts, profile: str | Path | None, extras: Extras) -> None:
+    """OptionError for choices that say how a known network is read."""
+    for given, name in (
+        (options.tables_only, "--tables-only"),
+        (facts.pairs, "--assume pairs"),
+        (profile, "--profile"),
+        (extras.ablation, "--ablation"),
+    ):
+        if given:
+            raise OptionError(f"{name} is for networks that are read from the file alone; leave it out, or --model.")
 
 
 def _refuse_leaks(

@@ -9,7 +9,7 @@ from torch import nn
 
 from memrec_convert.conversion.inputs.from_checkpoint import LogBatches, run_on_batch
 from memrec_convert.evaluation.delong import AucDifference, compare_auc
-from memrec_convert.evaluation.scoring import score_batches
+from memrec_convert.evaluation.scoring import Forward, score_batches
 from memrec_convert.finetune.loop import FineTuning
 
 
@@ -38,15 +38,21 @@ class ControlFigures:
 
 
 def compare_control(
-    control: Control, batches: LogBatches, labels: np.ndarray, before: np.ndarray, after: np.ndarray, *, workers: int
+    control: Control,
+    batches: LogBatches,
+    labels: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    *,
+    workers: int,
+    forward: Forward = run_on_batch,
 ) -> ControlFigures | None:
     """Scores the control's models; `before` and `after` are logits of the original and the converted model.
 
     None where the labels hold one class only.
     """
     trained, untrained = (
-        score_batches(model, batches.stream(), run_on_batch, workers=workers)
-        for model in (control.model, control.untrained)
+        score_batches(model, batches.stream(), forward, workers=workers) for model in (control.model, control.untrained)
     )
     found = [compare_auc(labels, one, two) for one, two in ((before, trained), (before, untrained), (trained, after))]
     differences = [one for one in found if one is not None]

@@ -18,7 +18,7 @@ from memrec_convert.conversion.measuring.figures import warn_of_groups
 from memrec_convert.evaluation.delong import AucDifference, compare_auc
 from memrec_convert.evaluation.groups import GroupComparison, compare_groups
 from memrec_convert.evaluation.metrics import Metrics, measure
-from memrec_convert.evaluation.scoring import score_batches
+from memrec_convert.evaluation.scoring import Forward, score_batches
 from memrec_convert.evaluation.slices import Slice, slice_by_form
 from memrec_convert.models import ClickNetwork
 from memrec_convert.safe_files import write_file
@@ -54,16 +54,18 @@ def judge(
     ablation: bool = False,
     control: Control | None = None,
     seed: int = 0,
+    forward: Forward = run_on_batch,
 ) -> Judgement:
     """Scores both models on the log; counts are the lookups of the training profile, for the unseen ids' slice.
 
     `ablation` scores every replaced table alone, `control` its two models too; `seed` is that of the resampled groups.
     """
     labels = read_labels(batches)
-    before = score_batches(original, batches.stream(), run_on_batch, workers=workers)
-    after = score_batches(converted, batches.stream(), run_on_batch, workers=workers)
+    before = score_batches(original, batches.stream(), forward, workers=workers)
+    after = score_batches(converted, batches.stream(), forward, workers=workers)
     difference = compare_auc(labels, before, after)
-    slices = _slice(converted, batches, counts, labels, before, after)
+    own = forward is not run_on_batch  # whose columns need not be its tables' ids
+    slices = () if own else _slice(converted, batches, counts, labels, before, after)
     warnings = () if difference is not None else (ONE_CLASS_WARNING,)
     found = Judgement(measure(labels, before), measure(labels, after), difference, slices, warnings)
     groups = read_groups(batches)
@@ -73,7 +75,9 @@ def judge(
     if ablation:
         found = replace(found, ablation=ablate(original, converted, batches, labels, before, workers=workers))
     if control is not None:
-        found = replace(found, control=compare_control(control, batches, labels, before, after, workers=workers))
+        found = replace(
+            found, control=compare_control(control, batches, labels, before, after, workers=workers, forward=forward)
+        )
     return replace(found, warnings=(*warnings, *warn_of_groups(found.groups)))
 
 

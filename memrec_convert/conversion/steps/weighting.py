@@ -19,7 +19,7 @@ from memrec_convert.errors import LogError
 SENSITIVITY_SAMPLES = 65_536
 
 NO_DATA_WARNING = (
-    "no data and no optimizer state: rows are weighted by how far training moved them from their initial values, "
+    "no data and no Adagrad state: rows are weighted by how far training moved them from their initial values, "
     "which is only a guess at how often they are read; give --data for a better file"
 )
 

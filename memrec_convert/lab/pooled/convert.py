@@ -46,7 +46,12 @@ def convert_pooled(
     OptionError for what does not go with that method: bounds on the AUC drop, an ablation, a control run.
     """
     bounds = any(bound is not None for bound in (max_auc_drop, fail_if_worse_than))
-    for given, name in ((ablation, "--ablation"), (control, "--control"), (bounds, "a bound on the AUC drop")):
+    for given, name in (
+        (ablation, "--ablation"),
+        (control, "--control"),
+        (bounds, "a bound on the AUC drop"),
+        (choices.get("model"), "--model"),
+    ):
         if given:
             raise OptionError(f"{name} does not go with the method {METHOD}: it replaces all tables at once.")
     target, companions = plan_files(Path(path), choices)

@@ -43,7 +43,7 @@ def _map(**names: object) -> dict[str, object]:
     return {"metadata": {}, "weight_map": {key.replace("__", "."): value for key, value in names.items()}}
 
 
-_NONE = "not an index of safetensors"
+_NONE = "not an index of weights"
 CASES: dict[str, Case] = {
     "header longer than the file": _file(entry(), claimed=10_000),
     "header of 2^63 bytes": _file(entry(), claimed=2**63),

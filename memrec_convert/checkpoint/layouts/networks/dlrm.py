@@ -63,6 +63,15 @@ def read_mlps(names: DlrmNames, state: StateDict, where: str) -> Mlps:
     return Mlps(bottom, top)
 
 
+def try_mlps(names: DlrmNames, state: StateDict, where: str, reading: Reading) -> Mlps | None:
+    """Both MLPs; None, and a problem, where they are not as a DLRM has them: its tables can be listed all the same."""
+    try:
+        return read_mlps(names, state, where)
+    except CheckpointError as error:
+        reading.problems.append(error)
+        return None
+
+
 def deduce(kinds: tuple[str, ...], mlps: Mlps, reading: Reading, where: str, *, facts: Facts) -> Interaction | None:
     """The interaction that the top MLP's width shows; None, and a problem, where none fits."""
     dims = [table.dim for table in reading.tables]
