@@ -40,9 +40,9 @@ def make_spec(share: int, samples: int) -> SyntheticSpec:
 
 def run(folder: Path, method: str, trained: bool, bits: float, seed: int) -> dict[str, Any]:
     """One conversion and its figures."""
-    found: dict[str, Any] = inspect(folder / "dlrm.pt")
-    rows = sum(table["rows"] for table in found["tables"])
-    budget = round(rows * bits / 8) + found["dense_bytes"]
+    found = inspect(folder / "dlrm.pt")
+    rows = sum(table["rows"] for table in found.tables)
+    budget = round(rows * bits / 8) + found.dense_bytes
     start = time.perf_counter()
     report = convert(
         folder / "dlrm.pt",

@@ -21,7 +21,7 @@ from tabulate import tabulate
 
 from memrec_convert import convert, plan
 from memrec_convert.conversion.inputs.kept_fits import FitStore
-from memrec_convert.conversion.inputs.preparing import Job, prepare, stay_silent
+from memrec_convert.conversion.inputs.preparing import Job, prepare
 from memrec_convert.conversion.measuring.prediction import AucModel, model_auc
 from memrec_convert.lab.compare import MEMREC
 from memrec_convert.lab.contest import Contender, Contest
@@ -97,17 +97,8 @@ def open_job(shared: Path, case: str, budget: str, **choices: object) -> Job:
     """The job of a conversion whose alternatives are told apart on the hold-out."""
     checkpoint, log = CASES[case]
     folder = shared / "data" / log
-    return prepare(
-        shared / "checkpoints" / checkpoint,
-        budget,
-        None,
-        folder / "train.parquet",
-        folder / "val.parquet",
-        folder / "test.parquet",
-        None,
-        {"epochs": 0, **choices},
-        stay_silent,
-    )
+    inputs: Any = {"data": folder / "train.parquet", "val": folder / "val.parquet", "epochs": 0, **choices}
+    return prepare(shared / "checkpoints" / checkpoint, budget, inputs, eval=folder / "test.parquet")
 
 
 def list_contenders(

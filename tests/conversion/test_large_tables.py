@@ -194,7 +194,7 @@ def test_damaged_work_is_made_anew(tiny, tmp_path, large):
 def test_a_work_folder_that_cannot_be_made_is_refused(tiny, tmp_path):
     """In a sentence that names it."""
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="keep fits and codes"):
+    with pytest.raises(OutputError, match="keep fits and results"):
         convert(tiny.bare, "12kB", out=tmp_path / "a.safetensors", work=tmp_path / "file" / "work")
 
 
