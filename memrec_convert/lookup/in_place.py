@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from memrec_convert.errors import ModelError
 from memrec_convert.lookup.modules import CompressedEmbedding, CompressedEmbeddingBag, CompressedModule
 from memrec_convert.lookup.tracing import must_trace
 from memrec_convert.lookup.weight import POOLED_MODES, CompressedWeight
@@ -52,10 +53,16 @@ def hold_table(table: CompressedModule, dtype: torch.dtype) -> Any:  # noqa: ANN
 
 
 def hasten(model: nn.Module) -> None:
-    """Modules with a compressed weight that are exactly torch's own take the direct way to it."""
+    """Modules with a compressed weight that are exactly torch's own take the direct way to it; none can be scripted."""
     for module in model.modules():
-        if type(module) in _DIRECT and isinstance(module._parameters.get("weight"), CompressedWeight):
-            module.__class__ = _DIRECT[type(module)]
+        if any(isinstance(one, CompressedWeight) for one in module._parameters.values()):
+            module.__class__ = _DIRECT.get(type(module), type(module))
+            module.__dict__["__prepare_scriptable__"] = refuse_scripting  # which torch asks before it compiles a module
+
+
+def refuse_scripting() -> None:
+    """ModelError: TorchScript would store memory that a compressed weight does not have."""
+    raise ModelError("torch.jit.script cannot hold a compressed weight; use torch.jit.trace, or torch.export.")
 
 
 def is_plain(module: nn.Module) -> bool:

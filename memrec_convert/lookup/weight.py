@@ -96,8 +96,9 @@ class CompressedWeight(Tensor):
     def look_up(self, ids: Tensor) -> Tensor:
         """The rows of ids (int64 or int32 [...]), [..., dim], for a call that nothing traces."""
         table: Any = self._table or self.table
-        looking: Any = table if type(table) is CompressedEmbedding else _use_as(table)
-        rows: Tensor = looking.look_up(ids)
+        if type(table) is not CompressedEmbedding:
+            table = _use_as(table)
+        rows: Tensor = table.look_up(ids)
         return rows if self.cast is None else rows.to(self.cast)
 
     def pool(
@@ -220,7 +221,7 @@ class CompressedWeight(Tensor):
             found = handle(*args, **kwargs)
             if found is not None:
                 return found
-        if func in _DENSE_FIRST or (func in PRODUCTS and must_show(args)):
+        if func in _DENSE_FIRST or (must_show(args) if func in PRODUCTS else is_recorded() and not _reads(func)):
             args, kwargs = tree_map(_to_dense, (args, kwargs))
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **kwargs)
@@ -287,6 +288,11 @@ def _use_as(
 
 def _to_dense(value: Any) -> Any:  # noqa: ANN401 - a leaf of any arguments
     return value.dense() if isinstance(value, CompressedWeight) else value
+
+
+def _reads(func: Any) -> bool:  # noqa: ANN401 - a function of torch
+    """Whether a function only asks for an attribute."""
+    return bool(func.__name__ == "__get__")
 
 
 def must_show(args: Any) -> bool:  # noqa: ANN401 - a function's arguments

@@ -19,6 +19,7 @@ class Scaled(nn.Embedding):
     """Rows times eight."""
 
     def forward(self, ids):
+        """Eight times the rows."""
         return super().forward(ids) * 8.0
 
 
@@ -26,6 +27,7 @@ class Normalised(nn.Embedding):
     """Rows of length one."""
 
     def forward(self, input):
+        """Rows of length one."""
         return functional.normalize(super().forward(input).float(), dim=-1).to(self.weight.dtype)
 
 
@@ -33,6 +35,7 @@ class Folded(nn.Embedding):
     """Any id, folded into the table."""
 
     def forward(self, ids):
+        """Rows of folded ids."""
         return functional.embedding(ids * 7 % self.num_embeddings, self.weight, self.padding_idx)
 
 
@@ -40,6 +43,7 @@ class Direct(nn.Embedding):
     """Reads its weight itself."""
 
     def forward(self, ids):
+        """Rows and their mean."""
         return self.weight[ids.long()] + self.weight.mean(0)
 
 
@@ -51,6 +55,7 @@ class Projected(nn.EmbeddingBag):
         self.after = nn.Linear(DIM, DIM)
 
     def forward(self, input, offsets=None, per_sample_weights=None):
+        """Pooled rows through the layer."""
         return self.after(super().forward(input, offsets, per_sample_weights))
 
 

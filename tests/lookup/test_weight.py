@@ -50,6 +50,7 @@ class Net(nn.Module):
     def forward(self, ids: Tensor, many: Tensor) -> Tensor:
         """Numbers [B] of ids [B] and [B, 3]."""
         hidden = self.mix(torch.cat([self.rows(ids), self.bags(many)], 1))
+        hidden = hidden + (self.rows.weight * 2)[ids]
         return self.out(hidden).amax(1) + (hidden @ self.rows.weight.T).sum(1) + self.rows(input=many).sum((1, 2))
 
 
@@ -196,6 +197,10 @@ def test_what_would_be_wrong_is_refused(tmp_path):
         nn.init.normal_(net.rows.weight)
     with pytest.raises(ModelError, match="same compression"), torch.no_grad():
         net.rows.weight.copy_(make_weight("mean"))
+    hasten(net)
+    for module in (net, net.out):
+        with pytest.raises(ModelError, match=r"torch\.jit\.script"):
+            torch.jit.script(module)
     with pytest.raises(ModelError, match="ONNX"):
         torch.onnx.export(net, make_inputs(4), tmp_path / "net.onnx", dynamo=False)
 
