@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint sanitize wheel clean
 
-$(VENV)/.installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard memrec_convert/kernels/native/*)
+$(VENV)/.installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard memrec_convert/kernels/binding/* memrec_convert/runtime/*/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
