@@ -61,11 +61,20 @@ def bench(
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
-def doctor(*, as_json: bool) -> None:
+@click.option("--paths", is_flag=True, help="Show where header and library for C and C++ are, and nothing else.")
+def doctor(*, as_json: bool, paths: bool) -> None:
     """Show what lookups run on: kernel, instruction set, caches, threads, large pages, versions."""
     from memrec_convert.bench.doctor import describe_machine
+    from memrec_convert.kernels.library import find_library
     from memrec_convert.report.machine import render_machine
 
+    if paths:
+        places = find_library()
+        if as_json:
+            print_json(places)
+        else:
+            click.echo("\n".join(f"{name}: {place}" for name, place in places.items()))
+        return
     found = describe_machine()
     if as_json:
         print_json(found)

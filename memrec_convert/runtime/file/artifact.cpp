@@ -64,8 +64,8 @@ Artifact::Artifact(std::unique_ptr<Memory> file, const uint8_t* data, uint64_t b
         if (container_.tensors.count(name) || !container_.tensors.count(target))
             damaged("the alias " + quote(name) + " is a tensor itself, or stands for none");
     read_modules(metadata.modules);
-    check_groups();
     bind_all();
+    check_groups();
     if (!in_place) copy_tables();
     for (Table& table : store_) derived_.complete(table);
     lay_out_keys();
