@@ -1,6 +1,5 @@
 // The border: pointers are checked, exceptions become codes and sentences.
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <new>
 
@@ -33,36 +32,38 @@ using memrec::Fault;
 constexpr int64_t kStreamBytes = 2 << 20;  // outputs from this size on are written past the caches
 constexpr int32_t kMostThreads = 256;
 
-memrec_status report(memrec_error* error, memrec_status status, const std::string& text, int64_t lookup = -1,
-                     int64_t position = -1) {
+// Takes no memory: there may be none.
+memrec_status report(memrec_error* error, memrec_status status, const char* where, const char* text) {
     if (!error) return status;
-    error->status = status;
-    error->lookup = static_cast<int32_t>(lookup);
-    error->position = position;
-    const size_t length = std::min(text.size(), sizeof error->text - 1);
-    for (size_t i = 0; i < length; ++i) error->text[i] = text[i] >= ' ' && text[i] <= '~' ? text[i] : '?';
-    error->text[length] = '\0';
+    *error = {status, -1, -1, {}};
+    size_t length = 0;
+    for (const char* part : {where, ": ", text})
+        for (; *part && length + 1 < sizeof error->text; ++part) error->text[length++] = *part >= ' ' && *part <= '~' ? *part : '?';
     return status;
 }
 
-// Runs what may throw; `where` stands before the sentence of a Failure.
+// Runs what may throw; `where` stands before the sentence.
 template <class F>
-memrec_status guard(memrec_error* error, const std::string& where, F f) {
+memrec_status guard(memrec_error* error, const char* where, F f) {
     try {
         f();
         return MEMREC_OK;
     } catch (const Failure& failure) {
-        return report(error, failure.code, where + (where.empty() ? "" : ": ") + failure.what());
+        return report(error, failure.code, where, failure.what());
     } catch (const std::bad_alloc&) {
-        return report(error, MEMREC_NO_MEMORY, "there is not enough memory.");
+        return report(error, MEMREC_NO_MEMORY, where, "there is not enough memory.");
     } catch (const std::exception& other) {
-        return report(error, MEMREC_INTERNAL, other.what());
+        return report(error, MEMREC_INTERNAL, where, other.what());
     } catch (...) {
-        return report(error, MEMREC_INTERNAL, "an unknown error.");
+        return report(error, MEMREC_INTERNAL, where, "an unknown error.");
     }
 }
 
 [[noreturn]] void refuse(const std::string& text) { throw Failure(MEMREC_BAD_ARGUMENT, text); }
+
+const char* where_of(const memrec_artifact* artifact, const char* function) {
+    return artifact ? artifact->where.c_str() : function;
+}
 
 const memrec::Kernel* kernel_of(const memrec_options& options) {
     if (options.flags & ~static_cast<uint32_t>(MEMREC_IN_PLACE)) refuse("options.flags has bits that are not known.");
@@ -128,23 +129,18 @@ std::vector<Bags>& requested_by_thread() {
     return requested;
 }
 
-memrec_status report_fault(const memrec_artifact& artifact, const memrec_lookup* lookups, const memrec::Finding& finding,
-                           memrec_error* error) {
-    if (finding.fault == Fault::memory) return report(error, MEMREC_NO_MEMORY, "there is not enough memory.");
-    const auto number = static_cast<size_t>(lookups[finding.table].table);
-    const auto& table = artifact.content.tables()[number];
-    const std::string start = artifact.where + " > " + table.path + ": ", at = std::to_string(finding.position);
-    const std::string rows = std::to_string(table.table->rows);
+[[noreturn]] void refuse_fault(const memrec::NamedTable& table, const memrec::Finding& finding) {
+    const std::string at = std::to_string(finding.position), rows = std::to_string(table.table->rows);
     switch (finding.fault) {
         case Fault::id:
-            return report(error, MEMREC_BAD_ID, start + "id number " + at + " is outside the table's " + rows + " rows.",
-                          finding.table, finding.position);
+            throw Failure(MEMREC_BAD_ID, table.path + ": id number " + at + " is outside the table's " + rows + " rows.");
         case Fault::offset:
-            return report(error, MEMREC_BAD_OFFSET,
-                          start + "offsets must rise from 0 and stay within the ids; number " + at + " does not.",
-                          finding.table, finding.position);
+            throw Failure(MEMREC_BAD_OFFSET, table.path + ": offsets must rise from 0 and stay within the ids; number " + at +
+                                                 " does not.");
+        case Fault::weight:
+            throw Failure(MEMREC_BAD_WEIGHT, table.path + ": weight number " + at + " is NaN.");
         default:
-            return report(error, MEMREC_BAD_WEIGHT, start + "weight number " + at + " is NaN.", finding.table, finding.position);
+            throw std::bad_alloc();
     }
 }
 
@@ -171,7 +167,7 @@ memrec_status memrec_open_buffer(const void* bytes, size_t count, const memrec_o
 }
 
 memrec_status memrec_verify(const memrec_artifact* artifact, memrec_error* error) {
-    return guard(error, artifact ? artifact->where : "memrec_verify", [&] {
+    return guard(error, where_of(artifact, "memrec_verify"), [&] {
         if (!artifact) refuse("`artifact` is null.");
         artifact->content.verify();
     });
@@ -184,7 +180,7 @@ int32_t memrec_count_tables(const memrec_artifact* artifact) {
 }
 
 memrec_status memrec_get_table(const memrec_artifact* artifact, int32_t number, memrec_table* table, memrec_error* error) {
-    return guard(error, artifact ? artifact->where : "memrec_get_table", [&] {
+    return guard(error, where_of(artifact, "memrec_get_table"), [&] {
         if (!artifact || !table) refuse("`artifact` or `table` is null.");
         if (number < 0 || number >= memrec_count_tables(artifact)) refuse("there is no table of this number.");
         const memrec::NamedTable& found = artifact->content.tables()[static_cast<size_t>(number)];
@@ -203,20 +199,25 @@ int32_t memrec_find_table(const memrec_artifact* artifact, const char* path) {
 
 memrec_status memrec_look_up(const memrec_artifact* artifact, const memrec_lookup* lookups, int64_t count, int64_t bags,
                              memrec_pool* pool, memrec_error* error) {
-    int64_t at = -1;
-    memrec::Finding finding{Fault::none, -1, -1};
-    const memrec_status status = guard(error, "memrec_look_up", [&] {
+    int64_t at = -1, position = -1;
+    const memrec_status status = guard(error, where_of(artifact, "memrec_look_up"), [&] {
         if (!artifact || (count && !lookups)) refuse("`artifact` or `lookups` is null.");
         if (count < 0 || bags < 0) refuse("a count is negative.");
         std::vector<Bags>& requested = requested_by_thread();
         for (at = 0; at < count; ++at) requested.push_back(read_lookup(artifact->content, lookups[at], bags));
-        at = -1;
-        const memrec::Request request = {requested.data(), count, bags, artifact->content.kernel(), may_stream(requested, bags),
-                                         nullptr};
-        finding = memrec::look_up(request, pool ? &pool->pool : nullptr, pool ? pool->threads : 1);
+        const bool stream = may_stream(requested, bags);
+        const memrec::Request request = {requested.data(), count, bags, artifact->content.kernel(), stream, nullptr};
+        const memrec::Finding finding = memrec::look_up(request, pool ? &pool->pool : nullptr, pool ? pool->threads : 1);
+        at = finding.table;
+        position = finding.position;
+        if (finding.fault == Fault::memory) throw std::bad_alloc();
+        if (finding.fault == Fault::none) return;
+        refuse_fault(artifact->content.tables()[static_cast<size_t>(lookups[at].table)], finding);
     });
-    if (status == MEMREC_OK && finding.fault != Fault::none) return report_fault(*artifact, lookups, finding, error);
-    if (status != MEMREC_OK && error) error->lookup = static_cast<int32_t>(at);
+    if (status != MEMREC_OK && error) {
+        error->lookup = static_cast<int32_t>(at);
+        error->position = position;
+    }
     return status;
 }
 

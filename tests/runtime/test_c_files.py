@@ -1,4 +1,4 @@
-"""Files through memrec.h: what Python accepts opens, and whatever differs from the format gets a code and a sentence."""
+"""Files through memrec.h: what Python writes opens, and whatever differs from the format gets a code and a sentence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 import torch
 from c_library import Input, Library, Refused
 from safetensors.torch import save_file
-from small_models import DIM, falsify_text, join, make_bag, make_own, save_dlrm, save_tiny, split
+from small_models import falsify_text, join, make_bag, make_own, save_dlrm, save_tiny, split
 from test_falsified_fields import FIELDS, WRONG, find_places, put
 from torch import nn
 
@@ -25,6 +25,7 @@ from memrec_convert.artifact.layout import METADATA_KEY
 
 GOLDEN = Path(__file__).resolve().parents[1] / "artifact" / "golden"
 MOST_BYTES = 500 << 20
+MOST_TEXT = 499
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +50,15 @@ def check(library: Library, source: Path | bytes) -> None:
 
 def refusal(library: Library, source: Path | bytes) -> Refused | None:
     """What open or verify says, None where both accept."""
+    found: Refused | None = None
     try:
         check(library, source)
     except Refused as refused:
-        assert str(refused).isprintable()
-        assert str(refused).endswith(".")
-        return refused
-    return None
+        found = refused
+    if found is not None:
+        assert str(found).isprintable()
+        assert str(found).endswith(".") or len(str(found)) == MOST_TEXT
+    return found
 
 
 def test_golden_files_open_and_verify(library: Library) -> None:
@@ -141,7 +144,8 @@ def test_foreign_files_are_told_apart(library: Library, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "fitting"), [(field, fitting) for field in FIELDS for fitting in (False, True) if (field, fitting) != ("self", True)]
+    ("field", "fitting"),
+    [(field, fitting) for field in FIELDS for fitting in (False, True) if (field, fitting) != ("self", True)],
 )
 def test_each_field_of_the_metadata_is_guarded(
     library: Library, path: Path, saved: bytes, field: str, *, fitting: bool
@@ -170,7 +174,11 @@ def put_module(number: int, **changes: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "status", "message"),
     [
-        (put_module(0, rows=10**13), "DAMAGED", r"tables\.0\.rows: found I8 \[20, 2\], expected I8 \[10000000000000, 2\]"),
+        (
+            put_module(0, rows=10**13),
+            "DAMAGED",
+            r"tables\.0\.rows: found I8 \[20, 2\], expected I8 \[10000000000000, 2\]",
+        ),
         (put_module(0, codec="fp32"), "DAMAGED", "expected F32"),
         (put_module(1, rows=10**12), "DAMAGED", r"tables\.1\.base: found U8"),
         (put_module(1, rows=10**30), "DAMAGED", "whole one from 1 to"),
@@ -199,7 +207,11 @@ def put_module(number: int, **changes: Any) -> Callable[[dict[str, Any]], None]:
         (lambda plain: plain["aliases"].update(a="nowhere"), "DAMAGED", "stands for none"),
         (lambda plain: plain["digests"].popitem(), "DAMAGED", "unknown to the metadata"),
         (lambda plain: plain["digests"].update(more="0" * 32), "DAMAGED", "digests of tensors that are missing"),
-        (lambda plain: plain.update(format=3), "NEWER_FORMAT", "has format version 3, which this library does not know"),
+        (
+            lambda plain: plain.update(format=3),
+            "NEWER_FORMAT",
+            "has format version 3, which this library does not know",
+        ),
         (
             lambda plain: plain.update(format=2, requires=["tied-weights", "x"]),
             "NEWER_FORMAT",
@@ -225,8 +237,24 @@ def test_forged_descriptions_are_refused(
 
 def test_numbers_are_as_python_writes_them(library: Library, path: Path, saved: bytes) -> None:
     """Canonical floats of every size are read; the same value in other digits is refused, as other spaces are."""
-    floats = [0.1, 1e-5, 1.5e300, 5e-324, 123456789012345680.0, 1e16, 1e15, -0.0, 2.0**-44, 1 / 3, 0.0001, 1e22, 12345.678]
-    falsify_text(path, lambda plain: plain["plan"].update(floats=floats, huge=10**400, half="\ud800x\udc00", negative=-7))
+    floats = [
+        0.1,
+        1e-5,
+        1.5e300,
+        5e-324,
+        123456789012345680.0,
+        1e16,
+        1e15,
+        -0.0,
+        2.0**-44,
+        1 / 3,
+        0.0001,
+        1e22,
+        12345.678,
+    ]
+    falsify_text(
+        path, lambda plain: plain["plan"].update(floats=floats, huge=10**400, half="\ud800x\udc00", negative=-7)
+    )
     check(library, path)
     text = split(path.read_bytes())[0]["__metadata__"][METADATA_KEY]
     for old, new in (
@@ -260,7 +288,9 @@ def test_headers_written_otherwise_are_refused(library: Library, saved: bytes) -
     header, body = split(saved)
     assert refusal(library, join(header, body)) is None
     first = {"__metadata__": header.pop("__metadata__")}
-    assert "offsets other than the tensors make" in str(refusal(library, join(first | dict(reversed(header.items())), body)))
+    assert "offsets other than the tensors make" in str(
+        refusal(library, join(first | dict(reversed(header.items())), body))
+    )
     length = int.from_bytes(saved[:8], "little")
     padded = (length + 8).to_bytes(8, "little") + saved[8 : 8 + length] + b" " * 8 + saved[8 + length :]
     assert "filled up" in str(refusal(library, padded))

@@ -97,7 +97,7 @@ def test_tables_are_listed_by_number(library: Library, tables: list[CompressedTa
 
 
 def test_all_tables_in_one_call(library: Library, tables: list[CompressedTable], path: Path) -> None:
-    """Batches on both sides of what is cut into pieces and worth a thread, ids as columns of a grid, one thread and two."""
+    """Batches on both sides of what a piece and a thread take, ids as columns of a grid, on one thread and two."""
     bags = [table for table in tables if hasattr(table, "mode")]
     with library.open(path) as artifact, library.pool(2) as pool:
         for samples in (1, 3, 20, 64, 65, 700):

@@ -97,7 +97,10 @@ def test_examples_build_with_cmake_and_pkg_config(places: dict[str, str], tmp_pa
     flags = run("pkg-config", "--cflags", "--libs", "memrec", PKG_CONFIG_PATH=places["pkgconfig"]).split()
     run(compiler, "-std=c++17", EXAMPLES / "serve.cpp", *flags, "-o", tmp_path / "serve")
     check_examples(
-        tmp_path / "build" / "look_up", tmp_path / "serve", tmp_path, LD_LIBRARY_PATH=str(Path(places["library"]).parent)
+        tmp_path / "build" / "look_up",
+        tmp_path / "serve",
+        tmp_path,
+        LD_LIBRARY_PATH=str(Path(places["library"]).parent),
     )
 
 
@@ -110,7 +113,7 @@ def make_artifacts(folder: Path) -> list[Path]:
 
 
 def test_mutated_artifacts_are_refused_or_harmless(library: Library, tmp_path: Path) -> None:
-    """4,000 changed files, half of them with fitting digests, through open, lookups and verify on every instruction set.
+    """4,000 changed files, half of them with fitting digests, through open, lookups and verify.
 
     `.ci/sanitize` has 20,000 of them, in a program built with AddressSanitizer and UndefinedBehaviorSanitizer.
     """
