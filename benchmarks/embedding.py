@@ -12,6 +12,7 @@ bags_freed   the same, each output released at once
 full         the kernel with its prefetch over the full fp32 tables, into a given output
 ours         the kernel over the compressed tables, which makes its own output
 ours_out     the same into a given output
+c            the same through memrec.h, from an artifact of the tables, into a given output
 gather       the tokens of the same lookups summed with all row numbers given (where the form has tokens)
 memset       zeros written to the output
 """
@@ -28,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from c_contender import CTables
 from torch import Tensor, nn
 
 from memrec_convert.bench.timing import Timing, calls_in_a_row, time_interleaved
@@ -49,7 +51,7 @@ INDEXED_LOOKUPS = 0.8
 STAGES = (256,) * 6
 BATCHES = (1, 8, 64, 512, 2048, 16384)
 GATHERED = (512, 2048)
-CONTENDERS = ("bags", "bags_freed", "full", "ours", "ours_out", "memset", "gather")
+CONTENDERS = ("bags", "bags_freed", "full", "ours", "ours_out", "c", "memset", "gather")
 SECONDS_PER_BATCH = 12.0
 MOST_DRAWN = 20_000_000
 
@@ -64,6 +66,7 @@ class Stage:
     full: KernelTables
     tables: list[CompressedEmbeddingBag]
     kernel: KernelTables
+    library: CTables
     nbytes: int
 
 
@@ -112,7 +115,8 @@ def make_stage(dim: int, form: str, artifact_bytes: int, *, k: int, k_weights: i
     if tables[0].group is not None:
         shapes += list(tables[0].group.spec.tensors().values())
     kernels = KernelTables(full, range(TABLES)), KernelTables(tables, range(TABLES))
-    return Stage(dim, rows, bags, kernels[0], tables, kernels[1], count_bytes(shapes))
+    library = CTables(tables, torch.get_num_threads())
+    return Stage(dim, rows, bags, kernels[0], tables, kernels[1], library, count_bytes(shapes))
 
 
 def make_tables(
@@ -256,6 +260,10 @@ def measure(stage: Stage, ids: Ids, batch: int, *, seconds: float) -> tuple[dict
     out = OUTPUTS.take(batch, TABLES * stage.dim).zero_()
     inputs, cache = tuple(range(TABLES)), TogetherCache()
     embed_together(stage.tables, inputs, drawn[0], cache)
+    bound = [stage.library.bind(one, out, stage.dim) for one in drawn]
+    bound[0]()
+    if not torch.equal(out, stage.kernel.look_up_grid(drawn[0])):
+        raise RuntimeError("libmemrec gives other rows than the kernel")
 
     def own(name: str, number: int) -> int:
         return (number + CONTENDERS.index(name) * max(len(drawn) // len(CONTENDERS), 1)) % len(drawn)
@@ -274,6 +282,7 @@ def measure(stage: Stage, ids: Ids, batch: int, *, seconds: float) -> tuple[dict
         "full": lambda number: stage.full.look_up_grid(drawn[own("full", number)], out),
         "ours": lambda number: embed_together(stage.tables, inputs, drawn[own("ours", number)], cache),
         "ours_out": lambda number: stage.kernel.look_up_grid(drawn[own("ours_out", number)], out),
+        "c": lambda number: bound[own("c", number)](),
         "memset": lambda number: out.zero_(),
     }
     if batch in GATHERED:
@@ -303,6 +312,7 @@ def make_row(
         "ns_per_lookup": ns["ours"],
         "ratio_to_bags": ns["bags"] / ns["ours"],
         "ratio_to_full": ns["full"] / ns["ours_out"],
+        "ratio_c_to_ours_out": ns["ours_out"] / ns["c"],
         "ns": ns,
         "steps": dict(zip(("read and mix", "index", "fetch", "decode and write"), steps, strict=True)),
         "noisy": sorted(name for name, timing in timings.items() if timing.noisy),

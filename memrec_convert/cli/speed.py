@@ -49,10 +49,17 @@ def bench(
 
 
 @click.command()
+@click.option("--paths", is_flag=True, help="Show where header and library for C and C++ are, and nothing else.")
 @output_options
-def doctor(*, as_json: bool, quiet: bool) -> None:
+def doctor(*, paths: bool, as_json: bool, quiet: bool) -> None:
     """Show what lookups run on: kernel, instruction set, caches, threads, large pages, versions."""
     from memrec_convert.bench.doctor import describe_machine
+    from memrec_convert.kernels.library import find_library
     from memrec_convert.report.machine import render_machine
 
+    if paths:
+        places = find_library()
+        text = "\n".join(f"{name}: {place}" for name, place in places.items())
+        show(places, lambda _, __: text, as_json=as_json, quiet=quiet)
+        return
     show(describe_machine().to_json(), render_machine, as_json=as_json, quiet=quiet)

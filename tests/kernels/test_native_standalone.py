@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from native_build import TESTS, build_program, find_compiler, is_x86
 
-HERE = Path(__file__).resolve().parent
-SOURCES = HERE.parents[1] / "memrec_convert" / "kernels" / "native"
-CHECK = HERE / "native" / "check.cpp"
-AVX2 = ["-mavx2", "-mf16c", "-mpopcnt", "-mbmi", "-mbmi2"]
-AVX512 = [f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vbmi", "vbmi2", "vpopcntdq")]
-WIDE = {"lookup_avx2.cpp": AVX2, "lookup_avx512.cpp": [*AVX2, *AVX512]}
+CHECK = TESTS / "kernels" / "native" / "check.cpp"
 AARCH64_LIBRARIES = Path("/usr/aarch64-linux-gnu")
-
-pytestmark = pytest.mark.skipif(
-    not SOURCES.is_dir() or os.name != "posix", reason="the kernel's sources are not here, or no Unix compiler is"
-)
-
-
-def build(compiler: str, folder: Path, *, wide: bool) -> Path:
-    """Compiles the check; the wide instruction sets' files with their own options, as the package's build does."""
-    options = ["-std=c++17", "-O1", "-ffp-contract=off", "-fopenmp-simd", f"-I{SOURCES}"]
-    objects = []
-    for source in [CHECK, *sorted(SOURCES.glob("*.cpp"))]:
-        if source.name == "module.cpp":  # Python's side
-            continue
-        own = WIDE.get(source.name, []) if wide else []
-        objects.append(folder / f"{source.stem}.o")
-        subprocess.run([compiler, *options, *own, "-c", str(source), "-o", str(objects[-1])], check=True, timeout=300)
-    program = folder / "check"
-    subprocess.run([compiler, *map(str, objects), "-o", str(program), "-pthread"], check=True, timeout=300)
-    return program
 
 
 def run(command: list[str], cases: int) -> tuple[dict[str, int], str]:
@@ -47,18 +23,10 @@ def run(command: list[str], cases: int) -> tuple[dict[str, int], str]:
     return differ, re.findall(r"^digest (\w{16})$", ran.stdout, re.M)[0]
 
 
-def find_compiler() -> str:
-    """The C++ compiler for this machine; the test is skipped without one."""
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    if not compiler:
-        pytest.skip("no C++ compiler is here")
-    return compiler
-
-
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The check for this machine."""
-    return build(find_compiler(), tmp_path_factory.mktemp("here"), wide=os.uname().machine in ("x86_64", "amd64"))
+    return build_program(CHECK, tmp_path_factory.mktemp("here"), compiler=find_compiler(), wide=is_x86())
 
 
 def test_every_instruction_set_has_the_scalar_bits(here: Path) -> None:
@@ -76,7 +44,7 @@ def test_neon_has_the_bits_of_this_machine(here: Path, tmp_path: Path) -> None:
     compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
     if not compiler or not emulator or not AARCH64_LIBRARIES.is_dir():
         pytest.skip("no AArch64 cross compiler or emulator is here")
-    program = build(compiler, tmp_path, wide=False)
+    program = build_program(CHECK, tmp_path, compiler=compiler, wide=False)
     differ, digest = run([emulator, "-L", str(AARCH64_LIBRARIES), str(program)], 40)
     assert differ == {"neon": 0, "scalar": 0}
     assert run([str(here)], 40)[1] == digest

@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "engine.h"
-#include "hashing.h"
+#include "lookup/engine.h"
+#include "lookup/hashing.h"
 
 namespace {
 
@@ -34,11 +34,7 @@ struct Draw {
 // Memory of the tables of one case; each piece stays where it is.
 struct Store {
     std::deque<std::vector<uint8_t>> bytes;
-    std::deque<std::vector<Run>> runs;
-    Code keep(std::vector<Run> made) {
-        runs.push_back(std::move(made));
-        return {runs.back().data(), static_cast<int32_t>(runs.back().size())};
-    }
+    Derived derived;
     uint8_t* make(size_t size) {
         bytes.emplace_back(size + 8);
         return bytes.back().data();
@@ -168,7 +164,6 @@ void make_stages(Draw& draw, Store& store, Table& table, int base_depth, int sta
 
 void make_level(Draw& draw, Store& store, Table& table, Level& level, const std::vector<uint64_t>& members) {
     level.index = draw.from(0, 1) ? make_bitmap(store, table.rows, members) : make_keys(draw, store, table.rows, members);
-    if (level.index.kind == IndexKind::keys) level.index.places = places_of_keys(level.index.key_bits);
     level.index.count = members.size();
     level.stored = table.stages == table.base_depth || draw.from(0, 1);
     if (level.stored) {
@@ -178,8 +173,6 @@ void make_level(Draw& draw, Store& store, Table& table, Level& level, const std:
         level.depth = static_cast<int32_t>(draw.from(table.base_depth + 1, table.stages));
         level.entry_bits = bits_between(table, table.base_depth, level.depth);
         level.codes = store.noise(draw, (members.size() * level.entry_bits + 7) / 8 + 8);
-        level.code = store.keep(cut_code(table, table.base_depth, level.depth));
-        level.weights = weigh_stages(table, level.depth);
     }
 }
 
@@ -228,14 +221,14 @@ Table make_table(Draw& draw, Store& store, Form form) {
         std::vector<uint64_t> members(order.begin() + first, order.begin() + first + draw.from(1, std::min<int64_t>(half, 600)));
         make_level(draw, store, table, table.level[l], members);
     }
-    table.base_code = store.keep(cut_code(table, 0, table.base_depth));
-    table.base_weights = weigh_stages(table, table.base_depth);
+    store.derived.complete(table);
     return table;
 }
 
 struct Case {
     Store store;
-    std::vector<Table> tables;
+    std::deque<Table> tables;
+    std::vector<int64_t> columns;
     std::vector<Bags> bags;
     int64_t samples = 0, width = 0;
 
@@ -243,7 +236,7 @@ struct Case {
         samples = draw.from(1, draw.from(0, 1) ? 20 : 700);
         for (int64_t t = draw.from(1, 8); t > 0; --t) {
             tables.push_back(make_table(draw, store, static_cast<Form>(draw.from(0, kForms - 1))));
-            tables.back().column = width;
+            columns.push_back(width);
             width += tables.back().dim;
             bags.push_back(make_bags(draw, tables.back(), pooled));
         }
@@ -251,6 +244,8 @@ struct Case {
 
     Bags make_bags(Draw& draw, const Table& table, bool pooled) {
         Bags made{};
+        made.table = &table;
+        made.outside = table.outside;
         made.narrow = draw.from(0, 1);
         made.stride = draw.from(1, 3);
         std::vector<int64_t> starts;
@@ -276,11 +271,16 @@ struct Case {
         return made;
     }
 
-    std::vector<float> run(int threads, int64_t gap) const {
+    std::vector<float> run(const Kernel* kernel, int threads, int64_t gap) const {
         std::vector<float> out(static_cast<size_t>(samples * (width + gap)), 7.0f);
-        const Request request = {tables.data(), bags.data(), static_cast<int64_t>(tables.size()), samples, out.data(),
-                                 width + gap, false, nullptr};
-        if (look_up(request, threads).fault != Fault::none) out.clear();
+        std::vector<Bags> placed = bags;
+        for (size_t t = 0; t < placed.size(); ++t) {
+            placed[t].out = out.data() + columns[t];
+            placed[t].out_stride = width + gap;
+        }
+        static Pool pool;
+        const Request request = {placed.data(), static_cast<int64_t>(placed.size()), samples, kernel, false, nullptr};
+        if (look_up(request, &pool, threads).fault != Fault::none) out.clear();
         return out;
     }
 };
@@ -301,17 +301,14 @@ int main(int count, char** arguments) {
         Draw draw{static_cast<uint64_t>(number)};
         const Case one(draw, number % 2 == 1);
         const int64_t gap = draw.from(0, 3);
-        choose_kernel("scalar");
-        const std::vector<float> expected = one.run(1, gap);
+        const std::vector<float> expected = one.run(scalar_kernel(), 1, gap);
         for (float value : expected) {
             uint32_t bits;
             std::memcpy(&bits, &value, sizeof bits);
             digest = (digest ^ bits) * 0x100000001B3ull;
         }
-        for (size_t k = 0; k < names.size(); ++k) {
-            choose_kernel(names[k].c_str());
-            for (int threads : {1, 2}) wrong[k] += !same(one.run(threads, gap), expected);
-        }
+        for (size_t k = 0; k < names.size(); ++k)
+            for (int threads : {1, 2}) wrong[k] += !same(one.run(available_kernels()[k], threads, gap), expected);
     }
     int all = 0;
     for (size_t k = 0; k < names.size(); ++k) {

@@ -5,12 +5,12 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include <deque>
+#include <algorithm>
 #include <new>
-#include <utility>
 #include <vector>
 
-#include "engine.h"
+#include "lookup/engine.h"
+#include "state.h"
 #include "tensors.h"
 
 namespace {
@@ -26,31 +26,26 @@ constexpr int64_t kManyFloats = 256 << 10;  // of an output that look_up_few lea
 enum { kType, kCountThreads };
 PyObject* torch[2] = {nullptr, nullptr};  // the type of its tensors, and what says its number of threads
 
+// Floats between one table's vectors and the next one's where each table's lie together: without them all would begin in
+// the same set of the caches.
+constexpr int64_t kGap = 80;
+
+// Tables side by side: the column of a grid that feeds each, and where in a sample's vectors its own begins.
 struct Tables {
     std::vector<Table> tables;
+    std::vector<int64_t> inputs, columns;
     int64_t width = 0, last_input = -1;
     bool as_wide = true;  // as each other
-    std::deque<std::vector<memrec::Run>> runs;  // of the tables' codes
+    memrec::Derived derived;
 
-    memrec::Code keep(std::vector<memrec::Run> made) {
-        runs.push_back(std::move(made));
-        return {runs.back().data(), static_cast<int32_t>(runs.back().size())};
-    }
-
-    // Fills in what follows from a table's description.
-    void prepare(Table& table) {
-        width = table.column + table.dim;
-        last_input = table.input > last_input ? table.input : last_input;
-        as_wide = as_wide && table.dim == tables[0].dim;
-        table.base_code = keep(memrec::cut_code(table, 0, table.base_depth));
-        table.base_weights = memrec::weigh_stages(table, table.base_depth);
-        for (int l = 0; l < table.levels; ++l) {
-            memrec::Level& level = table.level[l];
-            if (level.index.kind == memrec::IndexKind::keys) level.index.places = memrec::places_of_keys(level.index.key_bits);
-            if (level.stored) continue;
-            level.code = keep(memrec::cut_code(table, table.base_depth, level.depth));
-            level.weights = memrec::weigh_stages(table, level.depth);
-        }
+    // Where a table's vectors begin, and how far apart they are, in an output whose samples are `stride` apart; at 0 each
+    // table's vectors lie together.
+    void place(Bags& bags, size_t t, int64_t samples, float* out, int64_t stride) const {
+        const int64_t start = stride ? columns[t] : columns[t] * samples + static_cast<int64_t>(t) * kGap;
+        bags.table = &tables[t];
+        bags.outside = tables[t].outside;
+        bags.out = out + start;
+        bags.out_stride = stride ? stride : tables[t].dim;
     }
 };
 
@@ -164,8 +159,6 @@ bool read_table(PyObject* plain, Table& table) {
     table.outside = from.as<memrec::Outside>("outside");
     table.pooling = from.as<memrec::Pooling>("pooling");
     table.padding = from.number("padding");
-    table.input = from.as<int32_t>("input");
-    table.column = from.number("column");
     if (!read_rows(from, table.kept_rows) || !read_stages(from, table)) return false;
     read_hashing(from, table.hashing);
     PyObject* levels = from.list("levels", memrec::kMostLevels);
@@ -187,6 +180,13 @@ bool read_table(PyObject* plain, Table& table) {
     return true;
 }
 
+bool read_place(PyObject* plain, Tables& tables) {
+    Reader from(plain);
+    tables.inputs.push_back(from.number("input"));
+    tables.columns.push_back(from.number("column"));
+    return !from.failed();
+}
+
 void free_tables(PyObject* capsule) { delete static_cast<Tables*>(PyCapsule_GetPointer(capsule, kCapsule)); }
 
 PyObject* make_tables(PyObject*, PyObject* list) {
@@ -198,12 +198,16 @@ PyObject* make_tables(PyObject*, PyObject* list) {
     if (!made) return PyErr_NoMemory();
     made->tables.resize(static_cast<size_t>(PyList_Size(list)));
     for (size_t t = 0; t < made->tables.size(); ++t) {
-        made->tables[t] = Table{};
-        if (!read_table(PyList_GetItem(list, static_cast<Py_ssize_t>(t)), made->tables[t])) {
+        Table& table = made->tables[t] = Table{};
+        PyObject* plain = PyList_GetItem(list, static_cast<Py_ssize_t>(t));
+        if (!read_table(plain, table) || !read_place(plain, *made)) {
             delete made;
             return nullptr;
         }
-        made->prepare(made->tables[t]);
+        made->derived.complete(table);
+        made->width = made->columns.back() + table.dim;
+        made->last_input = std::max(made->last_input, made->inputs.back());
+        made->as_wide = made->as_wide && table.dim == made->tables[0].dim;
     }
     PyObject* capsule = PyCapsule_New(made, kCapsule, free_tables);
     if (!capsule) delete made;
@@ -211,22 +215,21 @@ PyObject* make_tables(PyObject*, PyObject* list) {
 }
 
 // With the GIL released.
-memrec::Finding look_up_freely(const Request& request, int threads) {
+memrec::Finding look_up_freely(const std::vector<Bags>& bags, int64_t samples, bool stream, int threads, uint64_t* clock) {
+    const Request request = {bags.data(), static_cast<int64_t>(bags.size()), samples, memrec::active_kernel(), stream, clock};
     memrec::Finding finding;
     Py_BEGIN_ALLOW_THREADS;
-    finding = memrec::look_up(request, threads);
+    finding = memrec::look_up(request, threads > 1 ? memrec::shared_pool() : nullptr, threads);
     Py_END_ALLOW_THREADS;
     return finding;
 }
 
 // None, or (fault, table, position) with fault "id", "offset" or "weight".
-PyObject* run(Tables* tables, const std::vector<Bags>& bags, int64_t samples, float* out, int64_t out_stride, bool stream,
-              int threads, uint64_t* clock) {
-    const Request request = {tables->tables.data(), bags.data(), static_cast<int64_t>(bags.size()), samples, out,
-                             out_stride, stream, clock};
-    const memrec::Finding finding = look_up_freely(request, threads);
+PyObject* run(const std::vector<Bags>& bags, int64_t samples, bool stream, int threads, uint64_t* clock) {
+    const memrec::Finding finding = look_up_freely(bags, samples, stream, threads, clock);
     static const char* const names[] = {"", "id", "offset", "weight"};
     if (finding.fault == memrec::Fault::none) Py_RETURN_NONE;
+    if (finding.fault == memrec::Fault::memory) return PyErr_NoMemory();
     return Py_BuildValue("(sLL)", names[static_cast<int>(finding.fault)], static_cast<long long>(finding.table),
                          static_cast<long long>(finding.position));
 }
@@ -255,12 +258,17 @@ PyObject* wrong_count(const char* function) {
 }
 
 // One id per sample and table.
-const std::vector<Bags>& bags_of_grid(const Tables& tables, const Grid& grid) {
+const std::vector<Bags>& bags_of_grid(const Tables& tables, const Grid& grid, float* out, int64_t out_stride) {
     std::vector<Bags>& bags = bags_of_thread(tables.tables.size());
     const int64_t bytes = grid.input_stride * (grid.narrow ? 4 : 8);
-    for (size_t t = 0; t < bags.size(); ++t)
-        bags[t] = {static_cast<const char*>(grid.ids) + tables.tables[t].input * bytes, grid.narrow, grid.sample_stride,
-                   grid.samples, nullptr, false, nullptr};
+    for (size_t t = 0; t < bags.size(); ++t) {
+        bags[t] = {};
+        bags[t].ids = static_cast<const char*>(grid.ids) + tables.inputs[t] * bytes;
+        bags[t].narrow = grid.narrow;
+        bags[t].stride = grid.sample_stride;
+        bags[t].count = grid.samples;
+        tables.place(bags[t], t, grid.samples, out, out_stride);
+    }
     return bags;
 }
 
@@ -271,8 +279,8 @@ PyObject* look_up_grid(PyObject*, PyObject* const* args, Py_ssize_t count) {
     int64_t n[10];
     if (!tables || !read_numbers(args + 1, 10, n)) return nullptr;
     const Grid grid = {reinterpret_cast<const void*>(static_cast<uintptr_t>(n[0])), n[1] != 0, n[4], 0, n[2], n[3]};
-    return run(tables, bags_of_grid(*tables, grid), n[4], reinterpret_cast<float*>(static_cast<uintptr_t>(n[5])), n[6],
-               n[7] != 0, static_cast<int>(n[8]), reinterpret_cast<uint64_t*>(static_cast<uintptr_t>(n[9])));
+    const auto& bags = bags_of_grid(*tables, grid, reinterpret_cast<float*>(static_cast<uintptr_t>(n[5])), n[6]);
+    return run(bags, n[4], n[7] != 0, static_cast<int>(n[8]), reinterpret_cast<uint64_t*>(static_cast<uintptr_t>(n[9])));
 }
 
 // connect(torch.Tensor, torch.get_num_threads): whether look_up_few has torch's tensors from now on.
@@ -324,9 +332,9 @@ PyObject* look_up_few(PyObject*, PyObject* const* args, Py_ssize_t count) {
     if (threads < 1) return nullptr;
     memrec::Output* output = memrec::take_output(floats);
     if (!output) return PyErr_NoMemory();
-    const Request request = {tables->tables.data(), bags_of_grid(*tables, grid).data(), table_count, grid.samples,
-                             memrec::memory_of(output), tables->width, false, nullptr};
-    if (look_up_freely(request, threads).fault == memrec::Fault::none) return make_tensor(output, *tables, grid.samples);
+    const auto& bags = bags_of_grid(*tables, grid, memrec::memory_of(output), tables->width);
+    const memrec::Fault fault = look_up_freely(bags, grid.samples, false, threads, nullptr).fault;
+    if (fault == memrec::Fault::none) return make_tensor(output, *tables, grid.samples);
     memrec::give_back(output);
     Py_RETURN_NONE;
 }
@@ -352,12 +360,17 @@ PyObject* look_up_bags(PyObject*, PyObject* const* args, Py_ssize_t count) {
             PyObject* item = PyTuple_GetItem(input, i);
             if (!read_numbers(&item, 1, m + i)) return nullptr;
         }
-        bags[t] = {reinterpret_cast<const void*>(static_cast<uintptr_t>(m[0])), m[1] != 0, m[2], m[3],
-                   reinterpret_cast<const void*>(static_cast<uintptr_t>(m[4])), m[5] != 0,
-                   reinterpret_cast<const float*>(static_cast<uintptr_t>(m[6]))};
+        bags[t] = {};
+        bags[t].ids = reinterpret_cast<const void*>(static_cast<uintptr_t>(m[0]));
+        bags[t].narrow = m[1] != 0;
+        bags[t].stride = m[2];
+        bags[t].count = m[3];
+        bags[t].offsets = reinterpret_cast<const void*>(static_cast<uintptr_t>(m[4]));
+        bags[t].narrow_offsets = m[5] != 0;
+        bags[t].weights = reinterpret_cast<const float*>(static_cast<uintptr_t>(m[6]));
+        tables->place(bags[t], t, n[0], reinterpret_cast<float*>(static_cast<uintptr_t>(n[1])), n[2]);
     }
-    return run(tables, bags, n[0], reinterpret_cast<float*>(static_cast<uintptr_t>(n[1])), n[2], false,
-               static_cast<int>(n[3]), nullptr);
+    return run(bags, n[0], false, static_cast<int>(n[3]), nullptr);
 }
 
 // sum_rows(rows, dim, numbers, counts, most, factors, n, out): see tables.h

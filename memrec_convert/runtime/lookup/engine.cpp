@@ -4,34 +4,28 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <new>
+#include <utility>
 
-#include "cpu.h"
+#include "core/cpu.h"
 #include "scratch.h"
-#include "threads.h"
 
 namespace memrec {
 namespace {
 
 constexpr int64_t kPiecesPerTask = 16;       // where several threads share them
 
-struct Choice {
-    const Kernel* available[5] = {};  // null after the last
-    std::atomic<const Kernel*> active{nullptr};
-    Choice() {
+struct Available {
+    const Kernel* kernels[5] = {};  // null after the last
+    Available() {
         int count = 0;
         const Features features = detect_features();
-        if (features.avx512 && avx512_kernel()) available[count++] = avx512_kernel();
-        if (features.avx2 && avx2_kernel()) available[count++] = avx2_kernel();
-        if (neon_kernel()) available[count++] = neon_kernel();
-        available[count] = scalar_kernel();
-        active = available[0];
+        if (features.avx512 && avx512_kernel()) kernels[count++] = avx512_kernel();
+        if (features.avx2 && avx2_kernel()) kernels[count++] = avx2_kernel();
+        if (neon_kernel()) kernels[count++] = neon_kernel();
+        kernels[count] = scalar_kernel();
     }
 };
-
-Choice& choice() {
-    static Choice one;
-    return one;
-}
 
 Cut make_cut(const Request& request) {
     Cut cut{};
@@ -48,18 +42,22 @@ Cut make_cut(const Request& request) {
 struct Tasks {
     const Request& request;
     const Cut& cut;
-    RunPieces run;
     int64_t pieces_each;
+    std::atomic<bool> without_memory{false};
 };
 
 void run_task(void* context, int64_t number) {
-    const auto& tasks = *static_cast<const Tasks*>(context);
+    auto& tasks = *static_cast<Tasks*>(context);
     const int64_t first = number * tasks.pieces_each, last = first + tasks.pieces_each;
-    tasks.run(tasks.request, tasks.cut, first, last < tasks.cut.pieces ? last : tasks.cut.pieces);
+    try {
+        tasks.request.kernel->run(tasks.request, tasks.cut, first, last < tasks.cut.pieces ? last : tasks.cut.pieces);
+    } catch (const std::bad_alloc&) {  // of a thread's scratch; it must not leave the thread
+        tasks.without_memory = true;
+    }
 }
 
-int64_t find_outside(const Bags& bags, uint64_t rows) {
-    if (!active_kernel()->any_outside(bags, rows)) return -1;
+int64_t find_outside(const Kernel& kernel, const Bags& bags, uint64_t rows) {
+    if (!kernel.any_outside(bags, rows)) return -1;
     for (int64_t i = 0; i < bags.count; ++i)
         if (static_cast<uint64_t>(id_at(bags, i)) >= rows) return i;
     return -1;
@@ -87,8 +85,8 @@ Finding check(const Request& request) {
         int64_t at = -1;
         if (bags.offsets && (at = find_bad_offset(bags, request.samples)) >= 0) return {Fault::offset, t, at};
         if (bags.weights && (at = find_nan(bags)) >= 0) return {Fault::weight, t, at};
-        const Table& table = request.tables[t];
-        if (table.outside == Outside::error && (at = find_outside(bags, table.rows)) >= 0) return {Fault::id, t, at};
+        if (bags.outside != Outside::error) continue;
+        if ((at = find_outside(*request.kernel, bags, bags.table->rows)) >= 0) return {Fault::id, t, at};
     }
     return {Fault::none, -1, -1};
 }
@@ -114,8 +112,6 @@ struct AllKeyPlaces {
         }
     }
 };
-
-}  // namespace
 
 const KeyPlaces* places_of_keys(uint32_t key_bits) {
     static const AllKeyPlaces all;
@@ -149,6 +145,25 @@ Weights weigh_stages(const Table& table, int32_t depth) {
     return weights;
 }
 
+}  // namespace
+
+Code Derived::keep(std::vector<Run> runs) {
+    runs_.push_back(std::move(runs));
+    return {runs_.back().data(), static_cast<int32_t>(runs_.back().size())};
+}
+
+void Derived::complete(Table& table) {
+    table.base_code = keep(cut_code(table, 0, table.base_depth));
+    table.base_weights = weigh_stages(table, table.base_depth);
+    for (int l = 0; l < table.levels; ++l) {
+        Level& level = table.level[l];
+        if (level.index.kind == IndexKind::keys) level.index.places = places_of_keys(level.index.key_bits);
+        if (level.stored) continue;
+        level.code = keep(cut_code(table, table.base_depth, level.depth));
+        level.weights = weigh_stages(table, level.depth);
+    }
+}
+
 float* scratch_floats(int64_t floats) {
     static thread_local std::unique_ptr<float[]> memory;
     static thread_local int64_t held = 0;
@@ -159,31 +174,30 @@ float* scratch_floats(int64_t floats) {
     return memory.get();
 }
 
-const Kernel* active_kernel() { return choice().active.load(); }
-
-const Kernel* const* available_kernels() { return choice().available; }
-
-bool choose_kernel(const char* name) {
-    for (const Kernel* const* one = choice().available; *one; ++one) {
-        if (std::strcmp((*one)->name, name) == 0) {
-            choice().active = *one;
-            return true;
-        }
-    }
-    return false;
+const Kernel* const* available_kernels() {
+    static const Available all;
+    return all.kernels;
 }
 
-Finding look_up(const Request& request, int threads) {
+const Kernel* find_kernel(const char* name) {
+    for (const Kernel* const* one = available_kernels(); *one; ++one)
+        if (std::strcmp((*one)->name, name) == 0) return *one;
+    return nullptr;
+}
+
+Finding look_up(const Request& request, Pool* pool, int threads) {
     const Finding finding = check(request);
     if (finding.fault != Fault::none || request.samples == 0 || request.count == 0) return finding;
     int64_t lookups = 0;
     for (int64_t t = 0; t < request.count; ++t) lookups += request.bags[t].count;
     const int64_t worth = request.clock ? 1 : 1 + lookups / kLookupsPerThread;
-    const int used = static_cast<int>(threads < worth ? threads : worth);
+    const int used = !pool ? 1 : static_cast<int>(threads < worth ? threads : worth);
     const Cut cut = make_cut(request);
-    Tasks tasks = {request, cut, active_kernel()->run, used > 1 ? kPiecesPerTask : cut.pieces};
-    run_tasks(run_task, &tasks, (cut.pieces + tasks.pieces_each - 1) / tasks.pieces_each, used);
-    return finding;
+    Tasks tasks = {request, cut, used > 1 ? kPiecesPerTask : cut.pieces};
+    const int64_t count = (cut.pieces + tasks.pieces_each - 1) / tasks.pieces_each;
+    if (used < 2 || !pool->run(run_task, &tasks, count, used))
+        for (int64_t number = 0; number < count; ++number) run_task(&tasks, number);
+    return tasks.without_memory ? Finding{Fault::memory, -1, -1} : finding;
 }
 
 }  // namespace memrec

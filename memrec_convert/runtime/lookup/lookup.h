@@ -93,12 +93,11 @@ class Lookup {
             work.few = samples < kFew;
             work.count = 0;
             for (int64_t t = piece.first_table; t < piece.last_table; ++t) {
-                const Table& table = request.tables[t];
+                const Bags& bags = request.bags[t];
                 const int slot = work.count * samples;
                 Span& span = work.spans[work.count++];
-                span = {&table, slot, slot + samples, vector_of(request, table, piece.first), stride_of(request, table),
-                        work.few, {}};
-                Finding::read(span, request.bags[t], piece.first, work.slots);
+                span = {bags.table, slot, slot + samples, vector_of(bags, piece.first), bags.out_stride, work.few, {}};
+                Finding::read(span, bags, piece.first, work.slots);
             }
         };
         const auto end = [&](int64_t, Work& work) MEMREC_INLINE {
@@ -113,19 +112,19 @@ class Lookup {
     }
 
     static void run_bags_of(const Request& request, int64_t number, const Piece& piece) {
-        const Table& table = request.tables[number];
         const Bags& bags = request.bags[number];
+        const Table& table = *bags.table;
         float* scratch = scratch_floats(static_cast<int64_t>(kSlots) * table.dim);
         const int64_t start = start_of(bags, piece.first, request.samples);
         const int64_t ids = start_of(bags, piece.last, request.samples) - start;
         int64_t bag = piece.first, in_bag = 0;
-        float* out = vector_of(request, table, bag);
+        float* out = vector_of(bags, bag);
         clear(out, table.dim);
         const auto close = [&] {
             if (table.pooling == Pooling::mean && in_bag > 1) divide(out, table.dim, static_cast<float>(in_bag));
             in_bag = 0;
             if (++bag < piece.last) {
-                out += stride_of(request, table);
+                out += bags.out_stride;
                 clear(out, table.dim);
             }
         };

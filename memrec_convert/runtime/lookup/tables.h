@@ -1,9 +1,10 @@
-// What the kernel knows of a table: pointers into the caller's tensors and the numbers of its spec. Nothing is owned.
+// What lookups know of a table: pointers into somebody's tensors and the numbers of its spec. Nothing is owned.
 #pragma once
 
 #include <cstdint>
-#include <vector>
 #include <cstring>
+#include <deque>
+#include <vector>
 
 namespace memrec {
 
@@ -120,15 +121,13 @@ struct Table {
     int32_t base_depth, levels;
     uint32_t base_bits;
     int64_t padding;  // an id that reads as zero and is left out of pools, or -1
-    int64_t column;   // first float of its vector in a row of the output
     const float* frame;  // scale, then the centre
     const int8_t* codebook;
     const uint8_t* base;
     Code base_code;
     Weights base_weights;
-    Outside outside;
+    Outside outside;  // as its description says; a request may say otherwise
     Pooling pooling;
-    int32_t input;  // column of a grid of ids
     bool kept;
     Rows kept_rows;
     Level level[kMostLevels];
@@ -137,8 +136,10 @@ struct Table {
     Stage stage[kMostStages];
 };
 
-// The ids of one table: one per bag where `offsets` is null.
+// The ids of one table, one per bag where `offsets` is null, and where their vectors go.
 struct Bags {
+    const Table* table;
+    Outside outside;
     const void* ids;
     bool narrow;     // int32, else int64
     int64_t stride;  // in ids
@@ -146,24 +147,31 @@ struct Bags {
     const void* offsets;  // int64 or int32 [bags]: starts, or null
     bool narrow_offsets;
     const float* weights;  // [count] or null
+    float* out;
+    int64_t out_stride;  // floats from one bag's vector to the next
 };
 
 struct Request {
-    const Table* tables;
-    const Bags* bags;  // one per table
-    int64_t count;     // tables
-    int64_t samples;   // bags of each table
-    float* out;
-    int64_t out_stride;  // floats from one sample to the next; 0: each table's vectors lie together, table after table
-    bool stream;         // stores that pass by the caches; only for rows on 64-byte boundaries
-    uint64_t* clock;     // nanoseconds per step, or null
+    const Bags* bags;
+    int64_t count;    // of `bags`, each of one table
+    int64_t samples;  // bags of each
+    const struct Kernel* kernel;
+    bool stream;      // stores that pass by the caches; only for vectors on 64-byte boundaries
+    uint64_t* clock;  // nanoseconds per step, or null
 };
 
 constexpr int kSteps = 4;  // of `clock`: read and mix, index, fetch, decode and write
 
-std::vector<Run> cut_code(const Table& table, int32_t first_stage, int32_t last_stage);
-Weights weigh_stages(const Table& table, int32_t depth);
-const KeyPlaces* places_of_keys(uint32_t key_bits);  // 1 to 16
+// What follows from the descriptions of tables; it has to live as long as they are looked up.
+class Derived {
+  public:
+    // Fills in a table's codes and weights, and the places of its keys.
+    void complete(Table& table);
+
+  private:
+    Code keep(std::vector<Run> runs);
+    std::deque<std::vector<Run>> runs_;
+};
 
 namespace {  // each instruction set has its own copies of what follows, which it may compile to its own instructions
 
@@ -175,9 +183,6 @@ inline T load_at(const void* start, int64_t number) {
     return value;
 }
 
-// Floats between one table's vectors and the next one's: without them all would begin in the same set of the caches.
-constexpr int64_t kGap = 80;
-
 // Of the first `stages` stages.
 inline int64_t codebook_bytes(const Table& table, int32_t stages) {
     if (table.kept || !stages) return 0;
@@ -185,15 +190,7 @@ inline int64_t codebook_bytes(const Table& table, int32_t stages) {
     return (last.first + (int64_t{1} << last.bits)) * table.dim;
 }
 
-inline int64_t stride_of(const Request& request, const Table& table) {
-    return request.out_stride ? request.out_stride : table.dim;
-}
-
-inline float* vector_of(const Request& request, const Table& table, int64_t sample) {
-    const int64_t start =
-        request.out_stride ? table.column : table.column * request.samples + (&table - request.tables) * kGap;
-    return request.out + start + sample * stride_of(request, table);
-}
+inline float* vector_of(const Bags& bags, int64_t sample) { return bags.out + sample * bags.out_stride; }
 
 inline int64_t id_at(const Bags& bags, int64_t position) {
     return bags.narrow ? load_at<int32_t>(bags.ids, position * bags.stride)

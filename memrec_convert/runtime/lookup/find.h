@@ -27,7 +27,7 @@ struct Find {
         for (int i = 0; i < n; ++i) list[i] = static_cast<uint16_t>(span.first + i);
         span.counts[kBase] = n;
         // Where an id outside is an error, the request has none.
-        if (table.padding >= 0 || (table.outside != Outside::error && Isa::any_at_or_past(ids, n, table.rows)))
+        if (table.padding >= 0 || (bags.outside != Outside::error && Isa::any_at_or_past(ids, n, table.rows)))
             set_apart(span, bags, first, slots);
         ask_for_lines(span, n < kShort || first == 0, slots);
     }
@@ -42,12 +42,12 @@ struct Find {
         for (int slot = span.first; slot < span.last; ++slot) {
             const auto id = static_cast<int64_t>(slots.id[slot]);
             const bool outside = id < 0 || id >= rows;
-            const bool is_zero = (outside && table.outside == Outside::zero) ||
+            const bool is_zero = (outside && bags.outside == Outside::zero) ||
                                  (table.padding >= 0 && id_at(bags, first + slot - span.first) == table.padding);
-            if (outside && table.outside == Outside::hash)
+            if (outside && bags.outside == Outside::hash)
                 slots.id[slot] = static_cast<uint64_t>((id % rows + rows) % rows);
             else if (outside)
-                slots.id[slot] = static_cast<uint64_t>(id < 0 || table.outside == Outside::error ? 0 : rows - 1);
+                slots.id[slot] = static_cast<uint64_t>(id < 0 || bags.outside == Outside::error ? 0 : rows - 1);
             (is_zero ? zeros[zero++] : list[kept++]) = static_cast<uint16_t>(slot);
         }
         span.counts[kBase] = kept;

@@ -1,9 +1,10 @@
 #include "tensors.h"
 
 #include <atomic>
+#include <cstddef>
 #include <new>
 
-#include "tables.h"
+#include "lookup/tables.h"
 
 namespace memrec {
 namespace {
@@ -48,6 +49,21 @@ struct Exchange {
     int (*look_at)(void* object, View* view);
     int (*stream)(int32_t, int32_t, void**);
 };
+
+// Laid out once more by hand, so each is held against the numbers of dlpack.h on machines of 64 bits.
+static_assert(sizeof(void*) == 8, "the layouts below are those of 64-bit machines");
+static_assert(sizeof(DataType) == 4 && offsetof(DataType, bits) == 1 && offsetof(DataType, lanes) == 2, "DLDataType");
+static_assert(sizeof(View) == 48 && offsetof(View, device) == 8 && offsetof(View, device_number) == 12 &&
+                  offsetof(View, dimensions) == 16 && offsetof(View, type) == 20 && offsetof(View, shape) == 24 &&
+                  offsetof(View, strides) == 32 && offsetof(View, byte_offset) == 40,
+              "DLTensor");
+static_assert(sizeof(Owned) == 80 && offsetof(Owned, owner) == 8 && offsetof(Owned, release) == 16 &&
+                  offsetof(Owned, flags) == 24 && offsetof(Owned, view) == 32,
+              "DLManagedTensorVersioned");
+static_assert(sizeof(Exchange) == 56 && offsetof(Exchange, older) == 8 && offsetof(Exchange, allocate) == 16 &&
+                  offsetof(Exchange, own) == 24 && offsetof(Exchange, to_object) == 32 && offsetof(Exchange, look_at) == 40 &&
+                  offsetof(Exchange, stream) == 48,
+              "DLPackExchangeAPI");
 
 constexpr Version kVersion = {1, 0};  // what is made here is as old as that
 constexpr int kMostDimensions = 3;
