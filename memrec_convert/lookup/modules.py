@@ -90,7 +90,7 @@ class CompressedEmbeddingBag(CompressedTable):
         learning = weights is not None and weights.requires_grad and torch.is_grad_enabled()
         kernel = self.kernel() if flat.is_cpu and not learning else None
         if kernel is None:
-            return self._pool(flat, torch.arange(bags, device=flat.device) if starts is None else starts, weights)
+            return self.lookup_bags(flat, torch.arange(bags, device=flat.device) if starts is None else starts, weights)
         if bags == 0 and len(flat):
             raise ValueError(f"table {self.name or '?'}: {len(flat)} ids, and no bag to hold them")
         return kernel.look_up_bags([(flat, starts, weights)], bags)
@@ -122,8 +122,12 @@ class CompressedEmbeddingBag(CompressedTable):
             raise ValueError(f"table {name}: ids of one dimension need offsets")
         return ids, self._drop_end(offsets, len(ids)), weights
 
-    def _pool(self, ids: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
-        """The reference."""
+    def lookup_bags(self, ids: Tensor, offsets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Bags of the rows of `lookup`, float32 [bags, dim], pooled in torch: what the kernel equals to the bit.
+
+        ids [n] of any bags; offsets [bags], where each begins; weights float32 [n] per id. ValueError where they do not
+        go together or a weight is NaN.
+        """
         self._check_offsets(offsets, len(ids))
         if weights is not None and bool(weights.isnan().any()):
             at = int(weights.isnan().nonzero()[0])

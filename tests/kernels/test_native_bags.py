@@ -27,7 +27,7 @@ def check_bags(module: CompressedEmbeddingBag, ids: Tensor, starts: Tensor, weig
     """The module's bags have the reference's bits."""
     assert through_kernel(module)
     given_offsets = torch.cat([starts, torch.tensor([len(ids)])]) if module.include_last_offset else starts
-    assert same_bits(module(ids, given_offsets, weights), module._pool(ids, starts, weights))
+    assert same_bits(module(ids, given_offsets, weights), module.lookup_bags(ids, starts, weights))
 
 
 @pytest.mark.parametrize("mode", ["sum", "mean"])
@@ -90,11 +90,11 @@ def test_ids_of_two_dimensions_and_their_weights(dtype: torch.dtype) -> None:
     module = make_bag(4, base="weighted")
     ids = draw_ids(module.spec.rows, 60).to(dtype).view(12, 5)
     weights = torch.randn(12, 5, generator=torch.Generator().manual_seed(2))
-    expected = module._pool(ids.flatten(), torch.arange(12) * 5, weights.flatten())
+    expected = module.lookup_bags(ids.flatten(), torch.arange(12) * 5, weights.flatten())
     assert same_bits(module(ids, None, weights), expected)
     assert same_bits(module(ids.t().contiguous().t(), None, weights.t().contiguous().t()), expected)
     assert same_bits(module(ids, None, weights.to(torch.float64)), expected)
-    single = module._pool(ids[:, 0], torch.arange(12), weights[:, 0])
+    single = module.lookup_bags(ids[:, 0], torch.arange(12), weights[:, 0])
     assert same_bits(module(ids[:, :1], None, weights[:, :1]), single)
 
 
@@ -110,7 +110,7 @@ def test_bags_of_several_tables_in_one_call() -> None:
             starts = None if number == 2 else start_bags(sizes).to(torch.int32 if number % 2 else torch.int64)
             weights = torch.randn(len(ids)) if number == 4 else None
             inputs.append((ids.to(torch.int32) if number == 3 else ids, starts, weights))
-            expected.append(module._pool(ids, torch.arange(samples) if starts is None else starts, weights))
+            expected.append(module.lookup_bags(ids, torch.arange(samples) if starts is None else starts, weights))
         assert same_bits(tables.look_up_bags(inputs, samples), torch.cat(expected, dim=1))
 
 
@@ -140,5 +140,5 @@ def test_any_bags_over_any_table(data: st.DataObject) -> None:
     weighted = mode == "sum" and data.draw(st.booleans())
     check_bags(module, ids, start_bags(sizes), torch.randn(len(ids), generator=pick) if weighted else None)
     if len(ids):
-        single = module._pool(ids, torch.arange(len(ids)), None)
+        single = module.lookup_bags(ids, torch.arange(len(ids)))
         assert same_bits(module(ids.view(-1, 1)), single)

@@ -105,7 +105,7 @@ def test_ids_outside_the_table(oov: str, dtype: torch.dtype) -> None:
         expected[ids == PADDING] = 0.0
         assert same_bits(module(ids.view(-1, 1)), expected)
         offsets = torch.tensor([0, 0, 4, 9])
-        assert same_bits(module(ids, offsets), module._pool(ids, offsets, None))
+        assert same_bits(module(ids, offsets), module.lookup_bags(ids, offsets))
 
 
 def make_crowded(mixed: Tensor, *, rows: int = 4096) -> CompressedEmbeddingBag:

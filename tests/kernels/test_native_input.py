@@ -114,7 +114,7 @@ def test_misaligned_tensors(dtype: torch.dtype, by: int) -> None:
         module = make_bag(3, base=base, kinds=("int8", "fp16"), dim=37)
         ids = draw_ids(module.spec.rows, 90).to(dtype)
         offsets, weights = torch.arange(0, 90, 3, dtype=dtype), torch.randn(90)
-        pooled, rows = module._pool(ids, offsets, weights), module.lookup(ids)
+        pooled, rows = module.lookup_bags(ids, offsets, weights), module.lookup(ids)
         for part in (module, module.group):
             for name, buffer in [] if part is None else list(part.named_buffers(recurse=False)):
                 setattr(part, name, move_off_alignment(buffer, by))
