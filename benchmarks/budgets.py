@@ -15,8 +15,8 @@ from memrec_convert.artifact.writer import write_model
 from memrec_convert.checkpoint import read_source
 from memrec_convert.clicklog import take_profile
 from memrec_convert.conversion.inputs.from_checkpoint import LogChoices, make_schema, make_subject, open_batches
+from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.preparing import stay_silent
-from memrec_convert.conversion.inputs.stopwatch import Stopwatch
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.candidates import find_candidates
 from memrec_convert.conversion.steps.fitting import fit_subject

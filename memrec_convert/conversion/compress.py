@@ -14,13 +14,7 @@ from typing_extensions import Unpack
 from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE, Metadata
 from memrec_convert.artifact.reader import read_artifact
 from memrec_convert.artifact.writer import KEPT_MODULE, collect_tensors, write_model
-from memrec_convert.conversion.inputs.batches import (
-    call_with_batch,
-    choose_forward,
-    guard_forward,
-    last_part,
-    make_loader,
-)
+from memrec_convert.conversion.inputs.batches import guard_forward, open_loaders
 from memrec_convert.conversion.inputs.from_module import (
     check_answers,
     describe_use,
@@ -28,13 +22,21 @@ from memrec_convert.conversion.inputs.from_module import (
     restore_norms,
     unwrap,
 )
+from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.plain_torch import plain_torch
-from memrec_convert.conversion.inputs.preparing import stay_silent
-from memrec_convert.conversion.inputs.stopwatch import Stopwatch
-from memrec_convert.conversion.inputs.subject import Progress
+from memrec_convert.conversion.inputs.preparing import profile_facts, stay_silent
+from memrec_convert.conversion.inputs.subject import Progress, Subject
 from memrec_convert.conversion.measuring.reporting import make_report
-from memrec_convert.conversion.options import InputChoices, OptionChoices, make_options, names_of, refuse_unknown
+from memrec_convert.conversion.options import (
+    InputChoices,
+    OptionChoices,
+    Options,
+    make_options,
+    names_of,
+    refuse_unknown,
+)
 from memrec_convert.conversion.shrink import shrink
+from memrec_convert.conversion.steps.outcome import Shrunk
 from memrec_convert.errors import ModelError, OptionError
 from memrec_convert.evaluation.scoring import Forward
 from memrec_convert.lookup import CompressedTable, describe_module, hasten, is_plain, named_tables
@@ -85,14 +87,7 @@ def compress(
     spending = parse_budget(budget)
     inner, prefix = unwrap(model)
     with watch.stage("read"), plain_torch() as as_called, single_threaded_torch():
-        sources = [make_loader(batches, labels, "batches"), make_loader(val, labels, "val", hold=True)]
-        given = [one for one in sources if one is not None]
-        call, labelled = forward, False
-        if call is None:
-            call, labelled = choose_forward(inner, next(given[0].stream())) if given else (call_with_batch, False)
-        if labelled and labels is None:
-            sources = [None if one is None else replace(one, labels=last_part) for one in sources]
-        train, hold_out = sources
+        train, hold_out, call = open_loaders(inner, batches, val, labels=labels, forward=forward)
         subject, warnings = make_subject(
             inner,
             forward=as_called(guard_forward(call, outputs)),
@@ -104,24 +99,29 @@ def compress(
             share=inplace,
         )
         check_answers(subject, outputs)
-        facts: dict[str, object] = {"digest": None, "files": [], "samples": 0}
-        shrunk = shrink(subject, spending, options, profile=facts, progress=progress, watch=watch)
-    report = make_report(
+        shrunk = shrink(subject, spending, options, profile=profile_facts(None), progress=progress, watch=watch)
+    small = _settle_in(inner, shrunk.model) if inplace else shrunk.model
+    restore_norms(inner, small)
+    setattr(small, METADATA_ATTRIBUTE, shrunk.metadata)
+    warnings = (*_warn_of_wrapper(model, prefix), *warnings, *shrunk.warnings)
+    return small, _report(subject, shrunk, inner, options, watch, warnings)
+
+
+def _report(
+    subject: Subject, shrunk: Shrunk, model: nn.Module, options: Options, watch: Stopwatch, warnings: tuple[str, ...]
+) -> Report:
+    return make_report(
         subject,
         shrunk,
         path=None,
         nbytes=shrunk.chosen.nbytes,
         options=options.differing(),
         judgement=None,
-        source={"layout": type(inner).__name__, "container": "live module", "assumed": ()},
+        source={"layout": type(model).__name__, "container": "live module", "assumed": ()},
         evaluation=None,
         seconds=watch.rounded(),
-        warnings=(*_warn_of_wrapper(model, prefix), *warnings, *shrunk.warnings),
+        warnings=warnings,
     )
-    small = _settle_in(inner, shrunk.model) if inplace else shrunk.model
-    restore_norms(inner, small)
-    setattr(small, METADATA_ATTRIBUTE, shrunk.metadata)
-    return small, report
 
 
 def _warn_of_wrapper(model: nn.Module, prefix: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from memrec_convert.conversion.inputs.stopwatch import Stopwatch
+from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.subject import BatchSource, Progress, Subject
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.shrink import shrink

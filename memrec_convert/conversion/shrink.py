@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memrec_convert.artifact.metadata import Metadata
-from memrec_convert.conversion.inputs.stopwatch import Stopwatch
+from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.subject import Progress, Subject
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.assembly import round_dense

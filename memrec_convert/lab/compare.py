@@ -12,8 +12,8 @@ from typing_extensions import Unpack
 
 from memrec_convert.conversion.inputs.from_checkpoint import LogBatches
 from memrec_convert.conversion.inputs.kept_fits import FitStore, open_work
+from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.preparing import Job, prepare, profile_facts, source_facts
-from memrec_convert.conversion.inputs.stopwatch import Stopwatch
 from memrec_convert.conversion.options import LATER, InputChoices, LogPaths
 from memrec_convert.errors import LogError, OptionError
 from memrec_convert.lab.contest import Contender, Contest, Made

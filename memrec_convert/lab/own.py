@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property, partial
 
+from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.preparing import profile_facts, stay_silent
-from memrec_convert.conversion.inputs.stopwatch import Stopwatch
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.shrink import shrink
 from memrec_convert.conversion.steps.fitting import Fitted, fit_subject

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -108,6 +108,25 @@ def call_with_batch(model: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401 - w
 def call_with_inputs(model: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401 - what the loader yields
     """The forward for batches whose last part is the label."""
     return call_with_batch(model, batch[0] if len(batch) == 2 else batch[:-1])
+
+
+def open_loaders(
+    model: nn.Module,
+    batches: Iterable[Any] | None,
+    val: Iterable[Any] | None,
+    *,
+    labels: Callable[[Any], Tensor] | None,
+    forward: Forward | None,
+) -> tuple[LoaderBatches | None, LoaderBatches | None, Forward]:
+    """Training data and hold-out as sources of batches, and how the model is called on a batch of them."""
+    sources = [make_loader(batches, labels, "batches"), make_loader(val, labels, "val", hold=True)]
+    given = [one for one in sources if one is not None]
+    if forward is not None or not given:
+        return sources[0], sources[1], forward or call_with_batch
+    call, labelled = choose_forward(model, next(given[0].stream()))
+    if labelled and labels is None:
+        sources = [None if one is None else replace(one, labels=last_part) for one in sources]
+    return sources[0], sources[1], call
 
 
 def choose_forward(model: nn.Module, batch: Any) -> tuple[Forward, bool]:  # noqa: ANN401 - what the loader yields

@@ -98,20 +98,9 @@ def make_subject(
         with WatchedLookups(points):
             return forward(model, batch)
 
-    counts = None if train is None else _count_lookups(twin, sites, train, run)
-    if hold_out is not None:
-        _count_lookups(twin, sites, hold_out, run)
+    counted = [None if one is None else _count_lookups(twin, sites, one, run) for one in (train, hold_out)]
     subject = Subject(
-        twin,
-        tuple(sites),
-        run,
-        shapes,
-        None,
-        dense_aliases=aliases,
-        train=train,
-        hold_out=hold_out,
-        counts=counts,
-        uncopied=uncopied,
+        twin, tuple(sites), run, shapes, None, aliases, train, hold_out, counts=counted[0], uncopied=uncopied
     )
     return subject, tuple(warnings)
 

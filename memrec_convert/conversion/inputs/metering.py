@@ -1,7 +1,8 @@
-"""Progress in bytes for stages that read large tables: how much of what they will read has been read."""
+"""What a conversion tells of its work: seconds per stage, and bytes read by stages that read large tables."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -69,3 +70,24 @@ class MeteredRows:
 def count_large_bytes(readers: Sequence[RowReader]) -> int:
     """Bytes of one pass over the large ones among them, as float32."""
     return sum(4 * reader.shape[0] * reader.shape[1] for reader in readers if is_large(reader.shape))
+
+
+@dataclass
+class Stopwatch:
+    """Adds up wall-clock seconds under the name of each stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Counts the time until the block ends towards `name`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def rounded(self) -> dict[str, float]:
+        """Seconds to the millisecond, with their total."""
+        found = {name: round(value, 3) for name, value in self.seconds.items()}
+        return found | {"total": round(sum(self.seconds.values()), 3)}

@@ -19,8 +19,8 @@ from memrec_convert.conversion.inputs.from_checkpoint import (
     require_labels,
 )
 from memrec_convert.conversion.inputs.from_class import OwnClass, OwnModel, make_own_subject, own_names, read_own_source
+from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.readings import refuse_doubtful
-from memrec_convert.conversion.inputs.stopwatch import Stopwatch
 from memrec_convert.conversion.inputs.subject import Progress, Subject
 from memrec_convert.conversion.inputs.workspace import Workspace
 from memrec_convert.conversion.options import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 from memrec_convert.conversion.inputs.from_checkpoint import LogBatches
-from memrec_convert.conversion.inputs.stopwatch import Stopwatch
+from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.subject import Progress, Subject
 from memrec_convert.conversion.measuring.control import Control
 from memrec_convert.conversion.measuring.judging import Judgement, judge

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from memrec_convert.conversion.inputs.stopwatch import Stopwatch
+from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.subject import Progress, Subject
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.assembly import Search, assign_members, build_tables

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from memrec_convert.conversion.inputs.metering import count_large_bytes
-from memrec_convert.conversion.inputs.stopwatch import Stopwatch
+from memrec_convert.conversion.inputs.metering import Stopwatch, count_large_bytes
 from memrec_convert.conversion.inputs.subject import Progress, Subject
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.weighting import choose_source, weigh_tables

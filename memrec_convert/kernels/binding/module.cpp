@@ -30,22 +30,20 @@ PyObject* torch[2] = {nullptr, nullptr};  // the type of its tensors, and what s
 // the same set of the caches.
 constexpr int64_t kGap = 80;
 
-// Tables side by side: the column of a grid that feeds each, and where in a sample's vectors its own begins.
+// Tables side by side, with the column of a grid that feeds each, and the first float of its vector in a sample's.
 struct Tables {
     std::vector<Table> tables;
-    std::vector<int64_t> inputs, columns;
+    struct Place {
+        int64_t input, column;
+    };
+    std::vector<Place> places;
     int64_t width = 0, last_input = -1;
     bool as_wide = true;  // as each other
     memrec::Derived derived;
 
-    // Where a table's vectors begin, and how far apart they are, in an output whose samples are `stride` apart; at 0 each
-    // table's vectors lie together.
-    void place(Bags& bags, size_t t, int64_t samples, float* out, int64_t stride) const {
-        const int64_t start = stride ? columns[t] : columns[t] * samples + static_cast<int64_t>(t) * kGap;
-        bags.table = &tables[t];
-        bags.outside = tables[t].outside;
-        bags.out = out + start;
-        bags.out_stride = stride ? stride : tables[t].dim;
+    // Where a table's vectors begin in an output whose samples are `stride` floats apart; at 0 each table's lie together.
+    float* start_of(size_t t, int64_t samples, float* out, int64_t stride) const {
+        return out + (stride ? places[t].column : places[t].column * samples + static_cast<int64_t>(t) * kGap);
     }
 };
 
@@ -182,8 +180,7 @@ bool read_table(PyObject* plain, Table& table) {
 
 bool read_place(PyObject* plain, Tables& tables) {
     Reader from(plain);
-    tables.inputs.push_back(from.number("input"));
-    tables.columns.push_back(from.number("column"));
+    tables.places.push_back({from.number("input"), from.number("column")});
     return !from.failed();
 }
 
@@ -205,8 +202,8 @@ PyObject* make_tables(PyObject*, PyObject* list) {
             return nullptr;
         }
         made->derived.complete(table);
-        made->width = made->columns.back() + table.dim;
-        made->last_input = std::max(made->last_input, made->inputs.back());
+        made->width = made->places.back().column + table.dim;
+        made->last_input = std::max(made->last_input, made->places.back().input);
         made->as_wide = made->as_wide && table.dim == made->tables[0].dim;
     }
     PyObject* capsule = PyCapsule_New(made, kCapsule, free_tables);
@@ -262,12 +259,10 @@ const std::vector<Bags>& bags_of_grid(const Tables& tables, const Grid& grid, fl
     std::vector<Bags>& bags = bags_of_thread(tables.tables.size());
     const int64_t bytes = grid.input_stride * (grid.narrow ? 4 : 8);
     for (size_t t = 0; t < bags.size(); ++t) {
-        bags[t] = {};
-        bags[t].ids = static_cast<const char*>(grid.ids) + tables.inputs[t] * bytes;
-        bags[t].narrow = grid.narrow;
-        bags[t].stride = grid.sample_stride;
-        bags[t].count = grid.samples;
-        tables.place(bags[t], t, grid.samples, out, out_stride);
+        const Table& table = tables.tables[t];
+        bags[t] = {&table, table.outside, grid.narrow, false,
+                   static_cast<const char*>(grid.ids) + tables.places[t].input * bytes, grid.sample_stride, grid.samples,
+                   nullptr, nullptr, tables.start_of(t, grid.samples, out, out_stride), out_stride ? out_stride : table.dim};
     }
     return bags;
 }
@@ -360,15 +355,12 @@ PyObject* look_up_bags(PyObject*, PyObject* const* args, Py_ssize_t count) {
             PyObject* item = PyTuple_GetItem(input, i);
             if (!read_numbers(&item, 1, m + i)) return nullptr;
         }
-        bags[t] = {};
-        bags[t].ids = reinterpret_cast<const void*>(static_cast<uintptr_t>(m[0]));
-        bags[t].narrow = m[1] != 0;
-        bags[t].stride = m[2];
-        bags[t].count = m[3];
-        bags[t].offsets = reinterpret_cast<const void*>(static_cast<uintptr_t>(m[4]));
-        bags[t].narrow_offsets = m[5] != 0;
-        bags[t].weights = reinterpret_cast<const float*>(static_cast<uintptr_t>(m[6]));
-        tables->place(bags[t], t, n[0], reinterpret_cast<float*>(static_cast<uintptr_t>(n[1])), n[2]);
+        const Table& table = tables->tables[t];
+        float* out = reinterpret_cast<float*>(static_cast<uintptr_t>(n[1]));
+        bags[t] = {&table, table.outside, m[1] != 0, m[5] != 0, reinterpret_cast<const void*>(static_cast<uintptr_t>(m[0])),
+                   m[2], m[3], reinterpret_cast<const void*>(static_cast<uintptr_t>(m[4])),
+                   reinterpret_cast<const float*>(static_cast<uintptr_t>(m[6])), tables->start_of(t, n[0], out, n[2]),
+                   n[2] ? n[2] : table.dim};
     }
     return run(bags, n[0], false, static_cast<int>(n[3]), nullptr);
 }

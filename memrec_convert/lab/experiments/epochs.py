@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from memrec_convert.artifact.metadata import Metadata
+from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.preparing import profile_facts, stay_silent
-from memrec_convert.conversion.inputs.stopwatch import Stopwatch
 from memrec_convert.conversion.shrink import shrink
 from memrec_convert.conversion.steps.outcome import describe_wish
 from memrec_convert.lab.experiments.experiment import Cell, ChartSpec, Experiment, Grid, Row

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.preparing import profile_facts, stay_silent
-from memrec_convert.conversion.inputs.stopwatch import Stopwatch
 from memrec_convert.conversion.shrink import shrink
 from memrec_convert.conversion.steps.outcome import Shrunk
 from memrec_convert.errors import BudgetTooSmallError

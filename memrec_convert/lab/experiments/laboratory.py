@@ -13,8 +13,8 @@ from torch import nn
 
 from memrec_convert.artifact.metadata import Metadata
 from memrec_convert.conversion.inputs.kept_fits import FitStore, open_work
+from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.preparing import Job, prepare, stay_silent
-from memrec_convert.conversion.inputs.stopwatch import Stopwatch
 from memrec_convert.conversion.inputs.subject import Subject
 from memrec_convert.conversion.options import InputChoices, LogPaths
 from memrec_convert.conversion.steps.assembly import Search, replace_tables

@@ -14,7 +14,7 @@ from memrec_convert.artifact.metadata import Metadata
 from memrec_convert.artifact.writer import count_model_bytes
 from memrec_convert.clicklog import Batch
 from memrec_convert.conversion.inputs.from_checkpoint import run_on_batch
-from memrec_convert.conversion.inputs.stopwatch import Stopwatch
+from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.subject import Progress, Subject
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.teaching import make_mark, make_targets

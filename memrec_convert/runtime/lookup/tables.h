@@ -140,12 +140,12 @@ struct Table {
 struct Bags {
     const Table* table;
     Outside outside;
+    bool narrow;          // ids are int32, else int64
+    bool narrow_offsets;  // the same of offsets
     const void* ids;
-    bool narrow;     // int32, else int64
     int64_t stride;  // in ids
     int64_t count;
-    const void* offsets;  // int64 or int32 [bags]: starts, or null
-    bool narrow_offsets;
+    const void* offsets;   // [bags]: starts, or null
     const float* weights;  // [count] or null
     float* out;
     int64_t out_stride;  // floats from one bag's vector to the next
