@@ -1,6 +1,6 @@
 """Match an optimizer's state to the tables: Adagrad's accumulators tell how much each row was trained.
 
-By names where the state has them, else by shape and order where these leave one way; anything else is left, and said.
+Names decide if the state has them, else shape and order if only one match is possible; a warning names the rest.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ class _Entry:
 def find_optimizer(
     root: object, state: StateDict, *, ordered: bool = True
 ) -> tuple[str | None, dict[str, StoredTensor], list[str]]:
-    """The optimizer's name, each parameter's accumulator by parameter name, and warnings.
+    """Returns the optimizer's name, the accumulators by parameter name, and warnings.
 
-    `ordered`: the state dict has the order of the model's parameters, by which torch.optim numbers them.
+    `ordered`: the state dict has the order in which torch.optim numbers the model's parameters.
     """
     optimizers = list(_find_states(root))
     entries = [entry for number, found in enumerate(optimizers) for entry in _read_entries(found, 10_000 * number)]
@@ -226,7 +226,7 @@ def _place(
         first = _embed(entries, [parameters[name] for name in names])
         last = _embed(entries[::-1], [parameters[name] for name in reversed(names)])
         if first is None or last is None:
-            return {}, ["the optimizer state does not fit the parameters' shapes and is not used"]
+            return {}, ["the optimizer state does not match the shapes of the parameters and is not used"]
         places = [len(names) - 1 - place for place in reversed(last)]
         placed = {names[a]: entry for entry, a, b in zip(entries, first, places, strict=True) if a == b}
     else:
@@ -236,8 +236,8 @@ def _place(
     if not doubtful:
         return placed, []
     return placed, [
-        f"the optimizer state does not name its parameters, and {printable(doubtful[0])} is not the only one that it "
-        "may belong to by shape: such state is not used; save that of an optimizer over model.named_parameters()"
+        f"the optimizer state does not name its parameters, and more parameters than {printable(doubtful[0])} have a "
+        "matching shape: the state is not used; create the optimizer with model.named_parameters() and save again"
     ]
 
 

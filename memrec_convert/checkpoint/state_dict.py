@@ -1,4 +1,4 @@
-"""Find the state dict in what a file holds: under any key, in a tuple, in a whole module, behind wrappers' prefixes."""
+"""Find the state dict in a file: under any key, in a tuple, in a whole module, with or without wrappers' prefixes."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _NO_MODELS = _OPTIMIZERS | {"scheduler", "schedulers", "scaler", "hyper", "hpara
 _CONTAINERS = (dict, list, tuple, Placeholder)
 _MOST_ARGUMENTS = 8
 TABLE_WORDS = re.compile(r"emb|lookup|_factors|(?:^|[._])tables?(?:[._]|$)", re.IGNORECASE)
-"""How names of embedding tables are told."""
+"""Matches names of embedding tables."""
 
 NO_TABLE_WORDS = re.compile(r"(?:^|[._])(?:pos|position|positional|running|proj|projection|norm|bn)(?:[._]|$|_)")
-"""How names are told, in lower case, that are no tables' whatever else they hold."""
+"""Matches names, in lower case, that never belong to a table."""
 
 _DEEPEST = 64
 _MOST_MODULES = 100_000
@@ -38,12 +38,12 @@ _MOST_NAMED = 4
 _METRIC = re.compile(r"(?:.*_)?(?:auc|acc|loss|logloss)", re.ASCII)
 
 StateDict = dict[str, object]
-"""Name -> `StoredTensor`, or an inert value where the entry is no tensor that can be read."""
+"""Name -> `StoredTensor`, or an inert value if the entry is not a readable tensor."""
 
 
 @dataclass(frozen=True)
 class FoundState:
-    """The model's state and what there is to say of its choice; `bare`: arrays without the names of a network."""
+    """The model's state and notes on how it was chosen; `bare`: arrays without a network's names."""
 
     state: StateDict
     notes: tuple[str, ...] = ()
@@ -79,10 +79,10 @@ class _Candidate:
 
 
 def find_state_dict(root: object, where: Path, *, wanted: str | None = None) -> FoundState:
-    """The model's tensors by name, wrappers' prefixes taken off; CheckpointError where there is no such thing.
+    """Finds the model's tensors by name, without wrappers' prefixes; CheckpointError if there are none.
 
-    `wanted` is the key (dotted, where it lies deeper) or the beginning of the names of the state to take. Without it:
-    the state under the first of `STATE_KEYS`; else every state that is no average of another, each under its key.
+    `wanted` is the key (dotted if nested) of the state to take, or a prefix of its names. Default: the state under the
+    first of `STATE_KEYS`; else every state that is not an average of another, each under its key.
     """
     if isinstance(root, StoredTensor) and len(root.shape) == 2:
         return FoundState({"table": root}, bare=True)
@@ -99,7 +99,8 @@ def find_state_dict(root: object, where: Path, *, wanted: str | None = None) -> 
     if wanted is None:
         state, averages = _drop_averages(state)
         notes += [
-            f"{one}.* repeats the model's entries; it was left: take it with --assume state={one}" for one in averages
+            f"{one}.* repeats the model's entries and was ignored: to use it, pass --assume state={one}"
+            for one in averages
         ]
     return FoundState(state, tuple(notes), bare=all(one.loose for one in taken))
 
@@ -113,8 +114,8 @@ def _note_others(found: list[_Candidate], taken: list[_Candidate]) -> list[str]:
         return []
     first = printable(taken[0].name) or "the top level"
     names = ", ".join(printable(one.name) or "the top level" for one in others[:_MOST_NAMED])
-    way = next((f": take that with --assume state={printable(one.name)}" for one in others if one.name), "")
-    return [f"the model's state was taken from {first}; tensors are in {names} too{way}"]
+    way = next((f": to use that, pass --assume state={printable(one.name)}" for one in others if one.name), "")
+    return [f"the model's state was taken from {first}; {names} also has tensors{way}"]
 
 
 def _walk(root: object, where: Path) -> Iterator[_Candidate]:
@@ -167,13 +168,13 @@ def _entries_of(value: object) -> StateDict:
 
 
 def is_matrix(value: object) -> bool:
-    """Whether an entry is a tensor of two dimensions or more, readable or not."""
+    """Whether an entry is a tensor with at least two dimensions, readable or not."""
     shape = value.shape if isinstance(value, StoredTensor) else shape_of_unread(value)
     return shape is not None and len(shape) > 1
 
 
 def shape_of_unread(value: object) -> tuple[int, ...] | None:
-    """The shape of a tensor that is not read, as far as its pickled arguments tell it; None for anything else."""
+    """Returns the shape of an unread tensor, as far as its pickled arguments tell; None if it is not a tensor."""
     if isinstance(value, NumpyArray):
         return None if value.values is None else value.values.shape
     if not isinstance(value, Placeholder) or "ensor" not in value.name:
@@ -256,7 +257,7 @@ def _read_bare_root(root: object, where: Path) -> StateDict:
 
 
 def is_optimizer_key(key: object) -> bool:
-    """Whether a key is one under which training scripts keep an optimizer's state."""
+    """Whether training scripts keep an optimizer's state under such a key."""
     return isinstance(key, str) and bool(_OPTIMIZERS & _words_of(key))
 
 
@@ -270,7 +271,7 @@ def is_module(value: object) -> bool:
 
 
 def flatten_module(module: Placeholder, where: str) -> StateDict:
-    """The state dict of a whole pickled module, from the `_parameters`, `_buffers` and `_modules` of its state."""
+    """Builds the state dict of a whole pickled module from its `_parameters`, `_buffers` and `_modules`."""
     if not is_module(module):
         raise CheckpointError(f"{where}: holds an object of class {module.name}, not a model; save model.state_dict().")
     result: StateDict = {}
@@ -295,13 +296,13 @@ def flatten_module(module: Placeholder, where: str) -> StateDict:
 
 
 def strip_wrappers(state: StateDict, where: str) -> StateDict:
-    """The state dict without the prefixes of training wrappers in its names."""
+    """Removes the prefixes of training wrappers from the names of a state dict."""
     result: StateDict = {}
     for name, value in state.items():
         plain = strip_name(name)
         if plain in result:
             raise CheckpointError(
-                f"{where}: {printable(name)!r} and another entry are both {printable(plain)!r} without their prefixes; "
+                f"{where}: {printable(name)!r} and another entry become {printable(plain)!r} without their prefixes; "
                 "save the state dict of one model."
             )
         result[plain] = value
@@ -309,14 +310,14 @@ def strip_wrappers(state: StateDict, where: str) -> StateDict:
 
 
 def strip_name(name: str) -> str:
-    """A parameter's name without leading `module.` and `model.`, and without what FSDP, Fabric and compile put in."""
+    """Removes leading `module.` and `model.`, and the parts that FSDP, Fabric and compile add, from a name."""
     plain = _INNER_WRAPPERS.sub("", name)
     match = _WRAPPERS.match(plain)
     return plain if match is None or match.end() == len(plain) else plain[match.end() :]
 
 
 def find_metrics(root: object) -> dict[str, float]:
-    """Figures that a training script stored beside the model, such as test_auc; finite ones only."""
+    """Returns the finite figures that a training script stored beside the model, such as test_auc."""
     if not isinstance(root, dict):
         return {}
     return {

@@ -1,4 +1,4 @@
-"""Compression of a live model: `compress` gives a smaller copy and its report, `save` writes it."""
+"""Compression of a live model: `compress` returns a smaller copy and its report, `save` writes it."""
 
 from __future__ import annotations
 
@@ -61,27 +61,29 @@ def compress(
     progress: Progress = stay_silent,
     **choices: Unpack[OptionChoices],
 ) -> tuple[nn.Module, Report]:
-    """A copy of the model, the weights of its nn.EmbeddingBag and nn.Embedding compressed, and the report of it.
+    """Returns a copy of the model with compressed nn.EmbeddingBag and nn.Embedding weights, and a report.
 
-    batches     training data, as often iterable as needed: counts the lookups, shows how sensitive the logits are, and
-                teaches (with val); without it the weights come from `optimizer` (Adagrad) or from the rows themselves
-    val         hold-out batches, held in memory: decides between plans; with it and `batches` the copy is fine-tuned
-    forward     logits (one per sample) of a model on a batch; where it is not given model(*batch), or
-                model(*batch[:-1]) where the last part is the label
-    labels      labels float32 [rows] of a batch; with them the hold-out judges by AUC, else by divergence
-    outputs     "logits" or "probabilities": what forward gives; "auto" takes logits and refuses what looks otherwise
-    keep        paths of embedding modules, or of modules that hold them, whose tables stay as they are
+    batches     training data, iterable several times: counts the lookups, measures how sensitive the logits are, and
+                fine-tunes (with val); without it, row weights come from `optimizer` (Adagrad) or from the rows
+    val         hold-out batches, kept in memory: decides between plans; with `batches`, the copy is fine-tuned
+    forward     returns logits (one per sample) of a model on a batch; default: model(*batch), or
+                model(*batch[:-1]) if the last part is the label
+    labels      returns labels float32 [rows] of a batch; with them the hold-out measures AUC, else divergence
+    outputs     "logits" or "probabilities": what forward returns; "auto" expects logits and refuses other outputs
+    keep        paths of embedding modules, or of modules that contain them, whose tables stay uncompressed
     inplace     compress the given model itself; for models that cannot be copied
     choices     any field of Options: method, threshold, epochs, seed, ...
 
-    Modules, their classes, hooks and attributes stay; of torch's wrappers, such as DataParallel, the model inside is
-    taken. The budget counts the whole file that `save` writes, tensors of the rest of the model included. Unless
-    `inplace`, the given model is left as it was. Raises a MemrecError.
+    Modules keep their classes, hooks and attributes. A wrapper such as DataParallel is replaced by the model inside.
+    The budget covers the whole file that `save` writes, including the model's other tensors. Unless `inplace` is set,
+    the given model does not change. Raises a MemrecError.
     """
     watch = Stopwatch()
     for name in choices:
         if name in names_of(InputChoices) - names_of(OptionChoices):
-            raise OptionError(f"the option {name!r} is for files; batches reach a live model as they are.")
+            raise OptionError(
+                f"the option {name!r} applies to files only; compress() passes batches to the model unchanged."
+            )
     refuse_unknown(choices, OptionChoices)
     options = make_options(choices)
     spending = parse_budget(budget)
@@ -127,7 +129,7 @@ def _report(
 def _warn_of_wrapper(model: nn.Module, prefix: str) -> tuple[str, ...]:
     if not prefix:
         return ()
-    return (f"the model inside {type(model).__name__} was compressed; its names have no prefix {prefix!r}",)
+    return (f"the model inside {type(model).__name__} was compressed; its names lack the prefix {prefix!r}",)
 
 
 def _settle_in(model: nn.Module, small: nn.Module) -> nn.Module:
@@ -141,9 +143,9 @@ def _settle_in(model: nn.Module, small: nn.Module) -> nn.Module:
 
 
 def save(model: nn.Module, path: str | Path, *, force: bool = False) -> int:
-    """Writes a model that `compress` or `load` gave; returns the file's bytes. Nothing is left behind by a failure.
+    """Writes a model that `compress` or `load` returned, and returns the file size in bytes. A failure leaves no file.
 
-    ModelError where the model has no compressed table; OutputError where the file cannot be written.
+    ModelError if the model has no compressed table; OutputError if the file cannot be written.
     """
     path = Path(path)
     check_target(path, force=force)
@@ -152,14 +154,14 @@ def save(model: nn.Module, path: str | Path, *, force: bool = False) -> int:
     modules = _describe_modules(model)
     if not modules:
         raise ModelError(
-            f"{type(model).__name__} has no compressed table to save; give what compress() or load() returned."
+            f"{type(model).__name__} has no compressed table to save; pass what compress() or load() returned."
         )
     if not isinstance(known, Metadata):
         plan = {"budget": "", "budget_bytes": 0, "method": "auto"}
         known = Metadata(modules={}, architecture=None, dense="fp32", profile={"weights": "unknown"}, plan=plan, seed=0)
     _, aliases = collect_tensors(model, dense=known.dense)
     nbytes = write_model(path, model, replace(known, modules=modules, aliases=aliases))
-    read_artifact(path)  # which checks the digest of every tensor
+    read_artifact(path)  # this checks the digest of every tensor
     return nbytes
 
 

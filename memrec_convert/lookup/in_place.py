@@ -1,4 +1,4 @@
-"""Compressed tables in a user's own modules: where they are, and how a table takes the place of a weight."""
+"""Compressed tables in a user's own modules: find them, and put a table in the place of a weight."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from memrec_convert.lookup.weight import POOLED_MODES, CompressedWeight
 
 
 class DirectEmbedding(nn.Embedding):
-    """nn.Embedding that hands ids to its compressed weight itself: the way by torch's dispatch takes 5 us more."""
+    """An nn.Embedding that passes ids directly to its compressed weight; torch's dispatch would take 5 us more."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """As nn.Embedding's."""
+        """Does what nn.Embedding.forward does."""
         weight: Any = self._parameters["weight"]
         if type(weight) is CompressedWeight and self.max_norm is None and not must_trace(input):
             return weight.look_up(input)
@@ -26,10 +26,10 @@ class DirectEmbedding(nn.Embedding):
 
 
 class DirectEmbeddingBag(nn.EmbeddingBag):
-    """nn.EmbeddingBag that hands ids to its compressed weight itself."""
+    """An nn.EmbeddingBag that passes ids directly to its compressed weight."""
 
     def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
-        """As nn.EmbeddingBag's."""
+        """Does what nn.EmbeddingBag.forward does."""
         weight: Any = self._parameters["weight"]
         if (
             type(weight) is CompressedWeight
@@ -48,34 +48,34 @@ _DIRECT: dict[type, type] = {nn.Embedding: DirectEmbedding, nn.EmbeddingBag: Dir
 
 
 def hold_table(table: CompressedModule, dtype: torch.dtype) -> Any:  # noqa: ANN401 - an nn.Parameter and a weight
-    """A parameter that shows the table's rows in this dtype."""
+    """Returns a parameter that shows the table's rows in this dtype."""
     return nn.Parameter(CompressedWeight(table, dtype=dtype), requires_grad=False)
 
 
 def hasten(model: nn.Module) -> None:
-    """Modules with a compressed weight that are exactly torch's own take the direct way to it; none can be scripted."""
+    """Makes torch's own modules with a compressed weight look up rows directly; bars scripting of all that have one."""
     for module in model.modules():
         if any(isinstance(one, CompressedWeight) for one in module._parameters.values()):
             module.__class__ = _DIRECT.get(type(module), type(module))
-            module.__dict__["__prepare_scriptable__"] = refuse_scripting  # which torch asks before it compiles a module
+            module.__dict__["__prepare_scriptable__"] = refuse_scripting  # torch calls it before it compiles a module
 
 
 def refuse_scripting() -> None:
-    """ModelError: TorchScript would store memory that a compressed weight does not have."""
-    raise ModelError("torch.jit.script cannot hold a compressed weight; use torch.jit.trace, or torch.export.")
+    """Raises ModelError: TorchScript would store memory that a compressed weight does not have."""
+    raise ModelError("torch.jit.script cannot store a compressed weight; use torch.jit.trace or torch.export.")
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether a module is exactly torch's nn.Embedding or nn.EmbeddingBag, with nothing hung on it."""
+    """Whether a module's class is exactly nn.Embedding or nn.EmbeddingBag, without hooks or a replaced forward."""
     hung = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     changed = "forward" in vars(module) or any(getattr(module, name) for name in hung)
     return type(module) in (*_DIRECT, *_DIRECT.values()) and not changed
 
 
 def named_tables(model: nn.Module) -> Iterator[tuple[str, CompressedModule]]:
-    """Compressed tables and the paths of the modules that they serve, once for each path.
+    """Yields the path of each module with a compressed table, and the table.
 
-    A table is a module itself, or stands behind the weight of an nn.Embedding or nn.EmbeddingBag.
+    The table is the module itself, or belongs to the weight of an nn.Embedding or nn.EmbeddingBag.
     """
     for path, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, CompressedEmbedding | CompressedEmbeddingBag):
@@ -87,15 +87,15 @@ def named_tables(model: nn.Module) -> Iterator[tuple[str, CompressedModule]]:
 
 
 def find_tables(model: nn.Module) -> list[CompressedModule]:
-    """The compressed tables of a model, each once."""
+    """Lists the compressed tables of a model, each once."""
     return list({id(table): table for _, table in named_tables(model)}.values())
 
 
 def spread_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """A model's state by the names of an artifact, and the names of what shares a compressed weight outside of tables.
+    """Returns a model's state under an artifact's names, and the other names that share a compressed weight.
 
-    The tensors of a table behind a weight stand under the path of its module, as those of a compressed module do; the
-    second result names the weight that such a name stands for, as "path.weight".
+    A table behind a weight has its tensors under the path of its module, as a compressed module does. The second
+    result maps each sharing name to its weight, as "path.weight".
     """
     state: dict[str, Tensor] = model.state_dict(keep_vars=True)
     places: dict[int, str] = {}

@@ -1,7 +1,7 @@
-"""A compressed weight: a tensor of its own kind in the place of an embedding module's `weight`.
+"""A compressed weight: a tensor subclass that replaces an embedding module's `weight`.
 
-The module, its class, hooks and attributes stay as they were. Lookups go to the compressed table; all else that torch
-does with the weight sees its rows, decoded when they are needed.
+The module keeps its class, hooks and attributes. Lookups go to the compressed table. Any other torch operation on the
+weight sees its rows, decoded on demand.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from memrec_convert.lookup.table import CompressedTable
 from memrec_convert.lookup.tracing import is_recorded
 
 ROWS_AT_ONCE = 1 << 16
-"""Rows that are decoded at a time."""
+"""Number of rows decoded at a time."""
 
 _correct_aliasing: Any = _python_dispatch.return_and_correct_aliasing
 FUNCTIONS: dict[Any, Callable[..., Tensor | None]] = {}
-"""Torch's functions that have a way of their own here; one that gives None leaves the call to torch."""
+"""Torch functions -> their handlers here; a handler that returns None leaves the call to torch."""
 OPERATORS: dict[Any, Callable[..., Any]] = {}
-"""Torch's operators, in the same way; what they leave sees the decoded rows."""
+"""Torch operators -> their handlers here; if one returns None, the operator gets the decoded rows."""
 PRODUCTS: set[Any] = set()
-"""Functions through which gradients reach the rows in training."""
+"""Functions that pass gradients to the rows in training."""
 VIEWS: set[Any] = set()
 """Operators whose result shares memory with their argument."""
 POOLED_MODES = ("sum", "mean")
@@ -41,10 +41,10 @@ _DENSE_FIRST = (Tensor.numpy, Tensor.tolist, Tensor.__array__)
 
 
 class CompressedWeight(Tensor):
-    """Rows of a table, [rows, dim] or turned [dim, rows], in any floating dtype; the table holds them compressed.
+    """Rows of a compressed table as a tensor [rows, dim], or transposed [dim, rows], in any floating dtype.
 
-    table   the compressed module whose tensors these are, built from `parts` where a compiler brings those alone
-    cast    the dtype that rows are given in; None for float32, which tables decode to
+    table   the compressed module; built from `parts` if a compiler passes only those
+    cast    the dtype of returned rows; None for float32, which tables decode to
     """
 
     _table: CompressedModule | None
@@ -90,11 +90,11 @@ class CompressedWeight(Tensor):
         return self._table
 
     def parts(self) -> dict[str, Tensor]:
-        """The table's tensors, in the order in which the operator takes them."""
+        """Returns the table's tensors, in the order that the operator expects."""
         return self._parts if self._table is None else _parts_of(self._table)
 
     def look_up(self, ids: Tensor) -> Tensor:
-        """The rows of ids (int64 or int32 [...]), [..., dim], for a call that nothing traces."""
+        """Returns the rows [..., dim] of ids (int64 or int32 [...]); for untraced calls."""
         table: Any = self._table or self.table
         if type(table) is not CompressedEmbedding:
             table = _use_as(table)
@@ -110,7 +110,7 @@ class CompressedWeight(Tensor):
         with_end: bool,
         padding_idx: int | None,
     ) -> Tensor:
-        """Pooled rows [bags, dim] of a call of `functional.embedding_bag` that nothing traces; mode is sum or mean."""
+        """Returns pooled rows [bags, dim], as `functional.embedding_bag` with sum or mean; for untraced calls."""
         table: Any = self._table or self.table
         if (
             type(table) is not CompressedEmbeddingBag
@@ -129,7 +129,7 @@ class CompressedWeight(Tensor):
         per_sample_weights: Tensor | None = None,
         **bags: Any,  # noqa: ANN401 - mode, include_last_offset, padding_idx
     ) -> Tensor:
-        """Rows of ids, or pooled rows where `bags` says how, by the operator, which compilers keep as it is."""
+        """Returns rows of ids, or pooled rows if `bags` says how, through the operator, which compilers do not open."""
         plain = json.loads(self.description)
         pooled = "mode" in plain
         plain = {name: value for name, value in plain.items() if name not in ("mode", "include_last_offset")}
@@ -142,7 +142,7 @@ class CompressedWeight(Tensor):
         return result
 
     def decode(self, start: int = 0, stop: int | None = None) -> Tensor:
-        """Rows start to stop, [n, dim], decoded some at a time."""
+        """Returns rows start to stop, [n, dim], decoded in chunks."""
         stop = self.table.spec.rows if stop is None else stop
         chunks = range(start, stop, ROWS_AT_ONCE)
         parts = [self.look_up(torch.arange(a, min(a + ROWS_AT_ONCE, stop), device=self._device())) for a in chunks]
@@ -151,7 +151,7 @@ class CompressedWeight(Tensor):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def dense(self) -> Tensor:
-        """The whole weight as a plain tensor."""
+        """Returns the whole weight as a plain tensor."""
         if is_recorded() or not self.has_memory():
             plain = json.loads(self.description)
             ids = torch.arange(plain["rows"], device=self._device())
@@ -161,11 +161,11 @@ class CompressedWeight(Tensor):
         return rows.t() if self.turned else rows
 
     def has_memory(self) -> bool:
-        """Whether its tensors are plain ones, and none that a compiler brings."""
+        """Whether its tensors are plain, not ones that a compiler passes."""
         return all(type(part) is Tensor for part in self.parts().values())
 
     def like(self, *, dtype: torch.dtype | None = None, turned: bool | None = None) -> CompressedWeight:
-        """Another view of the table."""
+        """Returns another view of the table."""
         with torch.inference_mode(False):  # torch takes no inference tensor for a view of a plain one
             return CompressedWeight(
                 self._table,
@@ -185,7 +185,7 @@ class CompressedWeight(Tensor):
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]  # noqa: ANN401
-        """Shape and form; the numbers would have to be decoded."""
+        """Shows shape and form; the values would have to be decoded."""
         form = describe_form(table_spec_from_json(json.loads(self.description)))
         return f"{type(self).__name__}({[*self.size()]}, {form}, dtype={self.cast or torch.float32})"
 
@@ -201,7 +201,7 @@ class CompressedWeight(Tensor):
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompressedWeight:
-        """With tensors of its own; weights of one table share it in the copy too."""
+        """Copies the tensors; weights that share a table share its copy too."""
         if id(self) not in memo:
             copied = _restore(copy.deepcopy(self.table, memo), self.cast, self.turned, isinstance(self, nn.Parameter))
             memo[id(self)] = copied.requires_grad_(self.requires_grad)
@@ -209,12 +209,12 @@ class CompressedWeight(Tensor):
         return known
 
     def __reduce_ex__(self, _protocol: object) -> tuple[Any, ...]:
-        """The table and how it is shown."""
+        """Pickles the table, dtype and orientation."""
         return _restore, (self.table, self.cast, self.turned, isinstance(self, nn.Parameter))
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
-        """Lookups go straight to the table, where nothing traces the call; the rest goes on to `__torch_dispatch__`."""
+        """Sends untraced lookups straight to the table, and everything else to `__torch_dispatch__`."""
         kwargs = kwargs or {}
         handle = FUNCTIONS.get(func)
         if handle is not None:
@@ -228,7 +228,7 @@ class CompressedWeight(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]  # noqa: ANN401
-        """What keeps the kind, lookups, products with many rows; for everything else the decoded rows."""
+        """Handles views, lookups and products with many rows; passes decoded rows to everything else."""
         kwargs = kwargs or {}
         handle = OPERATORS.get(func)
         if handle is not None:
@@ -237,8 +237,8 @@ class CompressedWeight(Tensor):
                 return _correct_aliasing(func, args, kwargs, found) if func in VIEWS else found
         if func._schema.is_mutable and isinstance(args[0], CompressedWeight):
             raise ModelError(
-                f"{func} would change a compressed weight in place, and its numbers are not stored one by one; train "
-                "the tables by compress(..., batches=, val=), or compress again."
+                f"{func} would change a compressed weight in place, but its values are not stored singly; fine-tune "
+                "the tables with compress(..., batches=, val=), or compress again."
             )
         parts = func.decompose(*args, **kwargs)
         if parts is not NotImplemented:
@@ -296,5 +296,5 @@ def _reads(func: Any) -> bool:  # noqa: ANN401 - a function of torch
 
 
 def must_show(args: Any) -> bool:  # noqa: ANN401 - a function's arguments
-    """Whether a product needs plain rows: gradients go through them in training, and a tracer records them."""
+    """Whether a product needs plain rows: in training for gradients, or while a tracer records."""
     return is_recorded() or any(isinstance(one, CompressedWeight) and one.table.decoder is not None for one in args)

@@ -161,7 +161,7 @@ def test_without_data_the_optimizer_weighs_the_class(trained, work):
             "own_ranker:Ranker",
             {"init_args": {"rows": ROWS[:2], "width": WIDTH}},
             CheckpointError,
-            "also holds rows.2.weight, by the entries of own_ranker:Ranker",
+            "also holds rows.2.weight, compared with own_ranker:Ranker",
         ),
         (
             "own_ranker:Ranker",

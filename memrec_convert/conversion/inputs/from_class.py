@@ -1,7 +1,7 @@
-"""The subject of a conversion, from a checkpoint file and the class of its network, named by the user.
+"""The subject of a conversion, made from a checkpoint file and its network's class, which the user names.
 
-The class is imported because the caller names it, never because the file does; the file's tensors come through our own
-reader and are copied into a fresh instance by name.
+The class is imported because the caller names it, never because the file does. Our own reader reads the file's tensors
+and copies them into a new instance by name.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _FAILURES = (
     TypeError,
     ValueError,
 )
-"""What a caller's own class, constructor or forward may raise."""
+"""Errors that a caller's own class, constructor or forward may raise."""
 
 _KEYS = ("args", "init_args", "forward", "outputs", "inputs", "dense", "dense_transform")
 _CLASS_KEYS = {"class_path", "init_args"}
@@ -50,13 +50,13 @@ _COUNTERS = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class OwnClass:
-    """A network's class, and how it is built and called; the texts are those of `--model` and `--model-args`.
+    """A network's class, and how to build and call it, as given in `--model` and `--model-args`.
 
-    args, init_args   what the class is called with; a mapping {class_path, init_args} in it becomes such an object
-    forward           logits [B] of the model on a `Batch` of the log; without it, model(batch.dense, batch.ids)
-    outputs           "logits", or "probabilities", which are turned into logits
-    inputs            the log's id columns -> the ids that each has; without it, one for each table of the model
-    dense             how many dense columns of the log the model reads, and what training did to them
+    args, init_args   arguments of the class; a mapping {class_path, init_args} in them is built into an object
+    forward           returns logits [B] of the model on a `Batch` of the log; default: model(batch.dense, batch.ids)
+    outputs           "logits", or "probabilities", which are converted to logits
+    inputs            the log's id columns -> their number of ids; default: one column for each table of the model
+    dense             how many dense columns of the log the model reads; `dense_transform`: how training changed them
     """
 
     name: str
@@ -69,16 +69,16 @@ class OwnClass:
     dense_transform: str = "identity"
 
     def build(self) -> nn.Module:
-        """A fresh instance in eval mode; ModelError where that fails, or it is no module."""
+        """Builds a new instance in eval mode; ModelError if that fails, or if it is not a module."""
         make = import_named(self.name, "--model")
         with _own_failures(f"{self.name} could not be built with these arguments"):
             made = make(*_build_objects(self.args), **_build_objects(dict(self.init_args)))
         if not isinstance(made, nn.Module):
-            raise ModelError(f"{self.name} gave a {type(made).__name__}; expected a torch.nn.Module.")
+            raise ModelError(f"{self.name} returned a {type(made).__name__}; expected a torch.nn.Module.")
         return made.eval()
 
     def runner(self, model: nn.Module) -> Forward:
-        """Logits float32 [B] of the model on a batch of the log; what it raises becomes a ModelError."""
+        """Returns the forward: logits float32 [B] on a batch of the log. Whatever it raises becomes a ModelError."""
         own = import_named(self.forward, "forward") if self.forward else None
         if own is None:
             _check_signature(self.name, model)
@@ -89,8 +89,8 @@ class OwnClass:
             if not isinstance(found, Tensor) or found.numel() != batch.rows:
                 shown = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
                 raise ModelError(
-                    f"{self.forward or self.name} gave {shown} for {batch.rows} samples; expected a tensor with one "
-                    "logit for each: give a function (model, batch) -> logits as `forward` in --model-args."
+                    f"{self.forward or self.name} returned {shown} for {batch.rows} samples; expected a tensor of one "
+                    "logit per sample: add a function (model, batch) -> logits as `forward` in --model-args."
                 )
             flat = found.reshape(-1)
             return torch.logit(flat, eps=_LEAST_PROBABILITY) if self.outputs == "probabilities" else flat
@@ -108,9 +108,9 @@ class OwnModel:
 
 
 def read_own_class(name: str | None, arguments: str | Path | None) -> OwnClass | None:
-    """The class `package.module:Class` with the arguments of a YAML file; OptionError for anything else in it."""
+    """Returns the class `package.module:Class` with its arguments from a YAML file; OptionError if that is invalid."""
     if name is None and arguments is not None:
-        raise OptionError("--model-args are the arguments of a class, and there is none; add --model.")
+        raise OptionError("--model-args needs a class; add --model.")
     if name is None:
         return None
     if arguments is None:
@@ -135,12 +135,12 @@ def read_own_class(name: str | None, arguments: str | Path | None) -> OwnClass |
 
 
 def import_named(name: str, what: str) -> Callable[..., Any]:
-    """What `package.module:name` is, looked for in the working directory too; ModelError where there is none."""
+    """Imports `package.module:name`, also from the working directory; ModelError if there is none."""
     module, separator, attribute = name.partition(":")
     if not separator:
         module, _, attribute = name.rpartition(".")
     if not module or not attribute:
-        raise ModelError(f"{what} {name!r} is no package.module:Class.")
+        raise ModelError(f"{what} {name!r} is no package.module:Class; expected a name such as my_code:Ranker.")
     with _own_failures(f"{what} {name} cannot be imported"), _working_directory():
         found = importlib.import_module(module)
         for part in attribute.split("."):
@@ -151,7 +151,7 @@ def import_named(name: str, what: str) -> Callable[..., Any]:
 
 
 def read_own_source(path: Path, own: OwnClass, choices: LogChoices) -> tuple[SourceModel, OwnModel]:
-    """The checkpoint, checked, and an instance of the class that holds its tensors."""
+    """Returns the verified checkpoint, and an instance of the class with its tensors."""
     source, state, accumulators = read_state(path, facts=choices.facts)
     verify_storage(source)
     module = own.build()
@@ -163,15 +163,16 @@ def read_own_source(path: Path, own: OwnClass, choices: LogChoices) -> tuple[Sou
         "bottom": [own.dense],
         "dense_transform": choices.facts.dense_transform or own.dense_transform,
     }
-    assumed = () if own.inputs else (f"the log's ids are those of {', '.join(inputs)}, in this order",)
+    assumed = () if own.inputs else (f"the log's id columns belong to {', '.join(inputs)}, in this order",)
     known = {key: accumulators[stored] for key, stored in names.items() if stored in accumulators}
     return replace(source, layout=own.name, architecture=architecture, assumed=assumed), OwnModel(own, module, known)
 
 
 def fill_module(model: nn.Module, state: StateDict, where: str, name: str) -> dict[str, str]:
-    """Copy the file's tensors into a module; the file's name of each of the module's entries.
+    """Copies the file's tensors into a module, and returns the file's name for each entry of the module.
 
-    Names may differ by wrappers' prefixes. CheckpointError unless every entry has one of its shape, and none is left.
+    Names may differ by wrappers' prefixes. CheckpointError unless every entry gets a tensor of its shape and no tensor
+    is left over.
     """
     wanted = dict(model.state_dict(keep_vars=True))
     names = _match_names(list(wanted), state)
@@ -181,8 +182,8 @@ def fill_module(model: nn.Module, state: StateDict, where: str, name: str) -> di
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise CheckpointError(
-                f"{where}: {verb} {', '.join(keys[:3])}{more}, by the entries of {name} as it was built; give "
-                "--model-args with which it was trained."
+                f"{where}: {verb} {', '.join(keys[:3])}{more}, compared with {name} as built; set --model-args to the "
+                "arguments that it was trained with."
             )
     with torch.no_grad():
         for key, stored in names.items():
@@ -190,8 +191,8 @@ def fill_module(model: nn.Module, state: StateDict, where: str, name: str) -> di
             if not isinstance(value, StoredTensor) or value.shape != tuple(target.shape):
                 found = list(value.shape) if isinstance(value, StoredTensor) else type(value).__name__
                 raise CheckpointError(
-                    f"{where} > {stored}: {found}, expected {list(target.shape)} by {name} as it was built; give "
-                    "--model-args with which it was trained."
+                    f"{where} > {stored}: found {found}, expected {list(target.shape)} for {name}; set --model-args "
+                    "to the arguments that it was trained with."
                 )
             read = torch.from_numpy(value.read()).reshape(target.shape)
             if read.is_floating_point() != target.is_floating_point():
@@ -219,7 +220,7 @@ def make_own_subject(
     judged: LogBatches | None,
     allow_nonfinite: bool,
 ) -> tuple[Subject, tuple[str, ...]]:
-    """The subject and its warnings; one batch is tried first, so that a wrong forward is refused before any work."""
+    """Returns the subject and warnings; it tries one batch first, to refuse a wrong forward before any work."""
     forward = model.own.runner(model.module)
     for batches in (train, hold_out, judged):
         if batches is not None:
@@ -244,16 +245,18 @@ def _try_batch(model: OwnModel, forward: Forward, batches: LogBatches) -> None:
     with torch.no_grad():
         logits = forward(model.module, batch)
     if not bool(torch.isfinite(logits).all()):
-        raise ModelError(f"{own.name}: its outputs on {batches.log.paths[0]} are not all finite.")
+        raise ModelError(
+            f"{own.name}: its outputs on {batches.log.paths[0]} are not all finite; expected a trained model."
+        )
     if own.outputs == "logits" and len(logits) > 1 and bool(((logits >= 0) & (logits <= 1)).all()):
         raise ModelError(
-            f"{own.name}: its outputs on {batches.log.paths[0]} all lie between 0 and 1, as probabilities do; say "
-            "`outputs: probabilities` in --model-args, or give a `forward` that returns logits."
+            f"{own.name}: its outputs on {batches.log.paths[0]} all lie between 0 and 1, as probabilities do; set "
+            "`outputs: probabilities` in --model-args, or add a `forward` that returns logits."
         )
 
 
 def own_names(source: SourceModel) -> list[str]:
-    """The log's id columns that the model reads."""
+    """Returns the log's id columns that the model reads."""
     return list(map(str, cast("list[str]", source.architecture["input_names"])))
 
 
@@ -278,7 +281,7 @@ def _build_objects(value: Any) -> Any:  # noqa: ANN401 - YAML
 
 
 def _check_signature(name: str, model: nn.Module) -> None:
-    """ModelError where a forward does not take dense values and ids, and nothing says how it is called."""
+    """Raises ModelError if forward does not take dense values and ids."""
     parameters = inspect.signature(model.forward).parameters.values()
     places = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
     needed = [
@@ -288,14 +291,14 @@ def _check_signature(name: str, model: nn.Module) -> None:
     if len(needed) > 2 or (len(places) < 2 and not open_ended):
         shown = ", ".join(one.name for one in parameters)
         raise ModelError(
-            f"{name}.forward takes ({shown}), not (dense, ids); give a function (model, batch) -> logits as `forward` "
+            f"{name}.forward takes ({shown}), not (dense, ids); add a function (model, batch) -> logits as `forward` "
             "in --model-args, such as my_code:logits."
         )
 
 
 @contextmanager
 def _own_failures(what: str) -> Iterator[None]:
-    """Whatever the caller's own code raises as a ModelError of one sentence."""
+    """Turns whatever the caller's own code raises into a ModelError of one sentence."""
     try:
         yield
     except _FAILURES as error:
@@ -305,7 +308,7 @@ def _own_failures(what: str) -> Iterator[None]:
 
 @contextmanager
 def _working_directory() -> Iterator[None]:
-    """The working directory among the places where modules are looked for, as `python -m` has it."""
+    """Adds the working directory to the import path, as `python -m` does."""
     here = str(Path.cwd())
     added = here not in sys.path
     if added:

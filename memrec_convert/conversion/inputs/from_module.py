@@ -1,4 +1,4 @@
-"""The subject of a conversion, from a live nn.Module and whatever batches its owner has."""
+"""The subject of a conversion, made from a live nn.Module and its owner's batches."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ WRAPPERS = {
     "AveragedModel": "module",
     "OptimizedModule": "_orig_mod",
 }
-"""torch's own wrappers by the attribute that holds the model."""
+"""torch's own wrappers -> the attribute that holds the model."""
 NO_COPY = (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, OSError, pickle.PickleError)
 NORM_ALLOWANCE = 1e-3
-"""By so much, relatively, a row may exceed its max_norm: rounding in 16 bits leaves it there."""
+"""Relative excess over max_norm that a row may have, because 16-bit rounding can cause it."""
 _OWN_STATE = ("_parameters", "_buffers", "_modules")
 
 Table = nn.Embedding | nn.EmbeddingBag
 
 
 def unwrap(model: Any) -> tuple[nn.Module, str]:  # noqa: ANN401 - whatever the caller gave
-    """The module inside torch's wrappers, and their prefix; ModelError for what is no live module."""
+    """Returns the module inside torch's wrappers, and their prefix; ModelError if `model` is not a live module."""
     if not isinstance(model, nn.Module):
-        hint = "load it into an instance of your class first" if isinstance(model, Mapping) else "give the live model"
-        way = "; for a file there is convert(path, budget)" if not isinstance(model, Mapping) else ""
-        raise ModelError(f"the model is a {type(model).__name__}, and a torch.nn.Module is needed: {hint}{way}.")
+        hint = "load it into an instance of your class first" if isinstance(model, Mapping) else "pass the live model"
+        way = "; for a file, use convert(path, budget)" if not isinstance(model, Mapping) else ""
+        raise ModelError(f"the model is a {type(model).__name__}, but a torch.nn.Module is needed: {hint}{way}.")
     prefix = ""
     while type(model).__name__ in WRAPPERS and type(model).__module__.startswith("torch."):
         inside = WRAPPERS[type(model).__name__]
@@ -65,12 +65,12 @@ def make_subject(
     keep: Sequence[str] = (),
     share: bool = False,
 ) -> tuple[Subject, tuple[str, ...]]:
-    """The subject and its warnings. The given model is not touched: what looks at it works on an eval-mode copy.
+    """Returns the subject and warnings. The model does not change: all reading uses a copy in eval mode.
 
-    keep   paths of tables that stay as they are
-    share  parts of the model that cannot be copied are shared with the copy
+    keep   paths of tables that stay uncompressed
+    share  share with the copy the parts of the model that cannot be copied
 
-    ModelError where there is no embedding table, or one that has no compressed form.
+    ModelError if there is no embedding table, or a table that cannot be compressed.
     """
     _refuse_unfit(model)
     states = _find_states(model, optimizer)
@@ -107,28 +107,26 @@ def make_subject(
 
 def _refuse_unfit(model: nn.Module) -> None:
     if isinstance(model, Table):
-        raise ModelError(f"the model is itself one {type(model).__name__}; give the module that it is a part of.")
+        raise ModelError(f"the model is itself one {type(model).__name__}; pass the module that contains it.")
     for path, module in model.named_modules():
         weight = module._parameters.get("weight")
         if isinstance(module, CompressedTable) or isinstance(weight, CompressedWeight):
-            raise ModelError(f"{type(model).__name__} > {path} is compressed already; give the original model.")
+            raise ModelError(f"{type(model).__name__} > {path} is compressed already; pass the original model.")
     for name, value in model.state_dict(keep_vars=True).items():
         where = f"{type(model).__name__} > {name}"
         if not isinstance(value, Tensor):
-            raise ModelError(
-                f"{where} is a {type(value).__name__} in the state dict; an artifact stores tensors alone."
-            )
+            raise ModelError(f"{where} is a {type(value).__name__} in the state dict; an artifact stores only tensors.")
         if is_lazy(value):
-            raise ModelError(f"{where} has no shape yet; run the model once first.")
+            raise ModelError(f"{where} has no shape yet; call the model once first.")
         if value.is_meta:
-            raise ModelError(f"{where} is on the meta device and holds no numbers; load it first.")
+            raise ModelError(f"{where} is on the meta device and has no data; load its weights first.")
         if value.layout != torch.strided or type(value) not in (Tensor, nn.Parameter, nn.Buffer):
             kind = str(value.layout) if value.layout != torch.strided else type(value).__name__
-            raise ModelError(f"{where} is a tensor of the kind {kind}; an artifact stores plain ones.")
+            raise ModelError(f"{where} is no plain tensor ({kind}); an artifact stores only plain tensors.")
 
 
 def _check_kept(model: nn.Module, keep: Sequence[str]) -> tuple[str, ...]:
-    """The paths to leave alone; ModelError for one that leads to no table."""
+    """Returns the paths to keep; ModelError for a path without a table."""
     if isinstance(keep, str):
         keep = (keep,)
     tables = [path for path, module in model.named_modules(remove_duplicate=False) if isinstance(module, Table)]
@@ -136,18 +134,18 @@ def _check_kept(model: nn.Module, keep: Sequence[str]) -> tuple[str, ...]:
         if not isinstance(path, str) or not any(f"{table}.".startswith(f"{path}.") for table in tables):
             near = get_close_matches(str(path), tables, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(tables[:5]) or 'none'}."
-            raise ModelError(f"keep names {path!r}, and {type(model).__name__} has no table there{hint}")
+            raise ModelError(f"keep names {path!r}, but {type(model).__name__} has no table there{hint}")
     return tuple(keep)
 
 
 def copy_model(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """A deep copy; ModelError that names the way where one cannot be made."""
+    """Returns a deep copy; if that fails, a ModelError says what to do."""
     try:
         copied: nn.Module = copy.deepcopy(model, memo)
     except NO_COPY as error:
         raise ModelError(
-            f"{type(model).__name__} cannot be copied ({' '.join(str(error).split())[:200]}); give inplace=True, which "
-            "changes the given model, or take out what cannot be copied."
+            f"{type(model).__name__} cannot be copied ({' '.join(str(error).split())[:200]}); pass inplace=True, which "
+            "changes the given model, or remove what cannot be copied."
         ) from error
     return copied
 
@@ -205,21 +203,21 @@ def _refuse_weight(path: str, module: Table) -> None:
     problem = ""
     weight = module._parameters.get("weight")
     if parametrize.is_parametrized(module) or weight is None:
-        problem = "computes its weight (parametrised, pruned or normalised); make it plain first"
+        problem = "computes its weight (parametrised, pruned or normalised); make it a plain parameter first"
     elif weight.dtype not in FLOATING:
         problem = f"has a weight of {weight.dtype}, expected a floating-point type of 16 to 64 bits"
     elif getattr(module, "mode", "") == "max":
-        problem = "pools with max, which a sum of tokens cannot stand for; use sum or mean"
+        problem = "pools with max, which a sum of tokens cannot represent; use sum or mean"
     elif module.max_norm is not None:
         norms = weight.detach().norm(p=module.norm_type, dim=1)
         longer = int((norms > module.max_norm * (1 + NORM_ALLOWANCE)).sum())
         if longer:
             problem = (
-                f"would still shorten {longer:,} rows as lookups meet them (max_norm {module.max_norm:g}); bring them "
-                "to that norm first, such as by one lookup of every id"
+                f"would still shorten {longer:,} rows at their first lookup (max_norm {module.max_norm:g}); rescale "
+                "them first, such as by looking up every id once"
             )
     if problem:
-        raise ModelError(f"{path} {problem}, or leave it as it is with keep=[{path!r}].")
+        raise ModelError(f"{path} {problem}, or exclude it with keep=[{path!r}].")
 
 
 def _make_site(
@@ -255,7 +253,7 @@ def _make_site(
 
 
 def describe_use(module: Any) -> tuple[Any, ...]:  # noqa: ANN401 - either kind of table
-    """How a module uses its rows: whether it pools, and how."""
+    """Describes how a module uses its rows: whether it pools, and how."""
     pools = isinstance(module, nn.EmbeddingBag)
     return pools, module.mode if pools else "", pools and module.include_last_offset, module.padding_idx
 
@@ -295,7 +293,7 @@ def _find_states(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> d
         return {}
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ModelError(
-            f"optimizer is a {type(optimizer).__name__}; expected the torch.optim.Adagrad that trained it."
+            f"optimizer is a {type(optimizer).__name__}; expected the torch.optim.Adagrad that trained the model."
         )
     state = optimizer.state
     return {
@@ -304,7 +302,7 @@ def _find_states(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> d
 
 
 def _describe_dense(model: nn.Module, sites: Sequence[TableSite]) -> tuple[TensorShapes, dict[str, str]]:
-    """Shapes of all that is no table, and the names that share a tensor of it or show a table's rows."""
+    """Returns the shapes of all other tensors, and the names that share one of them or a table's rows."""
     shapes: TensorShapes = {}
     aliases = {name: f"{site.paths[0]}.weight" for site in sites for name in site.weights[len(site.paths) :]}
     tables = {name for site in sites for name in site.weights}
@@ -322,11 +320,11 @@ def _describe_dense(model: nn.Module, sites: Sequence[TableSite]) -> tuple[Tenso
 
 
 def refuse_outside(ids: Tensor, site: TableSite, source: str = "batches") -> None:
-    """IdRangeError for ids int64 [n] that are no rows of the table."""
+    """Raises IdRangeError if ids int64 [n] are outside the table."""
     outside = (ids < 0) | (ids >= site.rows)
     if bool(outside.any()):
         raise IdRangeError(
-            f"{source}: {int(outside.sum()):,} of the {len(ids):,} ids of one call of {site.name} lie outside its "
+            f"{source}: {int(outside.sum()):,} of the {len(ids):,} ids in one call of {site.name} are outside its "
             f"{site.rows:,} rows (first: {int(ids[outside][0])}); expected 0 to {site.rows - 1}."
         )
 
@@ -334,7 +332,7 @@ def refuse_outside(ids: Tensor, site: TableSite, source: str = "batches") -> Non
 def _count_lookups(
     model: nn.Module, sites: Sequence[TableSite], batches: LoaderBatches, forward: Forward
 ) -> tuple[np.ndarray, ...]:
-    """Lookups of each id over all batches, seen where they reach the rows; every answer is looked at besides."""
+    """Counts the lookups of each id over all batches, where they reach the rows, and checks every output."""
     counts = [torch.zeros(site.rows, dtype=torch.int64) for site in sites]
 
     def watch(number: int) -> Callable[[nn.Module, Any], None]:
@@ -357,7 +355,7 @@ def _count_lookups(
 
 
 def check_answers(subject: Subject, outputs: str) -> None:
-    """ModelError where the first batches' answers are no logits, or labels are of another number."""
+    """Raises an error if the first batches do not give logits (ModelError) or one label per logit (LogError)."""
     for source in (subject.train, subject.hold_out):
         if not isinstance(source, LoaderBatches):
             continue
@@ -368,13 +366,13 @@ def check_answers(subject: Subject, outputs: str) -> None:
             refuse_probabilities(logits)
         if source.has_labels and len(source.labels_of(batch)) != logits.numel():
             raise LogError(
-                f"labels= gave {len(source.labels_of(batch))} labels of a batch of {source.name} and the model "
+                f"labels= returned {len(source.labels_of(batch))} labels for a batch of {source.name}, and the model "
                 f"{logits.numel()} logits; expected one label per logit."
             )
 
 
 def restore_norms(model: nn.Module, small: nn.Module) -> None:
-    """Gives the compressed model's modules the max_norm of the original's."""
+    """Sets the max_norm of the compressed model's modules to the original's."""
     for path, module in model.named_modules():
         if isinstance(module, Table):
             setattr(small.get_submodule(path), "max_norm", module.max_norm)  # noqa: B010 - of either kind
