@@ -226,7 +226,7 @@ def _place(
         first = _embed(entries, [parameters[name] for name in names])
         last = _embed(entries[::-1], [parameters[name] for name in reversed(names)])
         if first is None or last is None:
-            return {}, ["the optimizer state does not match the shapes of the parameters and is not used"]
+            return {}, ["the optimizer state does not fit the shapes of the parameters and is not used"]
         places = [len(names) - 1 - place for place in reversed(last)]
         placed = {names[a]: entry for entry, a, b in zip(entries, first, places, strict=True) if a == b}
     else:
