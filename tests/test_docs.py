@@ -20,6 +20,7 @@ from docs_pages import PAGES, ROOT, read_blocks, read_commands
 from torch import Tensor, nn
 
 import memrec_convert
+from memrec_convert.artifact.reader import build_modules, read_artifact
 from memrec_convert.cli.commands import cli
 from memrec_convert.conversion.options import OutputChoices, names_of
 from memrec_convert.encoding import HashSpec, LevelSpec, TableSpec
@@ -227,10 +228,12 @@ def make_model(form: str) -> nn.Module:
 
 @pytest.fixture(params=["coded", "levels", "hashed", "rows"])
 def artifact(request, tmp_path) -> tuple[second.ArtifactFile, nn.Module]:
-    """An artifact of every form, as the second reader sees it, and as load() gives it."""
-    path = tmp_path / "model.safetensors"
-    memrec_convert.save(make_model(request.param), path)
-    return second.ArtifactFile(path), memrec_convert.load(path, into=make_model(request.param))
+    """An artifact of every form, as the second reader sees it, and as the package reads it."""
+    path, model = tmp_path / "model.safetensors", make_model(request.param)
+    memrec_convert.save(model, path)
+    for name, module in build_modules(read_artifact(path), filled=True).items():
+        model.set_submodule(name, module)
+    return second.ArtifactFile(path), model
 
 
 def test_second_reader_decodes_every_row_to_the_bit(artifact):

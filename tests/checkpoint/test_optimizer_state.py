@@ -152,7 +152,7 @@ def test_other_optimizers_are_called_by_their_names(save, make, called):
     """inspect never says that there is none where there is one, and the state weighs nothing."""
     model = Net()
     path = save({"state_dict": model.state_dict(), "optimizer": step(model, make(model.parameters()))})
-    assert inspect(path)["optimizer"].startswith(called)
+    assert inspect(path).optimizer.startswith(called)
     assert all(table.optimizer is None for table in read_source(path).tables)
 
 

@@ -182,7 +182,7 @@ def test_a_new_codec_is_converted_to_saved_and_refused_by_name(
     metadata = read_artifact(path).metadata
     assert uses_twelve({"modules": metadata.modules})
     assert '"format":2' in metadata.to_text()
-    assert verify(path)["bytes"] == path.stat().st_size
+    assert verify(path).bytes == path.stat().st_size
     for table in load(path).tables:
         found, expected = ask(table)
         torch.testing.assert_close(found, expected)
