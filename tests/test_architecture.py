@@ -262,7 +262,7 @@ def test_nothing_from_a_checkpoint_is_ever_executed():
 
 
 def test_no_file_catches_everything():
-    """`except:` and `except Exception` would hide faults; one place calls the caller's own code, which may raise any."""
+    """`except Exception` would hide faults; one place may: it calls the caller's own code, which may raise anything."""
     wide = []
     for name, file in MODULES.items():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

@@ -81,9 +81,7 @@ def compress(
     watch = Stopwatch()
     for name in choices:
         if name in names_of(InputChoices) - names_of(OptionChoices):
-            raise OptionError(
-                f"the option {name!r} applies to files only; compress() passes batches to the model unchanged."
-            )
+            raise OptionError(f"the option {name!r} is for files only; batches reach a live model as they are.")
     refuse_unknown(choices, OptionChoices)
     options = make_options(choices)
     spending = parse_budget(budget)
