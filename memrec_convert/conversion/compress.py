@@ -39,7 +39,7 @@ from memrec_convert.conversion.shrink import shrink
 from memrec_convert.conversion.steps.outcome import Shrunk
 from memrec_convert.errors import ModelError, OptionError
 from memrec_convert.evaluation.scoring import Forward
-from memrec_convert.lookup import CompressedTable, describe_module, hasten, is_plain, named_tables
+from memrec_convert.lookup import CompressedTable, describe_module, hasten, is_plain, named_tables, refuse_other_state
 from memrec_convert.parallel import single_threaded_torch
 from memrec_convert.report import Report
 from memrec_convert.safe_files import check_target
@@ -148,6 +148,7 @@ def save(model: nn.Module, path: str | Path, *, force: bool = False) -> int:
     path = Path(path)
     check_target(path, force=force)
     model, _ = unwrap(model)
+    refuse_other_state(model)
     known = getattr(model, METADATA_ATTRIBUTE, None)
     modules = _describe_modules(model)
     if not modules:

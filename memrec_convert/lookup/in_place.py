@@ -91,13 +91,49 @@ def find_tables(model: nn.Module) -> list[CompressedModule]:
     return list({id(table): table for _, table in named_tables(model)}.values())
 
 
+def own_state(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and persistent buffer by name, tied ones under each: the memory itself, whatever hooks say."""
+    state: dict[str, Tensor] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        kept = {name: one for name, one in module._buffers.items() if name not in module._non_persistent_buffers_set}
+        for name, tensor in (*module._parameters.items(), *kept.items()):
+            if tensor is not None:
+                state[f"{path}.{name}" if path else name] = tensor
+    return state
+
+
+def refuse_other_state(model: nn.Module) -> None:
+    """ModelError where the state dict shows more than parameters and buffers, which a file would lose."""
+    kind, own = type(model).__name__, own_state(model)
+    try:
+        shown = dict(model.state_dict(keep_vars=True))
+    except Exception as error:
+        raise ModelError(
+            f"{kind}.state_dict() failed ({type(error).__name__}: {' '.join(str(error).split())[:200]}); mend it, or "
+            "remove its hooks."
+        ) from error
+    places = {one.data_ptr() for one in own.values() if not isinstance(one, CompressedWeight) and one.numel()}
+    for name in shown.keys() - own.keys():
+        value = shown[name]
+        if not isinstance(value, Tensor):
+            raise ModelError(
+                f"{kind} > {name} is a {type(value).__name__} in the state dict; an artifact stores tensors alone."
+            )
+        if isinstance(value, CompressedWeight) or (value.layout is torch.strided and value.data_ptr() in places):
+            continue  # a hook shows it by another name
+        raise ModelError(
+            f"{kind} > {name} is in the state dict and is no parameter or persistent buffer, which alone a file holds; "
+            "register it as a buffer."
+        )
+
+
 def spread_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """A model's state by the names of an artifact, and the names of what shares a compressed weight outside of tables.
 
     The tensors of a table behind a weight stand under the path of its module, as those of a compressed module do; the
     second result names the weight that such a name stands for, as "path.weight".
     """
-    state: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    state = own_state(model)
     places: dict[int, str] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         weight = module._parameters.get("weight") if isinstance(module, nn.Embedding | nn.EmbeddingBag) else None
@@ -109,8 +145,15 @@ def spread_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
         if not isinstance(tensor, CompressedWeight):
             spread[name] = tensor
         elif name in tables:
-            own = tensor.table.state_dict(keep_vars=True)
-            spread |= {f"{name.removesuffix('weight')}{part}": buffer for part, buffer in own.items()}
-        else:
+            own = {f"{name.removesuffix('weight')}{part}": one for part, one in own_state(tensor.table).items()}
+            for part in own.keys() & state.keys():
+                raise ModelError(f"{part} is the name of a part of the compressed table there; rename that buffer.")
+            spread |= own
+        elif id(tensor.table) in places:
             ties[name] = places[id(tensor.table)]
+        else:
+            raise ModelError(
+                f"{name} shows a compressed table, and no embedding module has it as its plain weight any more; undo "
+                "what was done to that weight, such as pruning or a parametrisation, and save then."
+            )
     return spread, ties

@@ -23,7 +23,7 @@ from memrec_convert.distill.rows import RowReader, TensorRows
 from memrec_convert.encoding.spec import TensorShapes
 from memrec_convert.errors import IdRangeError, LogError, ModelError
 from memrec_convert.evaluation.scoring import Forward
-from memrec_convert.lookup import CompressedTable, CompressedWeight, is_plain
+from memrec_convert.lookup import CompressedTable, CompressedWeight, is_plain, own_state, refuse_other_state
 
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 WRAPPERS = {
@@ -112,12 +112,9 @@ def _refuse_unfit(model: nn.Module) -> None:
         weight = module._parameters.get("weight")
         if isinstance(module, CompressedTable) or isinstance(weight, CompressedWeight):
             raise ModelError(f"{type(model).__name__} > {path} is compressed already; give the original model.")
-    for name, value in model.state_dict(keep_vars=True).items():
+    refuse_other_state(model)
+    for name, value in own_state(model).items():
         where = f"{type(model).__name__} > {name}"
-        if not isinstance(value, Tensor):
-            raise ModelError(
-                f"{where} is a {type(value).__name__} in the state dict; an artifact stores tensors alone."
-            )
         if is_lazy(value):
             raise ModelError(f"{where} has no shape yet; run the model once first.")
         if value.is_meta:
@@ -309,7 +306,7 @@ def _describe_dense(model: nn.Module, sites: Sequence[TableSite]) -> tuple[Tenso
     aliases = {name: f"{site.paths[0]}.weight" for site in sites for name in site.weights[len(site.paths) :]}
     tables = {name for site in sites for name in site.weights}
     first_name: dict[tuple[object, ...], str] = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in own_state(model).items():
         if name in tables:
             continue
         key = storage_key(tensor)

@@ -35,6 +35,7 @@ from memrec_convert.lookup import (
     find_tables,
     hasten,
     hold_table,
+    own_state,
 )
 from memrec_convert.planning.forms import FormChoice
 from memrec_convert.planning.membership import LevelCandidates, Membership, assign_levels
@@ -278,7 +279,7 @@ def round_dense(model: nn.Module, dense: str) -> None:
         return
     tables = {id(buffer) for table in find_tables(model) for buffer in table.buffers()}
     with torch.no_grad():
-        for tensor in model.state_dict(keep_vars=True).values():
+        for tensor in own_state(model).values():
             if tensor.dtype == torch.float32 and type(tensor) is not CompressedWeight and id(tensor) not in tables:
                 tensor.copy_(tensor.to(narrow))
 
