@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from memrec_convert import compress, load, save
 from memrec_convert.errors import ModelError
@@ -97,3 +98,78 @@ def test_a_buffer_by_the_name_of_a_tables_part_is_refused(tmp_path, when):
     small.item.register_buffer("frame", torch.zeros(2))
     with pytest.raises(ModelError, match="the name of a part of the compressed table"):
         save(shrink(model) if when == "before" else small, tmp_path / "net.safetensors")
+
+
+# ---- what refers to a weight besides its module
+
+
+class Boxed(nn.Embedding):
+    """Looks rows up by a weight that it holds in a list."""
+
+    def __init__(self, box=lambda weight: [weight]) -> None:
+        super().__init__(500, 8)
+        self.box = box(self.weight)
+
+    def forward(self, ids):
+        """Rows [B, 8]."""
+        return functional.embedding(ids, self.box[0])
+
+
+def test_other_references_to_a_weight_follow_it(tmp_path):
+    """A list that holds the weight holds the compressed one, in the copy and in what is loaded."""
+    small = shrink(Net(Boxed))
+    save(small, tmp_path / "net.safetensors")
+    fresh = load(tmp_path / "net.safetensors", into=Net(Boxed))
+    assert fresh.item.box[0] is fresh.item.weight
+    assert torch.equal(answers(fresh), answers(small))
+
+
+@pytest.mark.parametrize("box", [lambda weight: (weight,), lambda weight: [weight.detach()]])
+def test_references_that_cannot_follow_are_refused(tmp_path, box):
+    """A tuple, or a view of the memory, would keep the instance's own rows."""
+    save(shrink(Net(Boxed)), tmp_path / "net.safetensors")
+    with pytest.raises(ModelError, match="refers to the weight of a table besides its module"):
+        load(tmp_path / "net.safetensors", into=Net(lambda: Boxed(box)))
+
+
+def test_hollow_instances_are_refused(tmp_path):
+    """What is on the meta device takes no numbers."""
+    save(shrink(Net()), tmp_path / "net.safetensors")
+    with torch.device("meta"):
+        hollow = Net()
+    with pytest.raises(ModelError, match=r"head\.weight is on the meta device"):
+        load(tmp_path / "net.safetensors", into=hollow)
+
+
+# ---- copies
+
+
+class Single(nn.Linear):
+    """There is but one of it."""
+
+    def __deepcopy__(self, memo):
+        """Itself."""
+        return self
+
+
+class Guarded(nn.Linear):
+    """Can be copied once."""
+
+    left = 1
+
+    def __getstate__(self):
+        """Fails the second time."""
+        Guarded.left -= 1
+        if Guarded.left < 0:
+            raise KeyError("no more")
+        return self.__dict__
+
+
+@pytest.mark.parametrize("kind", [Single, Guarded])
+def test_models_that_cannot_be_copied_are_refused(kind):
+    """A copy that is the object itself would be compressed in its place."""
+    model = Net()
+    model.head = kind(8, 1)
+    with pytest.raises(ModelError, match="Net cannot be copied"):
+        shrink(model)
+    assert type(model.item.weight) is nn.Parameter

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -24,6 +23,7 @@ from memrec_convert.encoding.spec import TensorShapes
 from memrec_convert.errors import IdRangeError, LogError, ModelError
 from memrec_convert.evaluation.scoring import Forward
 from memrec_convert.lookup import CompressedTable, CompressedWeight, is_plain, own_state, refuse_other_state
+from memrec_convert.lookup.copying import copy_model
 
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 WRAPPERS = {
@@ -33,7 +33,6 @@ WRAPPERS = {
     "OptimizedModule": "_orig_mod",
 }
 """torch's own wrappers by the attribute that holds the model."""
-NO_COPY = (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, OSError, pickle.PickleError)
 NORM_ALLOWANCE = 1e-3
 """By so much, relatively, a row may exceed its max_norm: rounding in 16 bits leaves it there."""
 _OWN_STATE = ("_parameters", "_buffers", "_modules")
@@ -137,18 +136,6 @@ def _check_kept(model: nn.Module, keep: Sequence[str]) -> tuple[str, ...]:
     return tuple(keep)
 
 
-def copy_model(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """A deep copy; ModelError that names the way where one cannot be made."""
-    try:
-        copied: nn.Module = copy.deepcopy(model, memo)
-    except NO_COPY as error:
-        raise ModelError(
-            f"{type(model).__name__} cannot be copied ({' '.join(str(error).split())[:200]}); give inplace=True, which "
-            "changes the given model, or take out what cannot be copied."
-        ) from error
-    return copied
-
-
 def _copy_for_reading(model: nn.Module, *, share: bool) -> tuple[nn.Module, tuple[object, ...]]:
     """A copy in eval mode on the CPU, and what it shares with the model. Lookups change none of its rows."""
     uncopied = tuple(_find_uncopied(model)) if share else ()
@@ -167,7 +154,7 @@ def _find_uncopied(model: nn.Module) -> Iterator[object]:
                 continue
             try:
                 copy.deepcopy(value)
-            except NO_COPY:
+            except Exception:  # noqa: BLE001 - the owner's own code
                 yield value
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,6 +36,7 @@ from memrec_convert.lookup import (
     hold_table,
     own_state,
 )
+from memrec_convert.lookup.copying import copy_model
 from memrec_convert.planning.forms import FormChoice
 from memrec_convert.planning.membership import LevelCandidates, Membership, assign_levels
 from memrec_convert.planning.search import CountFile, TablePlan, plan_tables
@@ -259,7 +259,7 @@ def swap_tables(subject: Subject, model: nn.Module, modules: Mapping[int, Compre
             memo[id(weight)] = hold_table(module, weight.dtype)
         for path in () if site.weights else site.paths:
             memo[id(model.get_submodule(path))] = module
-    copied: nn.Module = copy.deepcopy(model, memo)
+    copied = copy_model(model, memo)
     hasten(copied)
     return copied.eval().requires_grad_(False)
 
