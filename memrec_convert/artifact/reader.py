@@ -33,6 +33,8 @@ from memrec_convert.lookup import (
 from memrec_convert.lookup.copying import replace_references
 from memrec_convert.lookup.memory import settle
 from memrec_convert.models import build_model
+from memrec_convert.parallel import cpu_by_default
+from memrec_convert.safe_files import as_path
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Artifact:
 
 def read_artifact(path: str | Path) -> Artifact:
     """Reads header and tensors, and checks the digest of each; ArtifactError in one sentence for anything else."""
-    path = Path(path)
+    path = as_path(path, ArtifactError)
     try:
         if not path.exists():
             raise ArtifactError(f"there is no file {path}; check the path.")
@@ -102,8 +104,12 @@ def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
         raise ModelError(
             f"into is a {type(into).__name__}; expected a fresh instance of the class that was compressed."
         )
-    artifact = read_artifact(path)
-    modules = build_modules(artifact)
+    with cpu_by_default():
+        return _build(read_artifact(path), into)
+
+
+def _build(artifact: Artifact, into: nn.Module | None) -> nn.Module:
+    path, modules = artifact.path, build_modules(artifact)
     if into is not None:
         return _load_into(artifact, modules, into)
     if artifact.metadata.architecture is None:
@@ -269,8 +275,13 @@ def _copy_tensors(artifact: Artifact, state: Mapping[str, Tensor], *, complete: 
             )
         if tensor.dtype != target.dtype and not (tensor.dtype == torch.bfloat16 and target.dtype == torch.float32):
             raise ArtifactError(f"{artifact.path} > {name}: dtype {tensor.dtype}, expected {target.dtype}.")
-        with torch.no_grad():
-            target.copy_(tensor)
+        try:
+            with torch.no_grad():
+                target.copy_(tensor)
+        except RuntimeError as error:  # memory that shows one number several times, and the like
+            raise ModelError(
+                f"{artifact.path} > {name} cannot be written into the model ({quote_error(error)})."
+            ) from error
 
 
 def check_table(module: CompressedTable, where: str) -> None:

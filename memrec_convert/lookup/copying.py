@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from memrec_convert.errors import ModelError
 from memrec_convert.lookup.in_place import own_state
+from memrec_convert.lookup.weight import CompressedWeight
 
 Put = Callable[[Any], None] | None
 """Puts another object where one was found; None where nothing can."""
@@ -33,9 +34,34 @@ def copy_model(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 def _refuse_copy(model: nn.Module, problem: str) -> ModelError:
     return ModelError(
-        f"{type(model).__name__} cannot be copied ({problem}); give inplace=True, which changes the given model, or take "
-        "out what cannot be copied."
+        f"{type(model).__name__} cannot be copied ({problem}); give inplace=True, which changes the given model, or "
+        "take out what cannot be copied."
     )
+
+
+def remember_settings(model: nn.Module) -> Callable[[nn.Module], None]:
+    """What gives a compressed model's modules the training flag, max_norm and requires_grad that these have now."""
+    kept = [
+        (
+            path,
+            {"training": module.training}
+            | ({"max_norm": module.max_norm} if isinstance(module, nn.Embedding | nn.EmbeddingBag) else {}),
+            {name: one.requires_grad for name, one in module._parameters.items() if one is not None},
+        )
+        for path, module in model.named_modules(remove_duplicate=False)
+    ]
+
+    def restore(small: nn.Module) -> None:
+        for path, settings, gradients in kept:
+            module = small.get_submodule(path)
+            for name, value in settings.items():
+                setattr(module, name, value)
+            for name, wanted in gradients.items():
+                parameter = module._parameters[name]
+                if parameter is not None and not isinstance(parameter, CompressedWeight):
+                    parameter.requires_grad_(wanted)
+
+    return restore
 
 
 def walk(root: object) -> Iterator[tuple[str, object, Put]]:

@@ -19,7 +19,7 @@ class DirectEmbedding(nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         """As nn.Embedding's."""
-        weight: Any = self._parameters["weight"]
+        weight: Any = self._parameters.get("weight")  # None where it is pruned or parametrised
         if type(weight) is CompressedWeight and self.max_norm is None and not must_trace(input):
             return weight.look_up(input)
         return super().forward(input)
@@ -30,7 +30,7 @@ class DirectEmbeddingBag(nn.EmbeddingBag):
 
     def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
         """As nn.EmbeddingBag's."""
-        weight: Any = self._parameters["weight"]
+        weight: Any = self._parameters.get("weight")  # None where it is pruned or parametrised
         if (
             type(weight) is CompressedWeight
             and self.max_norm is None

@@ -14,7 +14,13 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from memrec_convert.artifact.writer import storage_key
-from memrec_convert.conversion.inputs.batches import LoaderBatches, count_rows, refuse_answer, refuse_probabilities
+from memrec_convert.conversion.inputs.batches import (
+    FLOATING,
+    LoaderBatches,
+    count_rows,
+    refuse_answer,
+    refuse_probabilities,
+)
 from memrec_convert.conversion.inputs.finite_rows import find_nonfinite_rows, refuse_nonfinite
 from memrec_convert.conversion.inputs.lookups import LookupPoint, WatchedLookups
 from memrec_convert.conversion.inputs.subject import Subject, TableSite
@@ -25,7 +31,6 @@ from memrec_convert.evaluation.scoring import Forward
 from memrec_convert.lookup import CompressedTable, CompressedWeight, is_plain, own_state, refuse_other_state
 from memrec_convert.lookup.copying import copy_model
 
-FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 WRAPPERS = {
     "DataParallel": "module",
     "DistributedDataParallel": "module",
@@ -108,6 +113,7 @@ def _refuse_unfit(model: nn.Module) -> None:
     if isinstance(model, Table):
         raise ModelError(f"the model is itself one {type(model).__name__}; give the module that it is a part of.")
     for path, module in model.named_modules():
+        _refuse_names(model, path, module)
         weight = module._parameters.get("weight")
         if isinstance(module, CompressedTable) or isinstance(weight, CompressedWeight):
             raise ModelError(f"{type(model).__name__} > {path} is compressed already; give the original model.")
@@ -123,14 +129,26 @@ def _refuse_unfit(model: nn.Module) -> None:
             raise ModelError(f"{where} is a tensor of the kind {kind}; an artifact stores plain ones.")
 
 
+def _refuse_names(model: nn.Module, path: str, module: nn.Module) -> None:
+    """ModelError for a module that TorchScript holds, and for names that no file can hold."""
+    where = f"{type(model).__name__} > {path or 'the model'}"
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ModelError(f"{where} is compiled by TorchScript; give the Python module that it was made from.")
+    for name in (*module._parameters, *module._buffers, *module._modules):
+        if "." in name or name != name.encode(errors="ignore").decode():
+            raise ModelError(f"{where} has a part named {name!r}; expected Unicode without dots.")
+    parts = (*module._parameters, *module._buffers, *module._modules) if isinstance(module, Table) else ()
+    for name in parts:
+        if name in ("base", "codebook", "frame", "group", "rows", "scale") or name.startswith(("level0_", "level1_")):
+            raise ModelError(f"{where}.{name} is the name of a part of the compressed table there; rename it.")
+
+
 def _check_kept(model: nn.Module, keep: Sequence[str]) -> tuple[str, ...]:
     """The paths to leave alone; ModelError for one that leads to no table."""
-    if isinstance(keep, str):
-        keep = (keep,)
     tables = [path for path, module in model.named_modules(remove_duplicate=False) if isinstance(module, Table)]
     for path in keep:
-        if not isinstance(path, str) or not any(f"{table}.".startswith(f"{path}.") for table in tables):
-            near = get_close_matches(str(path), tables, n=1)
+        if not any(f"{table}.".startswith(f"{path}.") for table in tables):
+            near = get_close_matches(path, tables, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(tables[:5]) or 'none'}."
             raise ModelError(f"keep names {path!r}, and {type(model).__name__} has no table there{hint}")
     return tuple(keep)
@@ -187,9 +205,13 @@ def _group_paths(model: nn.Module, keep: Collection[str]) -> dict[tuple[str, ...
 def _refuse_weight(path: str, module: Table) -> None:
     """ModelError for a module whose weight is computed, or of a kind that has no compressed form."""
     problem = ""
-    weight = module._parameters.get("weight")
+    weight: Any = module._parameters.get("weight")
     if parametrize.is_parametrized(module) or weight is None:
         problem = "computes its weight (parametrised, pruned or normalised); make it plain first"
+    elif id(weight) != id(getattr(module, "weight", None)):
+        problem = "computes its weight in a way of its own; make it plain first"
+    elif weight.dim() != 2:
+        problem = f"has a weight of {weight.dim()} dimensions, expected 2"
     elif weight.dtype not in FLOATING:
         problem = f"has a weight of {weight.dtype}, expected a floating-point type of 16 to 64 bits"
     elif getattr(module, "mode", "") == "max":
@@ -355,10 +377,3 @@ def check_answers(subject: Subject, outputs: str) -> None:
                 f"labels= gave {len(source.labels_of(batch))} labels of a batch of {source.name} and the model "
                 f"{logits.numel()} logits; expected one label per logit."
             )
-
-
-def restore_norms(model: nn.Module, small: nn.Module) -> None:
-    """Gives the compressed model's modules the max_norm of the original's."""
-    for path, module in model.named_modules():
-        if isinstance(module, Table):
-            setattr(small.get_submodule(path), "max_norm", module.max_norm)  # noqa: B010 - of either kind
