@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -35,6 +35,15 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], *, wo
         finally:
             for future in pending:
                 future.cancel()
+
+
+@contextmanager
+def cpu_by_default() -> Iterator[None]:
+    """New tensors are on the CPU, whatever `torch.set_default_device` says."""
+    import torch
+
+    with torch.device("cpu") if torch.get_default_device().type != "cpu" else nullcontext():
+        yield
 
 
 @contextmanager

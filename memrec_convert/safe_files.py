@@ -18,12 +18,22 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
-from memrec_convert.errors import OutputError
+from memrec_convert.errors import MemrecError, OutputError
 
 _SUFFIX = ".memrec-partial"
 _TEMPORARY = re.compile(rf"\..*\.[a-z0-9_]{{8}}{re.escape(_SUFFIX)}", re.ASCII | re.DOTALL)
 _CHUNK_BYTES = 1 << 22
 _MOST_ATTEMPTS = 100
+
+
+def as_path(path: object, error: type[MemrecError]) -> Path:
+    """A path from what a caller gave; `error` where that names no file."""
+    try:
+        plain = Path(path)  # type: ignore[arg-type]
+        os.fsencode(plain)
+    except (TypeError, UnicodeEncodeError) as cause:
+        raise error(f"the path is {path!r:.200}; expected the name of a file, a str or a pathlib.Path.") from cause
+    return plain
 
 
 def check_target(path: Path, *, force: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from memrec_convert.artifact.layout import LARGEST_HEADER, METADATA_KEY
 from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE, Metadata, digest_tensor, parse_metadata
@@ -29,8 +30,11 @@ from memrec_convert.lookup import (
     named_tables,
     spread_state,
 )
+from memrec_convert.lookup.copying import replace_references
 from memrec_convert.lookup.memory import settle
 from memrec_convert.models import build_model
+from memrec_convert.parallel import cpu_by_default
+from memrec_convert.safe_files import as_path
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Artifact:
 
 def read_artifact(path: str | Path) -> Artifact:
     """Reads header and tensors, and checks the digest of each; ArtifactError in one sentence for anything else."""
-    path = Path(path)
+    path = as_path(path, ArtifactError)
     try:
         if not path.exists():
             raise ArtifactError(f"there is no file {path}; check the path.")
@@ -100,8 +104,12 @@ def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
         raise ModelError(
             f"into is a {type(into).__name__}; expected a fresh instance of the class that was compressed."
         )
-    artifact = read_artifact(path)
-    modules = build_modules(artifact)
+    with cpu_by_default():
+        return _build(read_artifact(path), into)
+
+
+def _build(artifact: Artifact, into: nn.Module | None) -> nn.Module:
+    path, modules = artifact.path, build_modules(artifact)
     if into is not None:
         return _load_into(artifact, modules, into)
     if artifact.metadata.architecture is None:
@@ -148,6 +156,7 @@ def _load_into(artifact: Artifact, modules: Mapping[str, CompressedModule], into
     slots = {name: (module, own) for name, module, own in _list_slots(into)}
     ties = {name: source for name, source in artifact.metadata.aliases.items() if name in slots}
     weights: dict[int, nn.Parameter] = {}
+    swaps: dict[int, tuple[Tensor, Tensor]] = {}
     for path, table in modules.items():
         module, own = slots.get(f"{path}.weight", (None, ""))
         if not isinstance(module, nn.Embedding | nn.EmbeddingBag):
@@ -156,6 +165,8 @@ def _load_into(artifact: Artifact, modules: Mapping[str, CompressedModule], into
                 "that looks up rows; give a fresh instance of the class that was compressed."
             )
         old: Any = module._parameters[own]
+        if is_lazy(old):
+            raise ModelError(f"{type(into).__name__} > {path} has no shape yet; run the model once first.")
         if tuple(old.shape) != (table.spec.rows, table.spec.dim):
             raise ModelError(
                 f"{artifact.path} > {path}: a table of {table.spec.rows} x {table.spec.dim}, and the given "
@@ -166,10 +177,23 @@ def _load_into(artifact: Artifact, modules: Mapping[str, CompressedModule], into
         for name, (holder, attribute) in slots.items():
             known: Any = holder._parameters[attribute]
             if known is old or (ties.get(name) == f"{path}.weight" and known.shape == old.shape):
-                holder._parameters[attribute] = new
+                swaps[id(known)] = (known, new)
+    _refuse_hollow(into, swaps)
+    replace_references(into, swaps)
     hasten(into)
     _fill(artifact, into)
     return into.eval()
+
+
+def _refuse_hollow(into: nn.Module, swaps: Mapping[int, object]) -> None:
+    """ModelError where a tensor that the tables leave in place holds no numbers."""
+    for path, module in into.named_modules():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None and id(tensor) not in swaps and (is_lazy(tensor) or tensor.is_meta):
+                problem = (
+                    "has no shape yet; run the model once" if is_lazy(tensor) else "is on the meta device; make it"
+                )
+                raise ModelError(f"{type(into).__name__} > {path}.{name} {problem} on the CPU first.")
 
 
 def _list_slots(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
@@ -251,8 +275,13 @@ def _copy_tensors(artifact: Artifact, state: Mapping[str, Tensor], *, complete: 
             )
         if tensor.dtype != target.dtype and not (tensor.dtype == torch.bfloat16 and target.dtype == torch.float32):
             raise ArtifactError(f"{artifact.path} > {name}: dtype {tensor.dtype}, expected {target.dtype}.")
-        with torch.no_grad():
-            target.copy_(tensor)
+        try:
+            with torch.no_grad():
+                target.copy_(tensor)
+        except RuntimeError as error:  # memory that shows one number several times, and the like
+            raise ModelError(
+                f"{artifact.path} > {name} cannot be written into the model ({quote_error(error)})."
+            ) from error
 
 
 def check_table(module: CompressedTable, where: str) -> None:

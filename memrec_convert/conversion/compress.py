@@ -15,13 +15,7 @@ from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE, Metadata
 from memrec_convert.artifact.reader import read_artifact
 from memrec_convert.artifact.writer import KEPT_MODULE, collect_tensors, write_model
 from memrec_convert.conversion.inputs.batches import guard_forward, open_loaders
-from memrec_convert.conversion.inputs.from_module import (
-    check_answers,
-    describe_use,
-    make_subject,
-    restore_norms,
-    unwrap,
-)
+from memrec_convert.conversion.inputs.from_module import check_answers, describe_use, make_subject, unwrap
 from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.plain_torch import plain_torch
 from memrec_convert.conversion.inputs.preparing import profile_facts, stay_silent
@@ -37,12 +31,13 @@ from memrec_convert.conversion.options import (
 )
 from memrec_convert.conversion.shrink import shrink
 from memrec_convert.conversion.steps.outcome import Shrunk
-from memrec_convert.errors import ModelError, OptionError
+from memrec_convert.errors import ModelError, OptionError, OutputError
 from memrec_convert.evaluation.scoring import Forward
-from memrec_convert.lookup import CompressedTable, describe_module, hasten, is_plain, named_tables
-from memrec_convert.parallel import single_threaded_torch
+from memrec_convert.lookup import CompressedTable, describe_module, hasten, is_plain, named_tables, refuse_other_state
+from memrec_convert.lookup.copying import remember_settings
+from memrec_convert.parallel import cpu_by_default, single_threaded_torch
 from memrec_convert.report import Report
-from memrec_convert.safe_files import check_target
+from memrec_convert.safe_files import as_path, check_target
 from memrec_convert.units import parse_budget
 
 
@@ -86,6 +81,8 @@ def compress(
     options = make_options(choices)
     spending = parse_budget(budget)
     inner, prefix = unwrap(model)
+    keep = _check_arguments(keep, progress=progress, forward=forward, labels=labels)
+    restore = remember_settings(inner)
     with watch.stage("read"), plain_torch() as as_called, single_threaded_torch():
         train, hold_out, call = open_loaders(inner, batches, val, labels=labels, forward=forward)
         subject, warnings = make_subject(
@@ -101,10 +98,24 @@ def compress(
         check_answers(subject, outputs)
         shrunk = shrink(subject, spending, options, profile=profile_facts(None), progress=progress, watch=watch)
     small = _settle_in(inner, shrunk.model) if inplace else shrunk.model
-    restore_norms(inner, small)
+    restore(small)
     setattr(small, METADATA_ATTRIBUTE, shrunk.metadata)
     warnings = (*_warn_of_wrapper(model, prefix), *warnings, *shrunk.warnings)
-    return small, _report(subject, shrunk, inner, options, watch, warnings)
+    with cpu_by_default():
+        return small, _report(subject, shrunk, inner, options, watch, warnings)
+
+
+def _check_arguments(keep: Any, **functions: Any) -> tuple[str, ...]:  # noqa: ANN401 - whatever the caller gave
+    """The paths to keep; OptionError for arguments of another type than the documented one."""
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise OptionError(f"{name} is a {type(function).__name__}; expected a function.")
+    if functions["progress"] is None:
+        raise OptionError("progress is None; expected a function, or leave it out.")
+    paths = (keep,) if isinstance(keep, str) else tuple(keep or ()) if isinstance(keep, Iterable | None) else (keep,)
+    if not all(isinstance(path, str) for path in paths):
+        raise OptionError(f"keep is {keep!s:.200}; expected a list of paths of modules.")
+    return paths
 
 
 def _report(
@@ -137,7 +148,7 @@ def _settle_in(model: nn.Module, small: nn.Module) -> nn.Module:
         target._parameters.update(module._parameters)
         target._buffers.update(module._buffers)
     hasten(model)
-    return model.eval()
+    return model
 
 
 def save(model: nn.Module, path: str | Path, *, force: bool = False) -> int:
@@ -145,9 +156,10 @@ def save(model: nn.Module, path: str | Path, *, force: bool = False) -> int:
 
     ModelError if the model has no compressed table; OutputError if the file cannot be written.
     """
-    path = Path(path)
+    path = as_path(path, OutputError)
     check_target(path, force=force)
     model, _ = unwrap(model)
+    refuse_other_state(model)
     known = getattr(model, METADATA_ATTRIBUTE, None)
     modules = _describe_modules(model)
     if not modules:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from memrec_convert.lookup import operator as operator  # which registers memrec::embed
 from memrec_convert.lookup import weight_calls as weight_calls  # which registers them
-from memrec_convert.lookup.in_place import find_tables, hasten, hold_table, is_plain, named_tables, spread_state
+from memrec_convert.lookup.in_place import (
+    find_tables,
+    hasten,
+    hold_table,
+    is_plain,
+    named_tables,
+    own_state,
+    refuse_other_state,
+    spread_state,
+)
 from memrec_convert.lookup.modules import (
     CompressedEmbedding,
     CompressedEmbeddingBag,
@@ -29,5 +38,7 @@ __all__ = [
     "hold_table",
     "is_plain",
     "named_tables",
+    "own_state",
+    "refuse_other_state",
     "spread_state",
 ]

@@ -19,7 +19,7 @@ class DirectEmbedding(nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         """Does what nn.Embedding.forward does."""
-        weight: Any = self._parameters["weight"]
+        weight: Any = self._parameters.get("weight")  # None where it is pruned or parametrised
         if type(weight) is CompressedWeight and self.max_norm is None and not must_trace(input):
             return weight.look_up(input)
         return super().forward(input)
@@ -30,7 +30,7 @@ class DirectEmbeddingBag(nn.EmbeddingBag):
 
     def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
         """Does what nn.EmbeddingBag.forward does."""
-        weight: Any = self._parameters["weight"]
+        weight: Any = self._parameters.get("weight")  # None where it is pruned or parametrised
         if (
             type(weight) is CompressedWeight
             and self.max_norm is None
@@ -91,13 +91,49 @@ def find_tables(model: nn.Module) -> list[CompressedModule]:
     return list({id(table): table for _, table in named_tables(model)}.values())
 
 
+def own_state(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and persistent buffer by name, tied ones under each: the memory itself, whatever hooks say."""
+    state: dict[str, Tensor] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        kept = {name: one for name, one in module._buffers.items() if name not in module._non_persistent_buffers_set}
+        for name, tensor in (*module._parameters.items(), *kept.items()):
+            if tensor is not None:
+                state[f"{path}.{name}" if path else name] = tensor
+    return state
+
+
+def refuse_other_state(model: nn.Module) -> None:
+    """ModelError where the state dict shows more than parameters and buffers, which a file would lose."""
+    kind, own = type(model).__name__, own_state(model)
+    try:
+        shown = dict(model.state_dict(keep_vars=True))
+    except Exception as error:
+        raise ModelError(
+            f"{kind}.state_dict() failed ({type(error).__name__}: {' '.join(str(error).split())[:200]}); mend it, or "
+            "remove its hooks."
+        ) from error
+    places = {one.data_ptr() for one in own.values() if not isinstance(one, CompressedWeight) and one.numel()}
+    for name in shown.keys() - own.keys():
+        value = shown[name]
+        if not isinstance(value, Tensor):
+            raise ModelError(
+                f"{kind} > {name} is a {type(value).__name__} in the state dict; an artifact stores tensors alone."
+            )
+        if isinstance(value, CompressedWeight) or (value.layout is torch.strided and value.data_ptr() in places):
+            continue  # a hook shows it by another name
+        raise ModelError(
+            f"{kind} > {name} is in the state dict and is no parameter or persistent buffer, which alone a file holds; "
+            "register it as a buffer."
+        )
+
+
 def spread_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Returns a model's state under an artifact's names, and the other names that share a compressed weight.
 
     A table behind a weight has its tensors under the path of its module, as a compressed module does. The second
     result maps each sharing name to its weight, as "path.weight".
     """
-    state: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    state = own_state(model)
     places: dict[int, str] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         weight = module._parameters.get("weight") if isinstance(module, nn.Embedding | nn.EmbeddingBag) else None
@@ -109,8 +145,15 @@ def spread_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
         if not isinstance(tensor, CompressedWeight):
             spread[name] = tensor
         elif name in tables:
-            own = tensor.table.state_dict(keep_vars=True)
-            spread |= {f"{name.removesuffix('weight')}{part}": buffer for part, buffer in own.items()}
-        else:
+            own = {f"{name.removesuffix('weight')}{part}": one for part, one in own_state(tensor.table).items()}
+            for part in own.keys() & state.keys():
+                raise ModelError(f"{part} is the name of a part of the compressed table there; rename that buffer.")
+            spread |= own
+        elif id(tensor.table) in places:
             ties[name] = places[id(tensor.table)]
+        else:
+            raise ModelError(
+                f"{name} shows a compressed table, and no embedding module has it as its plain weight any more; undo "
+                "what was done to that weight, such as pruning or a parametrisation, and save then."
+            )
     return spread, ties

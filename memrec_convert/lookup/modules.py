@@ -120,7 +120,8 @@ class CompressedEmbeddingBag(CompressedTable):
             raise ValueError(f"table {name}: ids have {ids.dim()} dimensions, expected 1 or 2")
         if offsets is None:
             raise ValueError(f"table {name}: ids of one dimension need offsets")
-        return ids, self._drop_end(offsets, len(ids)), weights
+        starts, end = self._drop_end(offsets, len(ids))
+        return ids[:end], starts, None if weights is None else weights[:end]
 
     def lookup_bags(self, ids: Tensor, offsets: Tensor, weights: Tensor | None = None) -> Tensor:
         """Bags of the rows of `lookup`, float32 [bags, dim], pooled in torch: what the kernel equals to the bit.
@@ -139,18 +140,18 @@ class CompressedEmbeddingBag(CompressedTable):
             return rows
         return pool_bags(rows, offsets.to(torch.int64), weights=weights, mode=self.mode, counted=counted)
 
-    def _drop_end(self, offsets: Tensor, ids: int) -> Tensor:
-        """Starts alone, of offsets that end with the number of ids where the module says so."""
+    def _drop_end(self, offsets: Tensor, ids: int) -> tuple[Tensor, int]:
+        """Starts alone, and how many ids are in bags: where the module says so the last offset, as in torch."""
         name = self.name or "?"
         if offsets.dim() != 1 or offsets.dtype not in (torch.int64, torch.int32):
             raise ValueError(
                 f"table {name}: offsets are {offsets.dtype} {list(offsets.shape)}, expected int64 or int32 [bags]"
             )
         if self.include_last_offset:
-            if len(offsets) == 0 or int(offsets[-1]) != ids:
-                raise ValueError(f"table {name}: the last offset must be the number of ids, {ids}")
-            offsets = offsets[:-1]
-        return offsets.contiguous()
+            if len(offsets) == 0 or not 0 <= int(offsets[-1]) <= ids:
+                raise ValueError(f"table {name}: the last offset must be 0 to the number of ids, {ids}")
+            offsets, ids = offsets[:-1], int(offsets[-1])
+        return offsets.contiguous(), ids
 
     def _check_offsets(self, offsets: Tensor, ids: int) -> None:
         name = self.name or "?"

@@ -27,8 +27,8 @@ ROWS_AT_ONCE = 1 << 16
 """Number of rows decoded at a time."""
 
 _correct_aliasing: Any = _python_dispatch.return_and_correct_aliasing
-FUNCTIONS: dict[Any, Callable[..., Tensor | None]] = {}
-"""Torch functions -> their handlers here; a handler that returns None leaves the call to torch."""
+FUNCTIONS: dict[Any, Callable[..., Any]] = {}
+"""Torch's functions that have a way of their own here; one that gives None leaves the call to torch."""
 OPERATORS: dict[Any, Callable[..., Any]] = {}
 """Torch operators -> their handlers here; if one returns None, the operator gets the decoded rows."""
 PRODUCTS: set[Any] = set()
@@ -235,7 +235,7 @@ class CompressedWeight(Tensor):
             found = handle(*args, **kwargs)
             if found is not None:
                 return _correct_aliasing(func, args, kwargs, found) if func in VIEWS else found
-        if func._schema.is_mutable and isinstance(args[0], CompressedWeight):
+        if func._schema.is_mutable and _changes_weight(func._schema.arguments, args, kwargs):
             raise ModelError(
                 f"{func} would change a compressed weight in place, but its values are not stored singly; fine-tune "
                 "the tables with compress(..., batches=, val=), or compress again."
@@ -284,6 +284,16 @@ def _use_as(
         kept[use] = other
     made: CompressedModule = other
     return made
+
+
+def _changes_weight(arguments: Any, args: Any, kwargs: Any) -> bool:  # noqa: ANN401 - of an operator
+    """Whether one of the arguments that an operator writes into is a compressed weight."""
+    for number, one in enumerate(arguments):
+        if one.alias_info is not None and one.alias_info.is_write:
+            value = args[number] if number < len(args) else kwargs.get(one.name)
+            if any(isinstance(part, CompressedWeight) for part in (value if isinstance(value, list) else [value])):
+                return True
+    return False
 
 
 def _to_dense(value: Any) -> Any:  # noqa: ANN401 - a leaf of any arguments

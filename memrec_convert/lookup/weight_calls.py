@@ -102,7 +102,30 @@ def _renorm(rows: Tensor, max_norm: float, norm_type: float) -> Tensor:
     return torch.where(norms > max_norm, rows * (max_norm / (norms + 1e-7)), rows)
 
 
-FUNCTIONS |= {functional.embedding: _embedding, functional.embedding_bag: _embedding_bag, Tensor.__getitem__: _index}
+def _share(weight: Tensor) -> Tensor | None:
+    """`weight.share_memory_()`: the table gets tensors in shared memory, and what reads them learns of it."""
+    if type(weight) is not CompressedWeight:
+        return None
+    for module in (weight.table, weight.table.group):
+        for name, part in () if module is None else list(module.named_buffers(recurse=False)):
+            if not part.is_shared():  # type: ignore[no-untyped-call]
+                setattr(module, name, part.clone().share_memory_())  # type: ignore[no-untyped-call]
+    return weight
+
+
+def _is_shared(weight: Tensor) -> bool | None:
+    if type(weight) is not CompressedWeight:
+        return None
+    return all(part.is_shared() for part in weight.parts().values())  # type: ignore[no-untyped-call]
+
+
+FUNCTIONS |= {
+    functional.embedding: _embedding,
+    functional.embedding_bag: _embedding_bag,
+    Tensor.__getitem__: _index,
+    Tensor.share_memory_: _share,
+    Tensor.is_shared: _is_shared,
+}
 PRODUCTS |= {
     functional.linear,
     torch.matmul,

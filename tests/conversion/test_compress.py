@@ -82,7 +82,7 @@ def make(kind=Net, **choices):
         for module in model.modules():
             if isinstance(module, nn.Embedding | nn.EmbeddingBag):
                 module.weight *= torch.rand(len(module.weight), 1, dtype=torch.float32).to(module.weight.dtype)
-    return model
+    return model.eval()
 
 
 def make_batches(count: int = 6, seed: int = 1):
@@ -125,7 +125,7 @@ def test_the_given_model_is_left_as_it_was(training):
     assert same_state(before, model)
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
     assert small is not model
-    assert not small.training
+    assert small.training == training
     assert isinstance(small.user, nn.EmbeddingBag)
     assert isinstance(small.day, nn.Embedding)
     assert all(isinstance(table.weight, CompressedWeight) for table in (small.user, small.item, small.day))

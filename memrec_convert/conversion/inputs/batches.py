@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from memrec_convert.errors import LogError, MemrecError, ModelError, OptionError
 from memrec_convert.evaluation.scoring import Forward
 
 OUTPUT_CHOICES = ("auto", "logits", "probabilities")
+FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 LEAST_SHOWN = 16
 """If at least this many outputs all lie between 0 and 1, they count as probabilities, unless autograd tells more."""
 SMALLEST_CHANCE = 1e-7
@@ -46,7 +47,7 @@ class LoaderBatches:
     def stream(self, *, limit: int | None = None, shuffle_seed: int | None = None) -> Iterator[Any]:
         """Yields batches in the loader's order; shuffling is up to the loader."""
         seen = 0
-        for batch in self.loader:
+        for batch in _iterate(self.loader, self.name):
             yield batch
             seen += count_rows(batch)
             if limit is not None and seen >= limit:
@@ -54,7 +55,10 @@ class LoaderBatches:
 
     def count_batches(self) -> int:
         """The number of batches: the loader's length if it has one, else counted."""
-        return len(self.loader) if isinstance(self.loader, Sized) else sum(1 for _ in self.loader)
+        try:
+            return len(self.loader)  # type: ignore[arg-type]
+        except TypeError:  # none at all, or a DataLoader over what has none
+            return sum(1 for _ in _iterate(self.loader, self.name))
 
     @property
     def has_labels(self) -> bool:
@@ -86,14 +90,25 @@ def make_loader(
     """
     if batches is None:
         return None
-    if isinstance(batches, str | bytes | Tensor | Mapping | nn.Module) or not hasattr(batches, "__iter__"):
+    if isinstance(batches, str | bytes | Tensor | Mapping | nn.Module | type) or not hasattr(batches, "__iter__"):
         raise LogError(f"{name} is a {type(batches).__name__}; expected a list of batches or a DataLoader.")
     if callable(labels) is False and labels is not None:
         raise LogError(f"labels is a {type(labels).__name__}; expected a function that returns the labels of a batch.")
-    loader = list(batches) if hold or isinstance(batches, Iterator) else batches
-    if next(iter(loader), None) is None:
+    loader = list(_iterate(batches, name)) if hold or isinstance(batches, Iterator) else batches
+    if next(_iterate(loader, name), None) is None:
         raise LogError(f"{name} is empty; pass at least one batch, or omit {name} for a conversion without data.")
     return LoaderBatches(loader, labels, name)
+
+
+def _iterate(batches: Iterable[Any], name: str) -> Iterator[Any]:
+    """The batches; what the caller's own code raises becomes a LogError."""
+    try:
+        yield from batches
+    except MemrecError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:300]
+        raise LogError(f"{name} failed ({type(error).__name__}: {said}); mend what gives the batches.") from error
 
 
 def call_with_batch(model: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401 - what the loader yields
@@ -184,6 +199,7 @@ def guard_forward(forward: Forward, outputs: str) -> Forward:
         found: Tensor = _call_guarded("the model failed on a batch", lambda: forward(model, batch))
         if outputs != "probabilities" or not isinstance(found, Tensor):
             return found
+        _refuse_kind(found)
         if not bool(((found >= 0) & (found <= 1)).all()):
             raise ModelError(
                 "outputs='probabilities' was set, but the model returned numbers outside 0 to 1; omit it for logits."
@@ -214,6 +230,7 @@ def refuse_answer(logits: object, rows: int) -> None:
             f"the model returned a {type(logits).__name__}; expected a tensor with one logit per sample: pick it with "
             f"{_SHOW}{part}."
         )
+    _refuse_kind(logits)
     if sum(size > 1 for size in logits.shape) > 1:
         two = logits.shape[-1] == 2
         pick = "(lambda y: y[:, 1] - y[:, 0])(model(*batch))" if two else "model(*batch)[:, 0]"
@@ -226,10 +243,17 @@ def refuse_answer(logits: object, rows: int) -> None:
             f"the model returned one number for {rows} samples; expected one logit per sample, not a loss: pick the "
             f"logits with {_SHOW}."
         )
-    if not logits.is_floating_point():
-        raise ModelError(f"the model returned {logits.dtype}; expected floating-point logits: pick them with {_SHOW}.")
     if not bool(torch.isfinite(logits).all()):
         raise ModelError("the model's logits on batches are not all finite; expected a trained model without NaN.")
+
+
+def _refuse_kind(logits: Tensor) -> None:
+    """ModelError for a tensor that is not dense, or holds no floating-point numbers of 16 to 64 bits."""
+    if logits.layout is not torch.strided or logits.is_nested or logits.is_meta:
+        kind = "nested" if logits.is_nested else "meta" if logits.is_meta else str(logits.layout).removeprefix("torch.")
+        raise ModelError(f"the model returned a {kind} tensor; expected a plain one: change it with {_SHOW}.")
+    if logits.dtype not in FLOATING:
+        raise ModelError(f"the model returned {logits.dtype}; expected floating-point logits: pick them with {_SHOW}.")
 
 
 def refuse_probabilities(outputs: Tensor) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -15,7 +14,13 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from memrec_convert.artifact.writer import storage_key
-from memrec_convert.conversion.inputs.batches import LoaderBatches, count_rows, refuse_answer, refuse_probabilities
+from memrec_convert.conversion.inputs.batches import (
+    FLOATING,
+    LoaderBatches,
+    count_rows,
+    refuse_answer,
+    refuse_probabilities,
+)
 from memrec_convert.conversion.inputs.finite_rows import find_nonfinite_rows, refuse_nonfinite
 from memrec_convert.conversion.inputs.lookups import LookupPoint, WatchedLookups
 from memrec_convert.conversion.inputs.subject import Subject, TableSite
@@ -23,17 +28,16 @@ from memrec_convert.distill.rows import RowReader, TensorRows
 from memrec_convert.encoding.spec import TensorShapes
 from memrec_convert.errors import IdRangeError, LogError, ModelError
 from memrec_convert.evaluation.scoring import Forward
-from memrec_convert.lookup import CompressedTable, CompressedWeight, is_plain
+from memrec_convert.lookup import CompressedTable, CompressedWeight, is_plain, own_state, refuse_other_state
+from memrec_convert.lookup.copying import copy_model
 
-FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 WRAPPERS = {
     "DataParallel": "module",
     "DistributedDataParallel": "module",
     "AveragedModel": "module",
     "OptimizedModule": "_orig_mod",
 }
-"""torch's own wrappers -> the attribute that holds the model."""
-NO_COPY = (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, OSError, pickle.PickleError)
+"""torch's own wrappers by the attribute that holds the model."""
 NORM_ALLOWANCE = 1e-3
 """Relative excess over max_norm that a row may have, because 16-bit rounding can cause it."""
 _OWN_STATE = ("_parameters", "_buffers", "_modules")
@@ -109,13 +113,13 @@ def _refuse_unfit(model: nn.Module) -> None:
     if isinstance(model, Table):
         raise ModelError(f"the model is itself one {type(model).__name__}; pass the module that contains it.")
     for path, module in model.named_modules():
+        _refuse_names(model, path, module)
         weight = module._parameters.get("weight")
         if isinstance(module, CompressedTable) or isinstance(weight, CompressedWeight):
             raise ModelError(f"{type(model).__name__} > {path} is compressed already; pass the original model.")
-    for name, value in model.state_dict(keep_vars=True).items():
+    refuse_other_state(model)
+    for name, value in own_state(model).items():
         where = f"{type(model).__name__} > {name}"
-        if not isinstance(value, Tensor):
-            raise ModelError(f"{where} is a {type(value).__name__} in the state dict; an artifact stores only tensors.")
         if is_lazy(value):
             raise ModelError(f"{where} has no shape yet; call the model once first.")
         if value.is_meta:
@@ -125,29 +129,29 @@ def _refuse_unfit(model: nn.Module) -> None:
             raise ModelError(f"{where} is no plain tensor ({kind}); an artifact stores only plain tensors.")
 
 
+def _refuse_names(model: nn.Module, path: str, module: nn.Module) -> None:
+    """ModelError for a module that TorchScript holds, and for names that no file can hold."""
+    where = f"{type(model).__name__} > {path or 'the model'}"
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ModelError(f"{where} is compiled by TorchScript; pass the Python module that it was made from.")
+    for name in (*module._parameters, *module._buffers, *module._modules):
+        if "." in name or name != name.encode(errors="ignore").decode():
+            raise ModelError(f"{where} has a part named {name!r}; expected Unicode without dots.")
+    parts = (*module._parameters, *module._buffers, *module._modules) if isinstance(module, Table) else ()
+    for name in parts:
+        if name in ("base", "codebook", "frame", "group", "rows", "scale") or name.startswith(("level0_", "level1_")):
+            raise ModelError(f"{where}.{name} is the name of a part of the compressed table there; rename it.")
+
+
 def _check_kept(model: nn.Module, keep: Sequence[str]) -> tuple[str, ...]:
     """Returns the paths to keep; ModelError for a path without a table."""
-    if isinstance(keep, str):
-        keep = (keep,)
     tables = [path for path, module in model.named_modules(remove_duplicate=False) if isinstance(module, Table)]
     for path in keep:
-        if not isinstance(path, str) or not any(f"{table}.".startswith(f"{path}.") for table in tables):
-            near = get_close_matches(str(path), tables, n=1)
+        if not any(f"{table}.".startswith(f"{path}.") for table in tables):
+            near = get_close_matches(path, tables, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(tables[:5]) or 'none'}."
             raise ModelError(f"keep names {path!r}, but {type(model).__name__} has no table there{hint}")
     return tuple(keep)
-
-
-def copy_model(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """Returns a deep copy; if that fails, a ModelError says what to do."""
-    try:
-        copied: nn.Module = copy.deepcopy(model, memo)
-    except NO_COPY as error:
-        raise ModelError(
-            f"{type(model).__name__} cannot be copied ({' '.join(str(error).split())[:200]}); pass inplace=True, which "
-            "changes the given model, or remove what cannot be copied."
-        ) from error
-    return copied
 
 
 def _copy_for_reading(model: nn.Module, *, share: bool) -> tuple[nn.Module, tuple[object, ...]]:
@@ -168,7 +172,7 @@ def _find_uncopied(model: nn.Module) -> Iterator[object]:
                 continue
             try:
                 copy.deepcopy(value)
-            except NO_COPY:
+            except Exception:  # noqa: BLE001 - the owner's own code
                 yield value
 
 
@@ -201,9 +205,13 @@ def _group_paths(model: nn.Module, keep: Collection[str]) -> dict[tuple[str, ...
 def _refuse_weight(path: str, module: Table) -> None:
     """ModelError for a module whose weight is computed, or of a kind that has no compressed form."""
     problem = ""
-    weight = module._parameters.get("weight")
+    weight: Any = module._parameters.get("weight")
     if parametrize.is_parametrized(module) or weight is None:
         problem = "computes its weight (parametrised, pruned or normalised); make it a plain parameter first"
+    elif id(weight) != id(getattr(module, "weight", None)):
+        problem = "computes its weight in a way of its own; make it plain first"
+    elif weight.dim() != 2:
+        problem = f"has a weight of {weight.dim()} dimensions, expected 2"
     elif weight.dtype not in FLOATING:
         problem = f"has a weight of {weight.dtype}, expected a floating-point type of 16 to 64 bits"
     elif getattr(module, "mode", "") == "max":
@@ -307,7 +315,7 @@ def _describe_dense(model: nn.Module, sites: Sequence[TableSite]) -> tuple[Tenso
     aliases = {name: f"{site.paths[0]}.weight" for site in sites for name in site.weights[len(site.paths) :]}
     tables = {name for site in sites for name in site.weights}
     first_name: dict[tuple[object, ...], str] = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in own_state(model).items():
         if name in tables:
             continue
         key = storage_key(tensor)
@@ -369,10 +377,3 @@ def check_answers(subject: Subject, outputs: str) -> None:
                 f"labels= returned {len(source.labels_of(batch))} labels for a batch of {source.name}, and the model "
                 f"{logits.numel()} logits; expected one label per logit."
             )
-
-
-def restore_norms(model: nn.Module, small: nn.Module) -> None:
-    """Sets the max_norm of the compressed model's modules to the original's."""
-    for path, module in model.named_modules():
-        if isinstance(module, Table):
-            setattr(small.get_submodule(path), "max_norm", module.max_norm)  # noqa: B010 - of either kind

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from memrec_convert.evaluation.scoring import Forward
+from memrec_convert.parallel import cpu_by_default
 
 
 @contextmanager
 def plain_torch() -> Iterator[Callable[[Forward], Forward]]:
-    """Gradients on, no inference mode, no autocast, float32 by default and nothing compiled.
+    """Gradients on, no inference mode, no autocast, float32 on the CPU by default, nothing compiled.
 
     Gives what lets a forward run under the caller's default dtype and autocast all the same.
     """
@@ -39,5 +40,6 @@ def plain_torch() -> Iterator[Callable[[Forward], Forward]]:
             stack.enter_context(one)
         if hasattr(torch.compiler, "set_stance"):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(cpu_by_default())
         torch.set_default_dtype(torch.float32)
         yield as_called

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,7 +34,9 @@ from memrec_convert.lookup import (
     find_tables,
     hasten,
     hold_table,
+    own_state,
 )
+from memrec_convert.lookup.copying import copy_model
 from memrec_convert.planning.forms import FormChoice
 from memrec_convert.planning.membership import LevelCandidates, Membership, assign_levels
 from memrec_convert.planning.search import CountFile, TablePlan, plan_tables
@@ -258,7 +259,7 @@ def swap_tables(subject: Subject, model: nn.Module, modules: Mapping[int, Compre
             memo[id(weight)] = hold_table(module, weight.dtype)
         for path in () if site.weights else site.paths:
             memo[id(model.get_submodule(path))] = module
-    copied: nn.Module = copy.deepcopy(model, memo)
+    copied = copy_model(model, memo)
     hasten(copied)
     return copied.eval().requires_grad_(False)
 
@@ -278,7 +279,7 @@ def round_dense(model: nn.Module, dense: str) -> None:
         return
     tables = {id(buffer) for table in find_tables(model) for buffer in table.buffers()}
     with torch.no_grad():
-        for tensor in model.state_dict(keep_vars=True).values():
+        for tensor in own_state(model).values():
             if tensor.dtype == torch.float32 and type(tensor) is not CompressedWeight and id(tensor) not in tables:
                 tensor.copy_(tensor.to(narrow))
 
