@@ -12,7 +12,7 @@ import yaml
 
 from memrec_convert import convert, load
 from memrec_convert.clicklog import LogSchema, open_log
-from memrec_convert.errors import CheckpointError, MemrecError, ModelError, RecipeError
+from memrec_convert.errors import CheckpointError, MemrecError, ModelError, OptionError
 from memrec_convert.evaluation.metrics import measure
 
 CODE = '''
@@ -175,9 +175,9 @@ def test_without_data_the_optimizer_weighs_the_class(trained, work):
             CheckpointError,
             r"rows.0.weight: \[2000, 8\], expected \[2001, 8\]",
         ),
-        ("own_ranker:Ranker", {"inputs": {"C1": 0}}, RecipeError, "expected `inputs`"),
-        ("own_ranker:Ranker", {"outputs": "odds"}, RecipeError, "expected logits or probabilities"),
-        ("own_ranker:Ranker", {"layers": 3}, RecipeError, "found layers; expected a mapping with some of"),
+        ("own_ranker:Ranker", {"inputs": {"C1": 0}}, OptionError, "expected `inputs`"),
+        ("own_ranker:Ranker", {"outputs": "odds"}, OptionError, "expected logits or probabilities"),
+        ("own_ranker:Ranker", {"layers": 3}, OptionError, "found layers; expected a mapping with some of"),
     ],
 )
 def test_what_a_class_does_not_fit_is_one_sentence(trained, tiny, work, model, given, error, sentence):

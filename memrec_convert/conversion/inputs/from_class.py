@@ -224,14 +224,8 @@ def make_own_subject(
     for batches in (train, hold_out, judged):
         if batches is not None:
             _try_batch(model, forward, batches)
-    # The batches are those of the log: all that is asked of them is in the protocol of BatchSource.
     subject, warnings = make_module_subject(
-        model.module,
-        forward=forward,
-        train=cast("Any", train),
-        hold_out=cast("Any", hold_out),
-        optimizer=None,
-        allow_nonfinite=allow_nonfinite,
+        model.module, forward=forward, train=train, hold_out=hold_out, optimizer=None, allow_nonfinite=allow_nonfinite
     )
     known = model.accumulators
     states = ([known[f"{path}.weight"] for path in site.paths if f"{path}.weight" in known] for site in subject.sites)

@@ -18,7 +18,7 @@ from memrec_convert.artifact.writer import storage_key
 from memrec_convert.conversion.inputs.batches import LoaderBatches, count_rows, refuse_answer, refuse_probabilities
 from memrec_convert.conversion.inputs.finite_rows import find_nonfinite_rows, refuse_nonfinite
 from memrec_convert.conversion.inputs.lookups import LookupPoint, WatchedLookups
-from memrec_convert.conversion.inputs.subject import Subject, TableSite
+from memrec_convert.conversion.inputs.subject import BatchSource, Subject, TableSite
 from memrec_convert.distill.rows import RowReader, TensorRows
 from memrec_convert.encoding.spec import TensorShapes
 from memrec_convert.errors import IdRangeError, LogError, ModelError
@@ -58,8 +58,8 @@ def make_subject(
     model: nn.Module,
     *,
     forward: Forward,
-    train: LoaderBatches | None,
-    hold_out: LoaderBatches | None,
+    train: BatchSource | None,
+    hold_out: BatchSource | None,
     optimizer: torch.optim.Optimizer | None,
     allow_nonfinite: bool,
     keep: Sequence[str] = (),
@@ -332,7 +332,7 @@ def refuse_outside(ids: Tensor, site: TableSite, source: str = "batches") -> Non
 
 
 def _count_lookups(
-    model: nn.Module, sites: Sequence[TableSite], batches: LoaderBatches, forward: Forward
+    model: nn.Module, sites: Sequence[TableSite], batches: BatchSource, forward: Forward
 ) -> tuple[np.ndarray, ...]:
     """Lookups of each id over all batches, seen where they reach the rows; every answer is looked at besides."""
     counts = [torch.zeros(site.rows, dtype=torch.int64) for site in sites]
