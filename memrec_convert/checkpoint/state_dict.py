@@ -43,11 +43,15 @@ StateDict = dict[str, object]
 
 @dataclass(frozen=True)
 class FoundState:
-    """The model's state and what there is to say of its choice; `bare`: arrays without the names of a network."""
+    """The model's state and what there is to say of its choice.
+
+    `bare`: arrays without the names of a network; `path`: the keys that lead to all of it.
+    """
 
     state: StateDict
     notes: tuple[str, ...] = ()
     bare: bool = False
+    path: tuple[str, ...] = ()
 
 
 _Path = tuple["_Path", str] | None
@@ -101,7 +105,7 @@ def find_state_dict(root: object, where: Path, *, wanted: str | None = None) -> 
         notes += [
             f"{one}.* repeats the model's entries; it was left: take it with --assume state={one}" for one in averages
         ]
-    return FoundState(state, tuple(notes), bare=all(one.loose for one in taken))
+    return FoundState(state, tuple(notes), bare=all(one.loose for one in taken), path=taken[0].path[:depth])
 
 
 def _note_others(found: list[_Candidate], taken: list[_Candidate]) -> list[str]:
@@ -141,7 +145,7 @@ def _walk(root: object, where: Path) -> Iterator[_Candidate]:
         nested = [(key, inner) for key, inner in entries.items() if isinstance(inner, _CONTAINERS)]
         nested.sort(key=lambda pair: pair[0] not in STATE_KEYS)  # of a state under two keys, the telling one counts
         pending += [
-            (depth + 1, (path, key), inner) for key, inner in reversed(nested) if not _NO_MODELS & _words_of(key)
+            (depth + 1, (path, key), inner) for key, inner in reversed(nested) if not _NO_MODELS & words_of(key)
         ]
 
 
@@ -187,7 +191,7 @@ def shape_of_unread(value: object) -> tuple[int, ...] | None:
 def _choose(found: list[_Candidate]) -> list[_Candidate]:
     """The candidates that are the model."""
     firm = [one for one in found if not one.loose] or found
-    models = [one for one in firm if not any(_SPARE & _words_of(key) for key in one.path)] or firm[:1]
+    models = [one for one in firm if not any(_SPARE & words_of(key) for key in one.path)] or firm[:1]
     named = [one for one in models if one.path and one.path[-1] in STATE_KEYS]
     if named:
         return [min(named, key=lambda one: (STATE_KEYS.index(one.path[-1]), len(one.path)))]
@@ -220,7 +224,7 @@ def _drop_averages(state: StateDict) -> tuple[StateDict, list[str]]:
         first, _, rest = name.partition(".")
         groups.setdefault(first, set()).add(rest)
     names, dropped = set(state), []
-    for first in [first for first in groups if _MOVING & _words_of(first)][:_MOST_NAMED]:
+    for first in [first for first in groups if _MOVING & words_of(first)][:_MOST_NAMED]:
         rests = groups[first]
         repeats = rests <= names or any(rests <= groups[other] for other in groups if other != first)
         if "" not in rests and repeats:
@@ -237,7 +241,8 @@ def _common_depth(paths: list[tuple[str, ...]]) -> int:
     return depth
 
 
-def _words_of(key: str) -> frozenset[str]:
+def words_of(key: str) -> frozenset[str]:
+    """The words of a key, in lower case."""
     return frozenset(_WORDS.split(key.lower()))
 
 
@@ -257,7 +262,7 @@ def _read_bare_root(root: object, where: Path) -> StateDict:
 
 def is_optimizer_key(key: object) -> bool:
     """Whether a key is one under which training scripts keep an optimizer's state."""
-    return isinstance(key, str) and bool(_OPTIMIZERS & _words_of(key))
+    return isinstance(key, str) and bool(_OPTIMIZERS & words_of(key))
 
 
 def is_module(value: object) -> bool:
