@@ -16,6 +16,7 @@ _REASONS = (
     ("sparse", "a sparse tensor; save it dense (.to_dense())"),
     ("meta", "on the meta device, which holds no numbers; load the model before it is saved"),
     ("complex", "complex numbers, which no table of rows stands for"),
+    ("negative view", "a view that turns the sign of what is stored; save a copy (.clone())"),
     ("qtensor", "a quantised tensor of torch; save it dequantised (.dequantize())"),
 )
 
