@@ -10,10 +10,10 @@ from pathlib import Path
 from memrec_convert.checkpoint.containers import Contents, find_container, open_checkpoint
 from memrec_convert.checkpoint.facts import NOTHING_STATED, Facts, assume_one
 from memrec_convert.checkpoint.layouts import LAYOUTS, Layout, Reading, find_layout, keep_tables
-from memrec_convert.checkpoint.layouts.unread import name_unread_tables, name_unused
+from memrec_convert.checkpoint.layouts.unread import name_unapplied, name_unread_tables, name_unused
 from memrec_convert.checkpoint.optimizer_state import find_optimizer, suits_rows
 from memrec_convert.checkpoint.shards import SHARDED_TENSOR, join_ranks
-from memrec_convert.checkpoint.source import SourceModel, SourceTable
+from memrec_convert.checkpoint.source import PLAIN, SourceModel, SourceTable
 from memrec_convert.checkpoint.state_dict import StateDict, find_metrics, find_state_dict
 from memrec_convert.checkpoint.tensor_ref import StoredTensor
 from memrec_convert.errors import CheckpointError
@@ -96,7 +96,12 @@ def _name_unread(reading: Reading, state: StateDict, layout: Layout) -> list[str
     used = [*reading.dense.values()]
     for table in reading.tables:
         used += [table.weight, *table.others]
-    unread = name_unread_tables(state, used)
+    plain = [
+        reading.table_keys[table.name]
+        for table in reading.tables
+        if table.form == PLAIN and table.name in reading.table_keys
+    ]
+    unread = [*name_unapplied(state, plain), *name_unread_tables(state, used)]
     return unread or (name_unused(state, used) if layout in LAYOUTS and not reading.problems else [])
 
 

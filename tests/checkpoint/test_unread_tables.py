@@ -61,7 +61,7 @@ def test_codes_with_scales_are_rows(save, codes, parts, expected):
     found = rows_of(path, "item_embedding")
     torch.testing.assert_close(torch.from_numpy(found.read()), expected(stored.float(), values))
     torch.testing.assert_close(torch.from_numpy(found.read_rows(7, 9)), expected(stored.float(), values)[7:9])
-    assert [table["name"] for table in inspect(path)["tables"]] == ["user_embedding", "item_embedding"]
+    assert [table["name"] for table in inspect(path).tables] == ["user_embedding", "item_embedding"]
 
 
 def test_torchrec_s_split_scales(torchrec_state, save):
@@ -113,8 +113,8 @@ def test_a_table_that_is_not_read_is_named(save, tensor, reason):
 def test_a_tall_matrix_by_another_name_is_a_table(dlrm_state, save):
     """`item.weight` of many rows; a Linear with its bias is none. Beside a known network it is named."""
     state = {"item.weight": torch.ones(2000, 4), "head.weight": torch.ones(2000, 4), "head.bias": torch.ones(2000)}
-    assert [table["name"] for table in inspect(save(USERS | state))["tables"]] == ["user_embedding", "item"]
-    warnings = inspect(save(dlrm_state() | state))["warnings"]
+    assert [table["name"] for table in inspect(save(USERS | state)).tables] == ["user_embedding", "item"]
+    warnings = inspect(save(dlrm_state() | state)).warnings
     assert any("item.weight was not read" in one for one in warnings)
     assert not any("head" in one for one in warnings)
 
@@ -135,7 +135,7 @@ def test_a_tall_matrix_by_another_name_is_a_table(dlrm_state, save):
 def test_parts_of_tables_are_no_tables(save, part):
     """Whatever shape they have."""
     path = save(USERS | {f"tag_embedding.{part}": torch.ones(30, 1)})
-    assert [table["name"] for table in inspect(path)["tables"]] == ["user_embedding"]
+    assert [table["name"] for table in inspect(path).tables] == ["user_embedding"]
 
 
 def test_a_pruned_table_is_read_through_its_mask(save):
@@ -159,7 +159,7 @@ def test_a_pruned_table_is_read_through_its_mask(save):
 def test_rows_that_the_network_computes_otherwise_are_refused(save, state, form):
     """What is stored is not what is looked up: listed, and never converted as if it were."""
     path = save({f"item_embedding.{name}": torch.ones(shape) for name, shape in state.items()})
-    assert len(inspect(path)["tables"]) == 1
+    assert len(inspect(path).tables) == 1
     with pytest.raises(CheckpointError, match=form):
         read_source(path, tables_only=True)
 
@@ -178,7 +178,7 @@ def test_codes_whose_scales_are_not_understood_are_refused(save, codes, parts):
     """Listed with a warning; no rows are made up."""
     state = {"item_embedding.weight": torch.ones(40, 4).to(codes)}
     path = save(USERS | state | {f"item_embedding.{name}": torch.ones(shape) for name, shape in parts.items()})
-    assert len(inspect(path)["tables"]) == 2
+    assert len(inspect(path).tables) == 2
     with pytest.raises(CheckpointError, match=r"item_embedding"):
         read_source(path, tables_only=True)
 
@@ -187,7 +187,7 @@ def test_codes_whose_scales_are_not_understood_are_refused(save, codes, parts):
 def test_first_order_tables_are_tables(save, name):
     """A column as long as another table, without a bias of its own."""
     state = {"embedding.weight": torch.ones(40, 4), name: torch.ones(40, 1), "mlp.0.weight": torch.ones(30, 1)}
-    assert [table["dim"] for table in inspect(save(state))["tables"]] == [4, 1]
+    assert [table["dim"] for table in inspect(save(state)).tables] == [4, 1]
 
 
 def test_what_a_known_network_has_no_use_for_is_said(dlrm_state, save):
@@ -203,3 +203,29 @@ def test_tables_alone_need_no_network(dlrm_state, save, drop):
     source = read_source(save(state), tables_only=True)
     assert len(source.tables) == (2 if drop == "emb_l.1" else 3)
     assert bool(source.warnings) == (drop != "top_l.2")  # which leaves another network, not a part of this one
+
+
+@pytest.mark.parametrize("part", ["weight_scale", "scale", "weight_mask", "weight_zero_point"])
+def test_what_is_not_applied_to_floats_is_said(save, part):
+    """A scale or a mask beside plain rows may belong to them."""
+    state = {"item_embedding.weight": torch.ones(40, 4), f"item_embedding.{part}": torch.ones(40, 1)}
+    warnings = inspect(save(USERS | state)).warnings
+    assert any(f"item_embedding.{part} beside item_embedding.weight was not applied" in one for one in warnings)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"item_embedding.weight": torch.ones(40, 4), "item_embedding.bias": torch.ones(40)},
+        {"item_embedding.weight": torch.ones(40, 4), "item_embedding.bias": torch.ones(4)},
+        {"item_embedding.weight": torch.ones(40, 4).byte(), "item_embedding.scale": torch.ones(40, 1),
+         "item_embedding.bias": torch.ones(40, 1)},
+        {"item_embedding.weight": torch.ones(0, 4)},
+        {"item_embedding.weight": torch.ones(40, 0)},
+    ],
+)  # fmt: skip
+def test_a_named_matrix_that_is_no_table_is_named(save, state):
+    """Beside a bias, in codes of unknown meaning, or empty."""
+    found = inspect(save(USERS | state))
+    assert any("item_embedding.weight was not read" in one for one in found.warnings)
+    assert [table["name"] for table in found.tables] == ["user_embedding"]

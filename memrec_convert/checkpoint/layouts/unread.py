@@ -37,6 +37,20 @@ def name_unread_tables(state: StateDict, used: Iterable[StoredTensor]) -> list[s
     return found[:_MOST_NAMED] + more
 
 
+def name_unapplied(state: StateDict, keys: Iterable[str]) -> list[str]:
+    """A sentence for each of these tables of plain floats that has a scale, a mask or a bias beside it."""
+    stems = {key.removesuffix("weight"): key for key in keys if key.endswith("weight")}
+    found: dict[str, list[str]] = {}
+    for name, value in state.items():
+        stem = f"{name.rpartition('.')[0]}." if "." in name else ""
+        part = is_part(name) or name == f"{stem}bias"
+        if part and name not in stems.values() and isinstance(value, StoredTensor) and stem in stems:
+            found.setdefault(stems[stem], []).append(printable(name))
+    return [
+        f"{', '.join(names[:4])} beside {printable(key)} was not applied to its rows" for key, names in found.items()
+    ][:_MOST_NAMED]
+
+
 def name_unused(state: StateDict, used: Iterable[StoredTensor]) -> list[str]:
     """One sentence for floats in the file that a known network has no use for: perhaps it is another network."""
     pieces = {piece for tensor in used for piece in tensor.pieces}
@@ -63,7 +77,7 @@ def _is_named(name: str) -> bool:
 
 def _resembles_table(state: StateDict, name: str, value: StoredTensor) -> bool:
     """Whether a tensor that is no table in use is named as one, or is a tall matrix without a bias."""
-    if len(value.shape) < 2 or 0 in value.shape or f"{name.removesuffix('weight')}bias" in state or is_part(name):
+    if len(value.shape) < 2 or is_part(name):
         return False
     return _is_named(name) or is_tall(state, name)
 
@@ -82,11 +96,13 @@ def _find_reason(value: object) -> str:
     if isinstance(value, StoredTensor):
         if len(value.shape) > 2:
             return f"it has {len(value.shape)} dimensions, {list(value.shape)}; a table has rows and columns"
+        if 0 in value.shape:
+            return f"it is empty, {list(value.shape)}"
         if value.dtype not in FLOATING:
             return (
                 f"it is stored as {value.dtype} {list(value.shape)} without what makes rows of it (packed or quantised)"
             )
-        return f"it is a matrix {list(value.shape)} by another name than tables have"
+        return f"it is a matrix {list(value.shape)} that is named or placed otherwise than tables are"
     shape = shape_of_unread(value)
     if shape is None or (len(shape) < 2 and shape != (0, 0)):
         return ""
