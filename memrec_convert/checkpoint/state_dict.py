@@ -22,6 +22,9 @@ _INNER_WRAPPERS = re.compile(
 _WORDS = re.compile(r"[^a-z]+")
 _MOVING = frozenset({"ema", "avg", "average", "averaged", "swa", "shadow", "polyak", "teacher"})
 _SPARE = _MOVING | {"best", "old", "last", "prev", "backup"}
+_PLAIN = frozenset(
+    {"", "model", "state", "states", "dict", "net", "network", "module", "params", "parameters", "weights"}
+)
 _OPTIMIZERS = frozenset({"opt", "optim", "optimizer", "optimizers"})
 _NO_MODELS = _OPTIMIZERS | {"scheduler", "schedulers", "scaler", "hyper", "hparams", "config", "args"}
 _CONTAINERS = (dict, list, tuple, Placeholder)
@@ -98,7 +101,12 @@ def find_state_dict(root: object, where: Path, *, wanted: str | None = None) -> 
     state: StateDict = {}
     for one in taken:
         beginning = "".join(f"{key}." for key in one.path[depth:])
-        state |= {beginning + name: value for name, value in one.entries.items()}
+        named = {beginning + name: value for name, value in one.entries.items()}
+        if twice := next((name for name in named if name in state), None):
+            raise CheckpointError(
+                f"{where}: {printable(twice)!r} is in the file twice, once nested; rename one of them."
+            )
+        state |= named
     state, notes = strip_wrappers(state, str(where)), _note_others(found, taken)
     if wanted is None:
         state, averages = _drop_averages(state)
@@ -180,7 +188,10 @@ def shape_of_unread(value: object) -> tuple[int, ...] | None:
     """The shape of a tensor that is not read, as far as its pickled arguments tell it; None for anything else."""
     if isinstance(value, NumpyArray):
         return None if value.values is None else value.values.shape
-    if not isinstance(value, Placeholder) or "ensor" not in value.name:
+    if isinstance(value, Placeholder) and value.name.startswith("numpy.ma."):  # its shape is in its state
+        parts = value.state[:_MOST_ARGUMENTS] if isinstance(value.state, tuple) else ()
+        return next((one for one in parts if isinstance(one, tuple) and all(type(n) is int for n in one)), (0, 0))
+    if not isinstance(value, Placeholder) or not ("ensor" in value.name or value.name.startswith("numpy array")):
         return None
     arguments = [*value.args[:_MOST_ARGUMENTS]]
     arguments += [inner for one in arguments if isinstance(one, tuple) for inner in one[:_MOST_ARGUMENTS]]
@@ -191,7 +202,7 @@ def shape_of_unread(value: object) -> tuple[int, ...] | None:
 def _choose(found: list[_Candidate]) -> list[_Candidate]:
     """The candidates that are the model."""
     firm = [one for one in found if not one.loose] or found
-    models = [one for one in firm if not any(_SPARE & words_of(key) for key in one.path)] or firm[:1]
+    models = [one for one in firm if not any(_is_spare(key, _SPARE) for key in one.path)] or firm[:1]
     named = [one for one in models if one.path and one.path[-1] in STATE_KEYS]
     if named:
         return [min(named, key=lambda one: (STATE_KEYS.index(one.path[-1]), len(one.path)))]
@@ -224,7 +235,7 @@ def _drop_averages(state: StateDict) -> tuple[StateDict, list[str]]:
         first, _, rest = name.partition(".")
         groups.setdefault(first, set()).add(rest)
     names, dropped = set(state), []
-    for first in [first for first in groups if _MOVING & words_of(first)][:_MOST_NAMED]:
+    for first in [first for first in groups if _is_spare(first, _MOVING)][:_MOST_NAMED]:
         rests = groups[first]
         repeats = rests <= names or any(rests <= groups[other] for other in groups if other != first)
         if "" not in rests and repeats:
@@ -239,6 +250,12 @@ def _common_depth(paths: list[tuple[str, ...]]) -> int:
     while all(len(path) > depth and path[depth] == paths[0][depth] for path in paths):
         depth += 1
     return depth
+
+
+def _is_spare(key: str, kinds: frozenset[str]) -> bool:
+    """Whether a key says that it holds a spare model and no more: model_ema, but not teacher_tower or last_item_emb."""
+    words = words_of(key)
+    return bool(words & kinds) and words <= kinds | _PLAIN
 
 
 def words_of(key: str) -> frozenset[str]:

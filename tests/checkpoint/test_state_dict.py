@@ -24,7 +24,7 @@ def tower(seed=0):
 
 def names_of(report):
     """The tables' names."""
-    return [table["name"] for table in report["tables"]]
+    return [table["name"] for table in report.tables]
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -115,7 +115,7 @@ def test_two_known_networks_are_not_taken_for_one(dlrm_state, save):
     """Below two prefixes there is no telling which is served: all tables are listed."""
     state = {f"{side}.{name}": value for side in ("left", "right") for name, value in dlrm_state().items()}
     report = inspect(save(state))
-    assert (report["layout"], len(report["tables"])) == ("tables only", 6)
+    assert (report.layout, len(report.tables)) == ("tables only", 6)
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ def test_torchrec_s_split_scales(torchrec_state, save):
         (lambda: torch._neg_view(torch.ones(40, 4)), "a view that turns the sign"),
         (lambda: torch.ones(40, 4, dtype=torch.uint16), "stored as torch.Tensor of uint16"),
         (lambda: torch.ones(40, 4, dtype=torch.int32), "stored as int32"),
+        (lambda: np.ma.masked_array(np.ones((40, 4), np.float32), mask=np.eye(40, 4)), "numpy.ma"),
         (lambda: torch.ones(2, 40, 4), "3 dimensions"),
         (lambda: np.ones((40, 4), dtype=np.uint32), "numpy array"),
     ],
@@ -229,3 +230,41 @@ def test_a_named_matrix_that_is_no_table_is_named(save, state):
     found = inspect(save(USERS | state))
     assert any("item_embedding.weight was not read" in one for one in found.warnings)
     assert [table["name"] for table in found.tables] == ["user_embedding"]
+
+
+def test_an_array_of_the_other_byte_order_is_named(tmp_path):
+    """Among others of an .npz, whatever its name; alone, in a sentence."""
+    np.savez(tmp_path / "t.npz", user=np.ones((30, 4)), item=np.ones((40, 4), dtype=">f8"))
+    warnings = read_source(tmp_path / "t.npz", tables_only=True).warnings
+    assert any("item was not read" in one and ">f8 (big-endian)" in one for one in warnings)
+    np.save(tmp_path / "t.npy", np.ones((40, 4), dtype=">f4"))
+    with pytest.raises(CheckpointError, match=r"a numpy array of >f4 \(big-endian\); a table has"):
+        read_source(tmp_path / "t.npy")
+
+
+def test_an_adapter_without_its_table_is_named(save):
+    """LoRA's two factors alone are no table."""
+    parts = {f"item_embedding.lora_embedding_{part}": torch.ones(4, 40) for part in "AB"}
+    assert sum("adapter (LoRA) whose table" in one for one in inspect(save(USERS | parts)).warnings) == 2
+
+
+@pytest.mark.parametrize("state", [{"P": torch.ones(30, 4)}, {"embeddings": {"P": torch.ones(30, 4)}}])
+def test_matrices_by_other_names_are_listed(save, state):
+    """The refusal names them and the way."""
+    with pytest.raises(CheckpointError, match=r"only P \[30, 4\]; where these are tables, rename"):
+        read_source(save(state), tables_only=True)
+
+
+def test_one_name_twice_is_refused(save):
+    """Nested and flat, two tables would become one."""
+    state = {"x": {"emb.weight": torch.ones(30, 4)}, "x.emb.weight": torch.zeros(30, 4)}
+    with pytest.raises(CheckpointError, match=r"'x\.emb\.weight' is in the file twice"):
+        read_source(save(state), tables_only=True)
+
+
+def test_words_inside_names_make_no_spare_model(save):
+    """best_seller, last_item and a teacher's tower are the model's own."""
+    flat = {f"{name}_emb.weight": torch.rand(30, 4) for name in ("best_seller", "last_item", "teacher_id", "swa")}
+    assert len(read_source(save(flat | USERS), tables_only=True).tables) == 5
+    towers = {f"{name}_tower": {"emb.weight": torch.rand(30, 4)} for name in ("teacher", "course")}
+    assert len(read_source(save(towers), tables_only=True).tables) == 2
