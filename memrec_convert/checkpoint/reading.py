@@ -10,10 +10,10 @@ from pathlib import Path
 from memrec_convert.checkpoint.containers import Contents, find_container, open_checkpoint
 from memrec_convert.checkpoint.facts import NOTHING_STATED, Facts, assume_one
 from memrec_convert.checkpoint.layouts import LAYOUTS, Layout, Reading, find_layout, keep_tables
-from memrec_convert.checkpoint.layouts.unread import name_unread_tables, name_unused
-from memrec_convert.checkpoint.optimizer_state import find_optimizer
+from memrec_convert.checkpoint.layouts.unread import name_unapplied, name_unread_tables, name_unused
+from memrec_convert.checkpoint.optimizer_state import find_optimizer, suits_rows
 from memrec_convert.checkpoint.shards import SHARDED_TENSOR, join_ranks
-from memrec_convert.checkpoint.source import SourceModel, SourceTable
+from memrec_convert.checkpoint.source import PLAIN, SourceModel, SourceTable
 from memrec_convert.checkpoint.state_dict import StateDict, find_metrics, find_state_dict
 from memrec_convert.checkpoint.tensor_ref import StoredTensor
 from memrec_convert.errors import CheckpointError
@@ -43,18 +43,18 @@ def read_source(
     _settle_pooling(reading, facts)
     if facts.to_json():
         reading.architecture["stated"] = facts.to_json()
-    optimizer, accumulators, notes = find_optimizer(root, state, ordered=contents.ordered)
+    optimizer = find_optimizer(root, state, path=found.path, ordered=contents.ordered)
     return SourceModel(
         path=path,
         layout=layout.name,
         container=contents.container,
-        tables=_add_accumulators(reading, accumulators),
+        tables=_add_accumulators(reading, optimizer.sums),
         dense=reading.dense,
         architecture=reading.architecture,
-        optimizer=optimizer,
+        optimizer=optimizer.name,
         stored_metrics=find_metrics(root),
-        warnings=(*map(str, reading.problems), *reading.warnings, *notes),
-        assumed=tuple(reading.assumed),
+        warnings=(*map(str, reading.problems), *reading.warnings, *optimizer.notes),
+        assumed=(*reading.assumed, *optimizer.assumed),
         unrun_classes=contents.unrun_classes,
         files=contents.files,
         open_facts=tuple(one for one in reading.open_facts if getattr(facts, one.fact, None) is None),
@@ -73,7 +73,7 @@ def read_state(
     root = _join_shards(contents, path)
     found = find_state_dict(root, path, wanted=facts.state)
     tensors = {name: value for name, value in found.state.items() if isinstance(value, StoredTensor)}
-    optimizer, accumulators, notes = find_optimizer(root, found.state, ordered=contents.ordered)
+    optimizer = find_optimizer(root, found.state, path=found.path, ordered=contents.ordered)
     source = SourceModel(
         path=path,
         layout="",
@@ -81,13 +81,14 @@ def read_state(
         tables=(),
         dense=tensors,
         architecture={},
-        optimizer=optimizer,
+        optimizer=optimizer.name,
         stored_metrics=find_metrics(root),
-        warnings=(*found.notes, *notes),
+        warnings=(*found.notes, *optimizer.notes),
+        assumed=optimizer.assumed,
         unrun_classes=contents.unrun_classes,
         files=contents.files,
     )
-    return source, found.state, accumulators
+    return source, found.state, optimizer.sums
 
 
 def _name_unread(reading: Reading, state: StateDict, layout: Layout) -> list[str]:
@@ -95,7 +96,12 @@ def _name_unread(reading: Reading, state: StateDict, layout: Layout) -> list[str
     used = [*reading.dense.values()]
     for table in reading.tables:
         used += [table.weight, *table.others]
-    unread = name_unread_tables(state, used)
+    plain = [
+        reading.table_keys[table.name]
+        for table in reading.tables
+        if table.form == PLAIN and table.name in reading.table_keys
+    ]
+    unread = [*name_unapplied(state, plain), *name_unread_tables(state, used)]
     return unread or (name_unused(state, used) if layout in LAYOUTS and not reading.problems else [])
 
 
@@ -120,7 +126,7 @@ def _add_accumulators(reading: Reading, accumulators: dict[str, StoredTensor]) -
     tables = []
     for table in reading.tables:
         found = accumulators.get(reading.table_keys.get(table.name, ""))
-        fits = found is not None and found.shape in (table.weight.shape, table.weight.shape[:1])
+        fits = found is not None and suits_rows(found, table.weight)
         tables.append(replace(table, optimizer=found if fits else None))
     return tuple(tables)
 

@@ -22,6 +22,9 @@ _INNER_WRAPPERS = re.compile(
 _WORDS = re.compile(r"[^a-z]+")
 _MOVING = frozenset({"ema", "avg", "average", "averaged", "swa", "shadow", "polyak", "teacher"})
 _SPARE = _MOVING | {"best", "old", "last", "prev", "backup"}
+_PLAIN = frozenset(
+    {"", "model", "state", "states", "dict", "net", "network", "module", "params", "parameters", "weights"}
+)
 _OPTIMIZERS = frozenset({"opt", "optim", "optimizer", "optimizers"})
 _NO_MODELS = _OPTIMIZERS | {"scheduler", "schedulers", "scaler", "hyper", "hparams", "config", "args"}
 _CONTAINERS = (dict, list, tuple, Placeholder)
@@ -43,11 +46,15 @@ StateDict = dict[str, object]
 
 @dataclass(frozen=True)
 class FoundState:
-    """The model's state and notes on how it was chosen; `bare`: arrays without a network's names."""
+    """The model's state and what there is to say of its choice.
+
+    `bare`: arrays without the names of a network; `path`: the keys that lead to all of it.
+    """
 
     state: StateDict
     notes: tuple[str, ...] = ()
     bare: bool = False
+    path: tuple[str, ...] = ()
 
 
 _Path = tuple["_Path", str] | None
@@ -94,7 +101,12 @@ def find_state_dict(root: object, where: Path, *, wanted: str | None = None) -> 
     state: StateDict = {}
     for one in taken:
         beginning = "".join(f"{key}." for key in one.path[depth:])
-        state |= {beginning + name: value for name, value in one.entries.items()}
+        named = {beginning + name: value for name, value in one.entries.items()}
+        if twice := next((name for name in named if name in state), None):
+            raise CheckpointError(
+                f"{where}: {printable(twice)!r} is in the file twice, once nested; rename one of them."
+            )
+        state |= named
     state, notes = strip_wrappers(state, str(where)), _note_others(found, taken)
     if wanted is None:
         state, averages = _drop_averages(state)
@@ -102,7 +114,7 @@ def find_state_dict(root: object, where: Path, *, wanted: str | None = None) -> 
             f"{one}.* repeats the model's entries and was ignored: to use it, pass --assume state={one}"
             for one in averages
         ]
-    return FoundState(state, tuple(notes), bare=all(one.loose for one in taken))
+    return FoundState(state, tuple(notes), bare=all(one.loose for one in taken), path=taken[0].path[:depth])
 
 
 def _note_others(found: list[_Candidate], taken: list[_Candidate]) -> list[str]:
@@ -142,7 +154,7 @@ def _walk(root: object, where: Path) -> Iterator[_Candidate]:
         nested = [(key, inner) for key, inner in entries.items() if isinstance(inner, _CONTAINERS)]
         nested.sort(key=lambda pair: pair[0] not in STATE_KEYS)  # of a state under two keys, the telling one counts
         pending += [
-            (depth + 1, (path, key), inner) for key, inner in reversed(nested) if not _NO_MODELS & _words_of(key)
+            (depth + 1, (path, key), inner) for key, inner in reversed(nested) if not _NO_MODELS & words_of(key)
         ]
 
 
@@ -177,7 +189,10 @@ def shape_of_unread(value: object) -> tuple[int, ...] | None:
     """Returns the shape of an unread tensor, as far as its pickled arguments tell; None if it is not a tensor."""
     if isinstance(value, NumpyArray):
         return None if value.values is None else value.values.shape
-    if not isinstance(value, Placeholder) or "ensor" not in value.name:
+    if isinstance(value, Placeholder) and value.name.startswith("numpy.ma."):  # its shape is in its state
+        parts = value.state[:_MOST_ARGUMENTS] if isinstance(value.state, tuple) else ()
+        return next((one for one in parts if isinstance(one, tuple) and all(type(n) is int for n in one)), (0, 0))
+    if not isinstance(value, Placeholder) or not ("ensor" in value.name or value.name.startswith("numpy array")):
         return None
     arguments = [*value.args[:_MOST_ARGUMENTS]]
     arguments += [inner for one in arguments if isinstance(one, tuple) for inner in one[:_MOST_ARGUMENTS]]
@@ -188,7 +203,7 @@ def shape_of_unread(value: object) -> tuple[int, ...] | None:
 def _choose(found: list[_Candidate]) -> list[_Candidate]:
     """The candidates that are the model."""
     firm = [one for one in found if not one.loose] or found
-    models = [one for one in firm if not any(_SPARE & _words_of(key) for key in one.path)] or firm[:1]
+    models = [one for one in firm if not any(_is_spare(key, _SPARE) for key in one.path)] or firm[:1]
     named = [one for one in models if one.path and one.path[-1] in STATE_KEYS]
     if named:
         return [min(named, key=lambda one: (STATE_KEYS.index(one.path[-1]), len(one.path)))]
@@ -221,7 +236,7 @@ def _drop_averages(state: StateDict) -> tuple[StateDict, list[str]]:
         first, _, rest = name.partition(".")
         groups.setdefault(first, set()).add(rest)
     names, dropped = set(state), []
-    for first in [first for first in groups if _MOVING & _words_of(first)][:_MOST_NAMED]:
+    for first in [first for first in groups if _is_spare(first, _MOVING)][:_MOST_NAMED]:
         rests = groups[first]
         repeats = rests <= names or any(rests <= groups[other] for other in groups if other != first)
         if "" not in rests and repeats:
@@ -238,7 +253,14 @@ def _common_depth(paths: list[tuple[str, ...]]) -> int:
     return depth
 
 
-def _words_of(key: str) -> frozenset[str]:
+def _is_spare(key: str, kinds: frozenset[str]) -> bool:
+    """Whether a key says that it holds a spare model and no more: model_ema, but not teacher_tower or last_item_emb."""
+    words = words_of(key)
+    return bool(words & kinds) and words <= kinds | _PLAIN
+
+
+def words_of(key: str) -> frozenset[str]:
+    """The words of a key, in lower case."""
     return frozenset(_WORDS.split(key.lower()))
 
 
@@ -257,8 +279,8 @@ def _read_bare_root(root: object, where: Path) -> StateDict:
 
 
 def is_optimizer_key(key: object) -> bool:
-    """Whether training scripts keep an optimizer's state under such a key."""
-    return isinstance(key, str) and bool(_OPTIMIZERS & _words_of(key))
+    """Whether a key is one under which training scripts keep an optimizer's state."""
+    return isinstance(key, str) and bool(_OPTIMIZERS & words_of(key))
 
 
 def is_module(value: object) -> bool:

@@ -83,7 +83,7 @@ def _warn(
 ) -> tuple[str, ...]:
     warnings = []
     if fitted.source == "displacement":
-        warnings.append(NO_DATA_WARNING)
+        warnings.append(NO_DATA_WARNING.format(fitted.fault or "no Adagrad state"))
     if all(spec.form == "kept" and spec.codec == "fp32" for spec in chosen.specs):
         warnings.append(f"the original fits the budget of {budget_bytes} bytes: every table stays at fp32")
     elif all(spec.form == "kept" for spec in chosen.specs):

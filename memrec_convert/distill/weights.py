@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,14 +118,35 @@ def round_to_half_octaves(weights: np.ndarray) -> np.ndarray:
     return np.where(positive, np.exp2(exponent), 0.0).astype(np.float32)
 
 
+def describe_fault(state: RowReader) -> str:
+    """Why an Adagrad state weighs no rows ("" where it does): not finite, negative, zero, or alike in all rows."""
+    low, high = np.inf, -np.inf
+    for _, sums in _read_sums(state):
+        if not np.isfinite(sums).all():
+            return "holds NaN or infinite sums"
+        if (sums < 0).any():
+            return "holds negative sums, which no sum of squares is"
+        means = sums.mean(axis=1)
+        low, high = min(low, means.min()), max(high, means.max())
+    if high <= 0:
+        return "is zero, as before training"
+    return "is alike in all rows, as before training" if low == high and state.shape[0] > 1 else ""
+
+
+def _read_sums(state: RowReader) -> Iterator[tuple[int, np.ndarray]]:
+    """Pairs (first row, sums float64 [n, dim]) over a state, with dim 1 for a row-wise one."""
+    dim = 1 if len(state.shape) == 1 else state.shape[1]
+    step = max(8, (1 << 20) // dim)
+    for start in range(0, state.shape[0], step):
+        chunk = state.read_rows(start, min(start + step, state.shape[0]))
+        yield start, chunk.reshape(-1, dim).astype(np.float64)
+
+
 def _read_state(state: RowReader, scratch: Scratch) -> tuple[Column, np.ndarray]:
     """The mean over the dimensions per row, and the sum over rows per dimension (of length 1 for a row-wise state)."""
     rows = scratch.column(state.shape[0], np.float64)
     columns: np.ndarray = np.zeros(1 if len(state.shape) == 1 else state.shape[1])
-    dim = len(columns)
-    step = max(8, (1 << 20) // dim)
-    for start in range(0, len(rows), step):
-        chunk = state.read_rows(start, min(start + step, len(rows))).reshape(-1, dim).astype(np.float64)
+    for start, chunk in _read_sums(state):
         rows[start : start + len(chunk)] = chunk.mean(axis=1)
         columns += chunk.sum(axis=0)
     return rows, columns

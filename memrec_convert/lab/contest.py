@@ -80,7 +80,7 @@ class Contest:
     def views(self) -> tuple[TableView, ...]:
         """Every table with the same weights and metric that the conversion works with."""
         subject, options = self.job.subject, self.job.options
-        weights = weigh_tables(subject, choose_source(subject, options.weights), options, stay_silent)
+        weights = weigh_tables(subject, choose_source(subject, options.weights)[0], options, stay_silent)
         return tuple(
             TableView(
                 site.name,

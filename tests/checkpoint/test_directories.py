@@ -338,7 +338,7 @@ def test_an_npy_is_one_table(tmp_path, order):
     [
         (np.ones(5), r"a numpy array \[5\] float64; a table has"),
         (np.ones((5, 2), dtype=np.int64), r"\[5, 2\] int64"),
-        (np.array([{"a": 1}], dtype=object), r"array of \|O; a table"),
+        (np.array([{"a": 1}], dtype=object), r"array of \|O \(pickled objects\); a table"),
     ],
 )
 def test_an_npy_that_is_no_table_is_named(tmp_path, array, sentence):

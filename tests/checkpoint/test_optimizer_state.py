@@ -80,12 +80,80 @@ def test_groups_in_another_order(save, rows, order, expected):
     assert any("does not name its parameters" in one for one in source.warnings) == (None in expected)
 
 
-def test_tables_of_one_group_beside_others(save):
-    """facebookresearch's groups: all tables, then each MLP."""
+@pytest.mark.parametrize(("rows", "expected"), [(SAME, [None] * 3), ((7, 5, 3), [True] * 3)])
+@pytest.mark.parametrize("wrap", [lambda *states: {"optimizers": dict(zip("ab", states, strict=True))}, None])
+def test_tables_of_one_group_beside_others(save, rows, expected, wrap):
+    """Within a group, or an optimizer of their own, tables of one shape may come in any order."""
+    model = Net(rows)
+    tables, dense = [bag.weight for bag in model.emb_l][::-1], dense_of(model)
+    if wrap is None:
+        state = {"optimizer": step(model, torch.optim.Adagrad([{"params": dense}, {"params": tables}]))}
+    else:
+        state = wrap(*(step(model, torch.optim.Adagrad(some)) for some in (tables, dense)))
+    assert sums_of(model, read_source(save({"state_dict": model.state_dict()} | state))) == expected
+
+
+@pytest.mark.parametrize(("rows", "count"), [(SAME, 1), ((7, 5, 3), 0)])
+def test_an_order_that_shapes_do_not_prove_is_listed_as_assumed(save, rows, count):
+    """Of equal tables of one group over the whole model, only the usual order tells which is which."""
+    model = Net(rows)
+    state = step(model, torch.optim.Adagrad(model.parameters()))
+    source = read_source(save({"state_dict": model.state_dict(), "optimizer": state}))
+    assert sums_of(model, source) == [True] * 3
+    assert sum("in the state dict's order" in one for one in source.assumed) == count
+
+
+def test_names_of_another_number_are_no_names(save):
+    """param_names that are too few: that group's state is left, and said."""
     model = Net()
-    groups = [{"params": list(part.parameters())} for part in (model.emb_l, model.bot_l, model.top_l)]
-    state = step(model, torch.optim.Adagrad(groups))
-    assert sums_of(model, read_source(save({"state_dict": model.state_dict(), "optimizer": state}))) == [True] * 3
+    state = step(model, torch.optim.Adagrad(model.parameters()))
+    state["param_groups"][0]["param_names"] = ["emb_l.2.weight"]
+    source = read_source(save({"state_dict": model.state_dict(), "optimizer": state}))
+    assert sums_of(model, source) == [None] * 3
+    assert any("param_names are of another number" in one for one in source.warnings)
+
+
+def test_names_of_no_parameter_are_said(save):
+    """State under names that the model does not have."""
+    model = Net()
+    state = step(model, torch.optim.Adagrad([(f"other.{name}", p) for name, p in model.named_parameters()]))
+    source = read_source(save({"state_dict": model.state_dict(), "optimizer": state}))
+    assert sums_of(model, source) == [None] * 3
+    assert any("of other.emb_l.0.weight, " in one and "fits no parameter" in one for one in source.warnings)
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"), [("d_optimizer", [None] * 3), ("g_optimizer", [True] * 3), ("optimizer", [True] * 3)]
+)
+def test_an_optimizer_of_another_part_is_not_used(save, key, expected):
+    """Beside a generator, d_optimizer is the discriminator's."""
+    model = Net((7, 5, 3))
+    state = step(model, torch.optim.Adagrad(model.parameters()))
+    source = read_source(save({"generator": model.state_dict(), key: state}))
+    assert sums_of(model, source) == expected
+    assert any("is not generator's" in one for one in source.warnings) == (None in expected)
+
+
+@pytest.mark.parametrize("form", ["text", "modules", "column", "rows"])
+def test_other_ways_of_keying_state(save, form):
+    """Numbers as text, names of modules, and sums with one number per row under names."""
+    model = Net()
+    state = step(model, torch.optim.Adagrad(model.named_parameters()))
+    names = dict(enumerate(state["param_groups"][0]["param_names"]))
+    sums = {name: state["state"][number]["sum"] for number, name in names.items()}
+    tables = {name: value for name, value in sums.items() if name.startswith("emb_l")}
+    if form == "text":
+        del state["param_groups"][0]["param_names"]
+        state["state"] = {str(number): slots for number, slots in state["state"].items()}
+    elif form == "modules":
+        state = {"state": {name.removesuffix(".weight"): {"sum": value} for name, value in tables.items()}}
+    else:
+        state = {
+            f"state.{name}.sum": value[:, :1] if form == "column" else value[:, 0] for name, value in tables.items()
+        }
+    source = read_source(save({"state_dict": model.state_dict(), "optimizer": state}))
+    assert sums_of(model, source) == [True] * 3
+    assert source.optimizer == ("rowwise-adagrad" if form in ("column", "rows") else "adagrad")
 
 
 @pytest.mark.parametrize(("rows", "expected"), [(SAME, [None] * 3), ((7, 5, 3), [None, True, True])])

@@ -61,7 +61,7 @@ def test_codes_with_scales_are_rows(save, codes, parts, expected):
     found = rows_of(path, "item_embedding")
     torch.testing.assert_close(torch.from_numpy(found.read()), expected(stored.float(), values))
     torch.testing.assert_close(torch.from_numpy(found.read_rows(7, 9)), expected(stored.float(), values)[7:9])
-    assert [table["name"] for table in inspect(path)["tables"]] == ["user_embedding", "item_embedding"]
+    assert [table["name"] for table in inspect(path).tables] == ["user_embedding", "item_embedding"]
 
 
 def test_torchrec_s_split_scales(torchrec_state, save):
@@ -90,8 +90,10 @@ def test_torchrec_s_split_scales(torchrec_state, save):
         (lambda: torch.ones(40, 4).to_sparse_csr(), "a sparse tensor"),
         (lambda: torch.ones(40, 4, device="meta"), "on the meta device"),
         (lambda: torch.ones(40, 4, dtype=torch.complex64), "complex numbers"),
+        (lambda: torch._neg_view(torch.ones(40, 4)), "a view that turns the sign"),
         (lambda: torch.ones(40, 4, dtype=torch.uint16), "stored as torch.Tensor of uint16"),
         (lambda: torch.ones(40, 4, dtype=torch.int32), "stored as int32"),
+        (lambda: np.ma.masked_array(np.ones((40, 4), np.float32), mask=np.eye(40, 4)), "numpy.ma"),
         (lambda: torch.ones(2, 40, 4), "3 dimensions"),
         (lambda: np.ones((40, 4), dtype=np.uint32), "numpy array"),
     ],
@@ -101,10 +103,10 @@ def test_a_table_that_is_not_read_is_named(save, tensor, reason):
     """In the warnings of a conversion too, and alone it is no file without tables."""
     tensor = tensor()
     path = save(USERS | {"item_embedding.weight": tensor})
-    assert any("item_embedding" in one and reason in one for one in inspect(path)["warnings"])
+    assert any("item_embedding" in one and reason in one for one in inspect(path).warnings)
     assert any("item_embedding" in one for one in read_source(path, tables_only=True).warnings)
     alone = save({"item_embedding.weight": tensor}, "alone.pt")
-    assert inspect(alone)["tables"] == []
+    assert not inspect(alone).tables
     with pytest.raises(CheckpointError, match=rf"no table that can be read .*{reason}"):
         read_source(alone, tables_only=True)
 
@@ -112,8 +114,8 @@ def test_a_table_that_is_not_read_is_named(save, tensor, reason):
 def test_a_tall_matrix_by_another_name_is_a_table(dlrm_state, save):
     """`item.weight` of many rows; a Linear with its bias is none. Beside a known network it is named."""
     state = {"item.weight": torch.ones(2000, 4), "head.weight": torch.ones(2000, 4), "head.bias": torch.ones(2000)}
-    assert [table["name"] for table in inspect(save(USERS | state))["tables"]] == ["user_embedding", "item"]
-    warnings = inspect(save(dlrm_state() | state))["warnings"]
+    assert [table["name"] for table in inspect(save(USERS | state)).tables] == ["user_embedding", "item"]
+    warnings = inspect(save(dlrm_state() | state)).warnings
     assert any("item.weight was not read" in one for one in warnings)
     assert not any("head" in one for one in warnings)
 
@@ -134,7 +136,7 @@ def test_a_tall_matrix_by_another_name_is_a_table(dlrm_state, save):
 def test_parts_of_tables_are_no_tables(save, part):
     """Whatever shape they have."""
     path = save(USERS | {f"tag_embedding.{part}": torch.ones(30, 1)})
-    assert [table["name"] for table in inspect(path)["tables"]] == ["user_embedding"]
+    assert [table["name"] for table in inspect(path).tables] == ["user_embedding"]
 
 
 def test_a_pruned_table_is_read_through_its_mask(save):
@@ -158,7 +160,7 @@ def test_a_pruned_table_is_read_through_its_mask(save):
 def test_rows_that_the_network_computes_otherwise_are_refused(save, state, form):
     """What is stored is not what is looked up: listed, and never converted as if it were."""
     path = save({f"item_embedding.{name}": torch.ones(shape) for name, shape in state.items()})
-    assert len(inspect(path)["tables"]) == 1
+    assert len(inspect(path).tables) == 1
     with pytest.raises(CheckpointError, match=form):
         read_source(path, tables_only=True)
 
@@ -177,7 +179,7 @@ def test_codes_whose_scales_are_not_understood_are_refused(save, codes, parts):
     """Listed with a warning; no rows are made up."""
     state = {"item_embedding.weight": torch.ones(40, 4).to(codes)}
     path = save(USERS | state | {f"item_embedding.{name}": torch.ones(shape) for name, shape in parts.items()})
-    assert len(inspect(path)["tables"]) == 2
+    assert len(inspect(path).tables) == 2
     with pytest.raises(CheckpointError, match=r"item_embedding"):
         read_source(path, tables_only=True)
 
@@ -186,7 +188,7 @@ def test_codes_whose_scales_are_not_understood_are_refused(save, codes, parts):
 def test_first_order_tables_are_tables(save, name):
     """A column as long as another table, without a bias of its own."""
     state = {"embedding.weight": torch.ones(40, 4), name: torch.ones(40, 1), "mlp.0.weight": torch.ones(30, 1)}
-    assert [table["dim"] for table in inspect(save(state))["tables"]] == [4, 1]
+    assert [table["dim"] for table in inspect(save(state)).tables] == [4, 1]
 
 
 def test_what_a_known_network_has_no_use_for_is_said(dlrm_state, save):
@@ -202,3 +204,67 @@ def test_tables_alone_need_no_network(dlrm_state, save, drop):
     source = read_source(save(state), tables_only=True)
     assert len(source.tables) == (2 if drop == "emb_l.1" else 3)
     assert bool(source.warnings) == (drop != "top_l.2")  # which leaves another network, not a part of this one
+
+
+@pytest.mark.parametrize("part", ["weight_scale", "scale", "weight_mask", "weight_zero_point"])
+def test_what_is_not_applied_to_floats_is_said(save, part):
+    """A scale or a mask beside plain rows may belong to them."""
+    state = {"item_embedding.weight": torch.ones(40, 4), f"item_embedding.{part}": torch.ones(40, 1)}
+    warnings = inspect(save(USERS | state)).warnings
+    assert any(f"item_embedding.{part} beside item_embedding.weight was not applied" in one for one in warnings)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"item_embedding.weight": torch.ones(40, 4), "item_embedding.bias": torch.ones(40)},
+        {"item_embedding.weight": torch.ones(40, 4), "item_embedding.bias": torch.ones(4)},
+        {"item_embedding.weight": torch.ones(40, 4).byte(), "item_embedding.scale": torch.ones(40, 1),
+         "item_embedding.bias": torch.ones(40, 1)},
+        {"item_embedding.weight": torch.ones(0, 4)},
+        {"item_embedding.weight": torch.ones(40, 0)},
+    ],
+)  # fmt: skip
+def test_a_named_matrix_that_is_no_table_is_named(save, state):
+    """Beside a bias, in codes of unknown meaning, or empty."""
+    found = inspect(save(USERS | state))
+    assert any("item_embedding.weight was not read" in one for one in found.warnings)
+    assert [table["name"] for table in found.tables] == ["user_embedding"]
+
+
+def test_an_array_of_the_other_byte_order_is_named(tmp_path):
+    """Among others of an .npz, whatever its name; alone, in a sentence."""
+    np.savez(tmp_path / "t.npz", user=np.ones((30, 4)), item=np.ones((40, 4), dtype=">f8"))
+    warnings = read_source(tmp_path / "t.npz", tables_only=True).warnings
+    assert any("item was not read" in one and ">f8 (big-endian)" in one for one in warnings)
+    np.save(tmp_path / "t.npy", np.ones((40, 4), dtype=">f4"))
+    with pytest.raises(CheckpointError, match=r"a numpy array of >f4 \(big-endian\); a table has"):
+        read_source(tmp_path / "t.npy")
+
+
+def test_an_adapter_without_its_table_is_named(save):
+    """LoRA's two factors alone are no table."""
+    parts = {f"item_embedding.lora_embedding_{part}": torch.ones(4, 40) for part in "AB"}
+    assert sum("adapter (LoRA) whose table" in one for one in inspect(save(USERS | parts)).warnings) == 2
+
+
+@pytest.mark.parametrize("state", [{"P": torch.ones(30, 4)}, {"embeddings": {"P": torch.ones(30, 4)}}])
+def test_matrices_by_other_names_are_listed(save, state):
+    """The refusal names them and the way."""
+    with pytest.raises(CheckpointError, match=r"only P \[30, 4\]; where these are tables, rename"):
+        read_source(save(state), tables_only=True)
+
+
+def test_one_name_twice_is_refused(save):
+    """Nested and flat, two tables would become one."""
+    state = {"x": {"emb.weight": torch.ones(30, 4)}, "x.emb.weight": torch.zeros(30, 4)}
+    with pytest.raises(CheckpointError, match=r"'x\.emb\.weight' is in the file twice"):
+        read_source(save(state), tables_only=True)
+
+
+def test_words_inside_names_make_no_spare_model(save):
+    """best_seller, last_item and a teacher's tower are the model's own."""
+    flat = {f"{name}_emb.weight": torch.rand(30, 4) for name in ("best_seller", "last_item", "teacher_id", "swa")}
+    assert len(read_source(save(flat | USERS), tables_only=True).tables) == 5
+    towers = {f"{name}_tower": {"emb.weight": torch.rand(30, 4)} for name in ("teacher", "course")}
+    assert len(read_source(save(towers), tables_only=True).tables) == 2

@@ -175,6 +175,12 @@ def test_without_data_the_optimizer_weighs_the_class(trained, work):
             CheckpointError,
             r"rows.0.weight: found \[2000, 8\], expected \[2001, 8\]",
         ),
+        (
+            "own_ranker:Ranker",
+            {"init_args": {"rows": ROWS, "width": {"class_path": "os.mkdir", "init_args": ["made_by_arguments"]}}},
+            ModelError,
+            "class_path os.mkdir is a builtin_function_or_method; expected a class",
+        ),
         ("own_ranker:Ranker", {"inputs": {"C1": 0}}, OptionError, "expected `inputs`"),
         ("own_ranker:Ranker", {"outputs": "odds"}, OptionError, "expected logits or probabilities"),
         ("own_ranker:Ranker", {"layers": 3}, OptionError, "found layers; expected a mapping with some of"),
@@ -191,6 +197,7 @@ def test_what_a_class_does_not_fit_is_one_sentence(trained, tiny, work, model, g
             model_args=write_arguments(work / "arguments.yaml", **given),
         )
     assert not (work / "ranker.safetensors").exists()
+    assert not (work / "made_by_arguments").exists()
 
 
 def test_the_file_names_no_class_to_import(work, tiny):

@@ -128,3 +128,26 @@ def test_one_ranks_file_is_refused(shared, tmp_path):
     path = shared / "checkpoints" / "zoo" / "facebookresearch-dlrm" / "dist2_gloo.pt"
     with pytest.raises(IncompleteCheckpointError):
         convert(path, "200kB", out=tmp_path / "o.safetensors", tables_only=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "fault"),
+    [
+        (torch.zeros_like, "is zero"),
+        (lambda rows: torch.full_like(rows, 0.1), "is alike in all rows"),
+        (lambda rows: rows, "holds negative sums"),
+        (lambda rows: rows.square() / 0, "holds NaN or infinite sums"),
+    ],
+)
+def test_adagrad_sums_that_say_nothing_are_not_used(towers, tmp_path, make, fault):
+    """A fresh optimizer's and impossible sums: a warning names the table; asked for, they are refused."""
+    model, _ = towers
+    rows = {name: value.detach() for name, value in model.named_parameters()}
+    states = {f"state.{name}.sum": value.square() for name, value in rows.items()}
+    states["state.item_embedding.weight.sum"] = make(rows["item_embedding.weight"])
+    torch.save({"model": rows, "optimizer": states}, tmp_path / "fresh.pt")
+    report = convert(tmp_path / "fresh.pt", "12kB", tables_only=True)
+    assert report.weights == "displacement"
+    assert any(f"the Adagrad state of table item_embedding {fault}" in one for one in report.warnings)
+    with pytest.raises(LogError, match=f"table item_embedding {fault}"):
+        convert(tmp_path / "fresh.pt", "12kB", tables_only=True, weights="optimizer", force=True)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from memrec_convert.distill.rows import TensorRows
 from memrec_convert.distill.weights import (
+    describe_fault,
     round_to_half_octaves,
     weigh_by_displacement,
     weigh_by_log,
@@ -147,3 +148,12 @@ def test_uniform_weights_have_equal_totals():
     assert [len(set(one.rows.tolist())) for one in found] == [1, 1]
     assert [float(one.rows.sum()) for one in found] == pytest.approx([100, 100])
     assert torch.equal(found[1].metric, torch.eye(5))
+
+
+def test_a_state_that_differs_between_rows_has_no_fault():
+    """Row-wise or full, touched in one row alone; and one row has none to differ from."""
+    touched = torch.zeros(300_000, 8)
+    touched[-1] = 1.0
+    for state in (touched, touched[:, 0], torch.ones(1, 8)):
+        assert describe_fault(TensorRows(state)) == ""
+    assert describe_fault(TensorRows(torch.ones(5)))

@@ -72,8 +72,8 @@ def read_npy(path: Path) -> Contents:
     """The one table of an .npy, under the file's name; CheckpointError for arrays that are no table."""
     array = _read_array(path, Section.whole(path), str(path))
     if not isinstance(array, TensorRef) or len(array.shape) != 2 or array.dtype not in FLOATING:
-        kind = f"{list(array.shape)} {array.dtype}" if isinstance(array, TensorRef) else array.name
-        raise CheckpointError(f"{path}: a numpy array {kind}; a table has rows and columns of floats.")
+        kind = f"numpy array {list(array.shape)} {array.dtype}" if isinstance(array, TensorRef) else array.name
+        raise CheckpointError(f"{path}: a {kind}; a table has rows and columns of little-endian floats.")
     return Contents("numpy .npy", {path.stem: array}, (), (path,), bare_tables=True)
 
 
@@ -96,7 +96,9 @@ def _read_array(path: Path, place: Member | Section, where: str) -> TensorRef | 
         raise CheckpointError(f"{where}: not an array of numpy; the file is damaged.")
     dtype, shape = _NAMES.get(header["descr"] or ""), tuple(map(int, _SIZE.findall(header["shape"])))
     if dtype is None:
-        return Placeholder(f"array of {printable(header['descr'] or 'records')}")
+        kind = printable(header["descr"] or "records")
+        why = " (big-endian)" if kind.startswith(">") else " (pickled objects)" if kind.startswith("|O") else ""
+        return Placeholder(f"numpy array of {kind}{why}", (shape,))
     if math.prod(shape) * itemsize(dtype) != place.nbytes - start:
         raise CheckpointError(
             f"{where}: {place.nbytes - start} bytes for an array of shape {list(shape)} {dtype}; it is damaged."

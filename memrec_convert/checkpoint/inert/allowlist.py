@@ -23,6 +23,9 @@ from memrec_convert.checkpoint.tensor_ref import DTYPES, Array, TensorRef, items
 Arguments = tuple[object, ...]
 
 _SCALARS = (str, bytes, type(None))
+TURNED = "torch.Tensor (negative view)"
+"""How a tensor is called whose sign is turned on reading."""
+
 _WIDEST_KEY_BITS = 31
 _NUMPY_CODE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])", re.ASCII)
 _STORAGE_MODULE = re.compile(r"torch(?:\.storage|\.cuda|\.xpu|\.mps)?", re.ASCII)
@@ -168,6 +171,8 @@ def rebuild_tensor(args: Arguments) -> object:
         return Placeholder("torch.Tensor", args)
     if storage.dtype not in DTYPES:
         return Placeholder(f"torch.Tensor of {storage.dtype}", args)
+    if any(args[6:]):  # {"neg": True}: what is stored is not what is meant
+        return Placeholder(TURNED, args)
     return view_storage(storage, *args[1:4])
 
 
@@ -179,6 +184,8 @@ def rebuild_typed_tensor(args: Arguments) -> object:
         return Placeholder(f"torch.Tensor of {args[6].name}", args)
     if args[0].nbytes % itemsize(args[6].name):
         raise MalformedPickle(f"a storage of {args[0].nbytes} bytes is no whole number of {args[6].name}")
+    if any(args[7:]):
+        return Placeholder(TURNED, args)
     return view_storage(args[0].retyped(args[6].name), *args[1:4])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from memrec_convert.checkpoint.inert.stand_ins import printable
 from memrec_convert.checkpoint.layouts.deepctr_torch import DEEPCTR_TORCH
 from memrec_convert.checkpoint.layouts.facebookresearch_dlrm import FACEBOOKRESEARCH_DLRM
 from memrec_convert.checkpoint.layouts.layout import Layout, Reading
@@ -13,6 +14,7 @@ from memrec_convert.checkpoint.layouts.torch_rechub import TORCH_RECHUB
 from memrec_convert.checkpoint.layouts.torchrec_dlrm import TORCHREC_DLRM
 from memrec_convert.checkpoint.layouts.unread import name_unread_tables
 from memrec_convert.checkpoint.state_dict import StateDict
+from memrec_convert.checkpoint.tensor_ref import StoredTensor
 from memrec_convert.errors import NoTablesError
 
 __all__ = ["LAYOUTS", "Layout", "Reading", "find_layout", "keep_tables"]
@@ -45,8 +47,18 @@ def find_layout(state: StateDict, where: str, *, bare_tables: bool = False) -> t
             return layout, state
     if name_unread_tables(state, ()):
         return TABLES_ONLY, state
+    shapes = [
+        f"{printable(name)} {list(value.shape)}"
+        for name, value in state.items()
+        if isinstance(value, StoredTensor) and len(value.shape) == 2
+    ]
+    named = f" by its name, only {', '.join(shapes[:4])}{f' and {len(shapes) - 4} more' if shapes[4:] else ''}"
+    way = (
+        "where these are tables, rename them to end in embedding.weight" if shapes else "give the checkpoint of a model"
+    )
     raise NoTablesError(
-        f"{where}: holds {len(state)} entries and no embedding table; give the checkpoint of a model that has one."
+        f"{where}: holds {len(state)} entries and no embedding table{named if shapes else ''}; {way}"
+        f"{'' if shapes else ' that has one'}."
     )
 
 

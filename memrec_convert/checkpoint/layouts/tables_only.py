@@ -35,6 +35,7 @@ def is_table(state: StateDict, name: str) -> bool:
         return False
     stem = name.removesuffix("weight")
     linear = stem != name and f"{stem}bias" in state
+    linear |= name.endswith("bias") and f"{name.removesuffix('bias')}weight" in state
     named = TABLE_WORDS.search(name) is not None and NO_TABLE_WORDS.search(name.lower()) is None and not is_part(name)
     return named and not linear and value.dtype in _READABLE and not name.endswith(_SECOND)
 

@@ -16,6 +16,7 @@ _REASONS = (
     ("sparse", "a sparse tensor; save it dense (.to_dense())"),
     ("meta", "on the meta device, which holds no numbers; load the model before it is saved"),
     ("complex", "complex numbers, which no table of rows stands for"),
+    ("negative view", "a view that turns the sign of what is stored; save a copy (.clone())"),
     ("qtensor", "a quantised tensor of torch; save it dequantised (.dequantize())"),
 )
 
@@ -29,11 +30,26 @@ def name_unread_tables(state: StateDict, used: Iterable[StoredTensor]) -> list[s
             pieces.issuperset(value.pieces) or not _resembles_table(state, name, value)
         ):
             continue
-        reason = _find_reason(value)
-        if reason and (isinstance(value, StoredTensor) or _is_named(name)):
+        reason = _find_reason(name, value)
+        bare = isinstance(value, Placeholder) and value.name.startswith("numpy array")
+        if reason and (isinstance(value, StoredTensor) or bare or _is_named(name)):
             found.append(f"{printable(name)} was not read: {reason}")
     more = [f"{len(found) - _MOST_NAMED} more entries like these were not read"] if len(found) > _MOST_NAMED else []
     return found[:_MOST_NAMED] + more
+
+
+def name_unapplied(state: StateDict, keys: Iterable[str]) -> list[str]:
+    """A sentence for each of these tables of plain floats that has a scale, a mask or a bias beside it."""
+    stems = {key.removesuffix("weight"): key for key in keys if key.endswith("weight")}
+    found: dict[str, list[str]] = {}
+    for name, value in state.items():
+        stem = f"{name.rpartition('.')[0]}." if "." in name else ""
+        part = is_part(name) or name == f"{stem}bias"
+        if part and name not in stems.values() and isinstance(value, StoredTensor) and stem in stems:
+            found.setdefault(stems[stem], []).append(printable(name))
+    return [
+        f"{', '.join(names[:4])} beside {printable(key)} was not applied to its rows" for key, names in found.items()
+    ][:_MOST_NAMED]
 
 
 def name_unused(state: StateDict, used: Iterable[StoredTensor]) -> list[str]:
@@ -62,9 +78,15 @@ def _is_named(name: str) -> bool:
 
 def _resembles_table(state: StateDict, name: str, value: StoredTensor) -> bool:
     """Whether a tensor that is no table in use is named as one, or is a tall matrix without a bias."""
-    if len(value.shape) < 2 or 0 in value.shape or f"{name.removesuffix('weight')}bias" in state or is_part(name):
+    if len(value.shape) < 2 or (is_part(name) and not _is_lone_adapter(state, name)):
         return False
-    return _is_named(name) or is_tall(state, name)
+    return _is_named(name) or is_tall(state, name) or _is_lone_adapter(state, name)
+
+
+def _is_lone_adapter(state: StateDict, name: str) -> bool:
+    """Whether a tensor is a LoRA part of a table that is not in the file."""
+    stem, found, _ = name.partition("lora_embedding_")
+    return bool(found) and f"{stem}weight" not in state and f"{stem}base_layer.weight" not in state
 
 
 def is_tall(state: StateDict, name: str) -> bool:
@@ -76,16 +98,20 @@ def is_tall(state: StateDict, name: str) -> bool:
     return tall and f"{stem}bias" not in state and NO_TABLE_WORDS.search(name.lower()) is None and not is_part(name)
 
 
-def _find_reason(value: object) -> str:
+def _find_reason(name: str, value: object) -> str:
     """Why an entry is no table; "" for what is no tensor of rows at all."""
     if isinstance(value, StoredTensor):
         if len(value.shape) > 2:
             return f"it has {len(value.shape)} dimensions, {list(value.shape)}; a table has rows and columns"
+        if 0 in value.shape:
+            return f"it is empty, {list(value.shape)}"
+        if "lora_" in name:
+            return "it is an adapter (LoRA) whose table is not in the file; save the merged model"
         if value.dtype not in FLOATING:
             return (
                 f"it is stored as {value.dtype} {list(value.shape)} without what makes rows of it (packed or quantised)"
             )
-        return f"it is a matrix {list(value.shape)} by another name than tables have"
+        return f"it is a matrix {list(value.shape)} that is named or placed otherwise than tables are"
     shape = shape_of_unread(value)
     if shape is None or (len(shape) < 2 and shape != (0, 0)):
         return ""

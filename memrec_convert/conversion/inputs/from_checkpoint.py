@@ -56,6 +56,11 @@ class LogBatches:
         return self.log.has_labels
 
     @property
+    def name(self) -> str:
+        """The log's first file."""
+        return str(self.log.paths[0])
+
+    @property
     def mark(self) -> str:
         """The log's digest, and how its rows are read."""
         return f"{self.log.digest().combined} {replace(self.log.schema, group=None)!r} {self.batch_size}"

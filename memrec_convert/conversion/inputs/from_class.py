@@ -163,7 +163,8 @@ def read_own_source(path: Path, own: OwnClass, choices: LogChoices) -> tuple[Sou
         "bottom": [own.dense],
         "dense_transform": choices.facts.dense_transform or own.dense_transform,
     }
-    assumed = () if own.inputs else (f"the log's id columns belong to {', '.join(inputs)}, in this order",)
+    order = [] if own.inputs else [f"the log's id columns belong to {', '.join(inputs)}, in this order"]
+    assumed = (*order, *source.assumed)
     known = {key: accumulators[stored] for key, stored in names.items() if stored in accumulators}
     return replace(source, layout=own.name, architecture=architecture, assumed=assumed), OwnModel(own, module, known)
 
@@ -225,14 +226,8 @@ def make_own_subject(
     for batches in (train, hold_out, judged):
         if batches is not None:
             _try_batch(model, forward, batches)
-    # The batches are those of the log: all that is asked of them is in the protocol of BatchSource.
     subject, warnings = make_module_subject(
-        model.module,
-        forward=forward,
-        train=cast("Any", train),
-        hold_out=cast("Any", hold_out),
-        optimizer=None,
-        allow_nonfinite=allow_nonfinite,
+        model.module, forward=forward, train=train, hold_out=hold_out, optimizer=None, allow_nonfinite=allow_nonfinite
     )
     known = model.accumulators
     states = ([known[f"{path}.weight"] for path in site.paths if f"{path}.weight" in known] for site in subject.sites)
@@ -276,6 +271,8 @@ def _build_objects(value: Any) -> Any:  # noqa: ANN401 - YAML
     if "class_path" not in built or not set(built) <= _CLASS_KEYS:
         return built
     made = import_named(str(built["class_path"]), "class_path")
+    if not isinstance(made, type):
+        raise ModelError(f"class_path {built['class_path']} is a {type(made).__name__}; expected a class.")
     arguments = built.get("init_args") or {}
     return made(**arguments) if isinstance(arguments, dict) else made(*arguments)
 

@@ -23,7 +23,7 @@ from memrec_convert.conversion.inputs.batches import (
 )
 from memrec_convert.conversion.inputs.finite_rows import find_nonfinite_rows, refuse_nonfinite
 from memrec_convert.conversion.inputs.lookups import LookupPoint, WatchedLookups
-from memrec_convert.conversion.inputs.subject import Subject, TableSite
+from memrec_convert.conversion.inputs.subject import BatchSource, Subject, TableSite
 from memrec_convert.distill.rows import RowReader, TensorRows
 from memrec_convert.encoding.spec import TensorShapes
 from memrec_convert.errors import IdRangeError, LogError, ModelError
@@ -62,8 +62,8 @@ def make_subject(
     model: nn.Module,
     *,
     forward: Forward,
-    train: LoaderBatches | None,
-    hold_out: LoaderBatches | None,
+    train: BatchSource | None,
+    hold_out: BatchSource | None,
     optimizer: torch.optim.Optimizer | None,
     allow_nonfinite: bool,
     keep: Sequence[str] = (),
@@ -338,7 +338,7 @@ def refuse_outside(ids: Tensor, site: TableSite, source: str = "batches") -> Non
 
 
 def _count_lookups(
-    model: nn.Module, sites: Sequence[TableSite], batches: LoaderBatches, forward: Forward
+    model: nn.Module, sites: Sequence[TableSite], batches: BatchSource, forward: Forward
 ) -> tuple[np.ndarray, ...]:
     """Counts the lookups of each id over all batches, where they reach the rows, and checks every output."""
     counts = [torch.zeros(site.rows, dtype=torch.int64) for site in sites]

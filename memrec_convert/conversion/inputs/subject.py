@@ -37,6 +37,11 @@ class BatchSource(Protocol):
         ...
 
     @property
+    def name(self) -> str:
+        """What messages call them."""
+        ...
+
+    @property
     def mark(self) -> str:
         """What tells these batches from others in another run; "" where nothing does."""
         ...

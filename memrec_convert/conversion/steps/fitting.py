@@ -34,17 +34,21 @@ FIT_CLASSES = (FittedList, ListCurve, Sample, SampleRows, Stage, Survey, TableCu
 
 @dataclass(frozen=True)
 class Fitted:
-    """Where the weights came from, the weights, and the fit of every table; and what searches for plans share."""
+    """Where the weights came from, the weights, and the fit of every table; and what searches for plans share.
+
+    `fault`: why the optimizer's state is not used, though there is one.
+    """
 
     source: str
     weights: tuple[TableWeights, ...]
     fits: tuple[TableFit, ...]
+    fault: str = ""
     forms: FormMemo = field(default_factory=dict, compare=False, repr=False)
 
 
 def fit_subject(subject: Subject, options: Options, progress: Progress, watch: Stopwatch) -> Fitted:
     """Weighs and fits every table, the largest first, several at a time; what the subject's store has is not redone."""
-    source = choose_source(subject, options.weights)
+    source, fault = choose_source(subject, options.weights)
     # Stored rows over the mean need no codes: one list stands for all.
     lists = () if options.method == "int8" else STAGE_LISTS
     sample_rows = _choose_sample(subject)
@@ -84,7 +88,7 @@ def fit_subject(subject: Subject, options: Options, progress: Progress, watch: S
             found[number] = one
             if not reading:
                 progress("fit tables", len(found), len(names))
-    return Fitted(source, tuple(weights), tuple(found[number] for number in range(len(names))))
+    return Fitted(source, tuple(weights), tuple(found[number] for number in range(len(names))), fault)
 
 
 def _choose_sample(subject: Subject) -> int:

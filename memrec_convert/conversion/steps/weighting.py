@@ -9,6 +9,7 @@ from memrec_convert.conversion.options import Options
 from memrec_convert.distill.sensitivity import measure_sensitivities, root_of
 from memrec_convert.distill.weights import (
     TableWeights,
+    describe_fault,
     weigh_by_displacement,
     weigh_by_log,
     weigh_by_optimizer,
@@ -17,27 +18,37 @@ from memrec_convert.distill.weights import (
 from memrec_convert.errors import LogError
 
 SENSITIVITY_SAMPLES = 65_536
+_MOST_NAMED = 3
 
 NO_DATA_WARNING = (
-    "no data and no Adagrad state: rows are weighted by how far training moved them from their initial values, "
+    "no data and {}: rows are weighted by how far training moved them from their initial values, "
     "which is only a guess at how often they are read; give --data for a better file"
 )
 
 
-def choose_source(subject: Subject, wanted: str) -> str:
-    """log, optimizer, displacement or uniform; LogError where the wanted one is not to be had."""
-    with_state = all(site.optimizer is not None for site in subject.sites)
-    if wanted == "auto":
-        return "log" if subject.counts is not None else "optimizer" if with_state else "displacement"
+def choose_source(subject: Subject, wanted: str) -> tuple[str, str]:
+    """log, optimizer, displacement or uniform, and why the optimizer's state is not used ("" where it has no fault).
+
+    LogError where the wanted one is not to be had.
+    """
     if wanted == "log" and subject.counts is None:
         raise LogError("weights from the log were asked for, and no training data was given; add --data.")
-    if wanted == "optimizer" and not with_state:
-        without = next(site.name for site in subject.sites if site.optimizer is None)
-        raise LogError(
-            f"weights from the optimizer were asked for, and the checkpoint has no Adagrad state for table {without}; "
-            "give --data, or choose --weights displacement."
+    if wanted not in ("auto", "optimizer") or (wanted == "auto" and subject.counts is not None):
+        return "log" if wanted == "auto" else wanted, ""
+    without = next((site.name for site in subject.sites if site.optimizer is None), None)
+    if without is not None:
+        fault = f"the checkpoint has no Adagrad state for table {without}"
+    else:
+        faults = [(site.name, describe_fault(site.optimizer)) for site in subject.sites if site.optimizer is not None]
+        faulty = [f"the Adagrad state of table {name} {fault}" for name, fault in faults if fault]
+        fault = ", ".join(faulty[:_MOST_NAMED]) + (
+            f" and {len(faulty) - _MOST_NAMED} more" * (len(faulty) > _MOST_NAMED)
         )
-    return wanted
+    if fault and wanted == "optimizer":
+        raise LogError(
+            f"weights from the optimizer were asked for, and {fault}; give --data, or choose --weights displacement."
+        )
+    return ("displacement" if fault else "optimizer"), "" if without is not None else fault
 
 
 def weigh_tables(subject: Subject, source: str, options: Options, progress: Progress) -> list[TableWeights]:
