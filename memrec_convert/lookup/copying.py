@@ -143,3 +143,19 @@ def replace_references(model: nn.Module, swaps: Mapping[int, tuple[Tensor, Tenso
     for put, new in found:
         assert put is not None
         put(new)
+
+
+def list_given(model: nn.Module, twin: nn.Module) -> dict[int, str]:
+    """Names of the given model's parameters that its copy has not, by id."""
+    own = {id(one) for one in twin.parameters()}
+    return {id(one): name for name, one in model.named_parameters() if id(one) not in own}
+
+
+def warn_of_captured(model: nn.Module, twin: nn.Module, *, inplace: bool) -> list[str]:
+    """What a copy reaches of the given model, by functions that hold on to it."""
+    given = {id(one): name for name, one in model.named_modules()} | list_given(model, twin)
+    for one in twin.modules():
+        given.pop(id(one), None)
+    found = {given[id(value)] or type(model).__name__: path for path, value, _ in walk(twin) if id(value) in given}
+    way = "measuring sees it uncompressed" if inplace else "the copy reads it there, uncompressed; give inplace=True"
+    return [f"{path} refers to {name} of the given model itself: {way}" for name, path in list(found.items())[:1]]
