@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from memrec_convert.errors import ModelError
+from memrec_convert.errors import COMMON_FAILURES, ModelError
 from memrec_convert.lookup.in_place import own_state
 from memrec_convert.lookup.weight import CompressedWeight
 
@@ -23,7 +23,7 @@ def copy_model(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     shared = {id(one) for one in memo.values()}
     try:
         copied: nn.Module = copy.deepcopy(model, memo)
-    except Exception as error:
+    except COMMON_FAILURES as error:
         raise _refuse_copy(model, " ".join(str(error).split())[:200] or type(error).__name__) from error
     given = {id(one) for one in model.modules()} - shared
     same = [type(one).__name__ for one in copied.modules() if id(one) in given]

@@ -26,7 +26,7 @@ from memrec_convert.conversion.inputs.lookups import LookupPoint, WatchedLookups
 from memrec_convert.conversion.inputs.subject import Subject, TableSite
 from memrec_convert.distill.rows import RowReader, TensorRows
 from memrec_convert.encoding.spec import TensorShapes
-from memrec_convert.errors import IdRangeError, LogError, ModelError
+from memrec_convert.errors import COMMON_FAILURES, IdRangeError, LogError, ModelError
 from memrec_convert.evaluation.scoring import Forward
 from memrec_convert.lookup import CompressedTable, CompressedWeight, is_plain, own_state, refuse_other_state
 from memrec_convert.lookup.copying import copy_model, list_given, warn_of_captured
@@ -173,7 +173,7 @@ def _find_uncopied(model: nn.Module) -> Iterator[object]:
                 continue
             try:
                 copy.deepcopy(value)
-            except Exception:  # noqa: BLE001 - the owner's own code
+            except COMMON_FAILURES:
                 yield value
 
 
