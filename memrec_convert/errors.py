@@ -22,6 +22,22 @@ MemrecError
 
 from __future__ import annotations
 
+from pickle import PickleError
+
+COMMON_FAILURES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    PickleError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What code of a caller's own may raise where it is run: copying a model, its state dict, its batches."""
+
 
 class MemrecError(Exception):
     """What failed, where, what was found and expected, and what to do: one sentence."""

@@ -74,11 +74,7 @@ def compress(
     the given model does not change. Raises a MemrecError.
     """
     watch = Stopwatch()
-    for name in choices:
-        if name in names_of(InputChoices) - names_of(OptionChoices):
-            raise OptionError(f"the option {name!r} is for files only; batches reach a live model as they are.")
-    refuse_unknown(choices, OptionChoices)
-    options = make_options(choices)
+    options = _read_choices(choices)
     spending = parse_budget(budget)
     inner, prefix = unwrap(model)
     keep = _check_arguments(keep, progress=progress, forward=forward, labels=labels)
@@ -103,6 +99,14 @@ def compress(
     warnings = (*_warn_of_wrapper(model, prefix), *warnings, *shrunk.warnings)
     with cpu_by_default():
         return small, _report(subject, shrunk, inner, options, watch, warnings)
+
+
+def _read_choices(choices: Any) -> Options:  # noqa: ANN401 - whatever the caller gave by name
+    for name in choices:
+        if name in names_of(InputChoices) - names_of(OptionChoices):
+            raise OptionError(f"the option {name!r} is for files; batches reach a live model as they are.")
+    refuse_unknown(choices, OptionChoices)
+    return make_options(choices)
 
 
 def _check_arguments(keep: Any, **functions: Any) -> tuple[str, ...]:  # noqa: ANN401 - whatever the caller gave

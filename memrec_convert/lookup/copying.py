@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from memrec_convert.errors import ModelError
+from memrec_convert.errors import COMMON_FAILURES, ModelError
 from memrec_convert.lookup.in_place import own_state
 from memrec_convert.lookup.weight import CompressedWeight
 
@@ -23,7 +23,7 @@ def copy_model(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     shared = {id(one) for one in memo.values()}
     try:
         copied: nn.Module = copy.deepcopy(model, memo)
-    except Exception as error:
+    except COMMON_FAILURES as error:
         raise _refuse_copy(model, " ".join(str(error).split())[:200] or type(error).__name__) from error
     given = {id(one) for one in model.modules()} - shared
     same = [type(one).__name__ for one in copied.modules() if id(one) in given]
@@ -143,3 +143,19 @@ def replace_references(model: nn.Module, swaps: Mapping[int, tuple[Tensor, Tenso
     for put, new in found:
         assert put is not None
         put(new)
+
+
+def list_given(model: nn.Module, twin: nn.Module) -> dict[int, str]:
+    """Names of the given model's parameters that its copy has not, by id."""
+    own = {id(one) for one in twin.parameters()}
+    return {id(one): name for name, one in model.named_parameters() if id(one) not in own}
+
+
+def warn_of_captured(model: nn.Module, twin: nn.Module, *, inplace: bool) -> list[str]:
+    """What a copy reaches of the given model, by functions that hold on to it."""
+    given = {id(one): name for name, one in model.named_modules()} | list_given(model, twin)
+    for one in twin.modules():
+        given.pop(id(one), None)
+    found = {given[id(value)] or type(model).__name__: path for path, value, _ in walk(twin) if id(value) in given}
+    way = "measuring sees it uncompressed" if inplace else "the copy reads it there, uncompressed; give inplace=True"
+    return [f"{path} refers to {name} of the given model itself: {way}" for name, path in list(found.items())[:1]]

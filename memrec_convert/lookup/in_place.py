@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from memrec_convert.errors import ModelError
+from memrec_convert.errors import COMMON_FAILURES, ModelError
 from memrec_convert.lookup.modules import CompressedEmbedding, CompressedEmbeddingBag, CompressedModule
 from memrec_convert.lookup.tracing import must_trace
 from memrec_convert.lookup.weight import POOLED_MODES, CompressedWeight
@@ -107,7 +107,7 @@ def refuse_other_state(model: nn.Module) -> None:
     kind, own = type(model).__name__, own_state(model)
     try:
         shown = dict(model.state_dict(keep_vars=True))
-    except Exception as error:
+    except COMMON_FAILURES as error:
         raise ModelError(
             f"{kind}.state_dict() failed ({type(error).__name__}: {' '.join(str(error).split())[:200]}); mend it, or "
             "remove its hooks."

@@ -148,9 +148,10 @@ class CompressedEmbeddingBag(CompressedTable):
                 f"table {name}: offsets are {offsets.dtype} {list(offsets.shape)}, expected int64 or int32 [bags]"
             )
         if self.include_last_offset:
-            if len(offsets) == 0 or not 0 <= int(offsets[-1]) <= ids:
-                raise ValueError(f"table {name}: the last offset must be 0 to the number of ids, {ids}")
-            offsets, ids = offsets[:-1], int(offsets[-1])
+            end = int(offsets[-1]) if len(offsets) else -1
+            if not 0 <= end <= ids or (end < ids and self.mode == "mean"):  # torch's mean counts the ids behind it
+                raise ValueError(f"table {name}: the last offset must be the number of ids, {ids}, or less for sums")
+            offsets, ids = offsets[:-1], end
         return offsets.contiguous(), ids
 
     def _check_offsets(self, offsets: Tensor, ids: int) -> None:

@@ -119,7 +119,14 @@ def _is_shared(weight: Tensor) -> bool | None:
     return all(part.is_shared() for part in weight.parts().values())  # type: ignore[no-untyped-call]
 
 
+def _set_data(weight: Tensor, value: Tensor) -> None:
+    """`weight.data = value`, which a compressed weight takes from one of its kind alone."""
+    if type(weight) is CompressedWeight and type(value) is not CompressedWeight:
+        raise ModelError("the .data of a compressed weight cannot be set: its numbers are not stored one by one.")
+
+
 FUNCTIONS |= {
+    Tensor.data.__set__: _set_data,  # type: ignore[attr-defined]
     functional.embedding: _embedding,
     functional.embedding_bag: _embedding_bag,
     Tensor.__getitem__: _index,

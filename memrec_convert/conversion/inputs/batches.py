@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from memrec_convert.errors import LogError, MemrecError, ModelError, OptionError
+from memrec_convert.errors import COMMON_FAILURES, LogError, MemrecError, ModelError, OptionError
 from memrec_convert.evaluation.scoring import Forward
 
 OUTPUT_CHOICES = ("auto", "logits", "probabilities")
@@ -106,7 +106,7 @@ def _iterate(batches: Iterable[Any], name: str) -> Iterator[Any]:
         yield from batches
     except MemrecError:
         raise
-    except Exception as error:
+    except COMMON_FAILURES as error:
         said = " ".join(str(error).split())[:300]
         raise LogError(f"{name} failed ({type(error).__name__}: {said}); mend what gives the batches.") from error
 

@@ -26,10 +26,10 @@ from memrec_convert.conversion.inputs.lookups import LookupPoint, WatchedLookups
 from memrec_convert.conversion.inputs.subject import BatchSource, Subject, TableSite
 from memrec_convert.distill.rows import RowReader, TensorRows
 from memrec_convert.encoding.spec import TensorShapes
-from memrec_convert.errors import IdRangeError, LogError, ModelError
+from memrec_convert.errors import COMMON_FAILURES, IdRangeError, LogError, ModelError
 from memrec_convert.evaluation.scoring import Forward
 from memrec_convert.lookup import CompressedTable, CompressedWeight, is_plain, own_state, refuse_other_state
-from memrec_convert.lookup.copying import copy_model
+from memrec_convert.lookup.copying import copy_model, list_given, warn_of_captured
 
 WRAPPERS = {
     "DataParallel": "module",
@@ -80,7 +80,8 @@ def make_subject(
     states = _find_states(model, optimizer)
     groups = _group_paths(model, _check_kept(model, keep))
     twin, uncopied = _copy_for_reading(model, share=share)
-    sites, warnings, points = [], list[str](), dict[int, LookupPoint]()
+    given, warnings = list_given(model, twin), warn_of_captured(model, twin, inplace=share)
+    sites, points = [], dict[int, LookupPoint]()
     for names, paths in groups.items():
         weight = twin.get_parameter(names[0])
         for name in names[1:]:  # one object again, where the original has several over one memory
@@ -99,7 +100,7 @@ def make_subject(
     def run(model: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401 - what the loader yields
         if model is not twin or not any(point.is_watched for point in points.values()):
             return forward(model, batch)
-        with WatchedLookups(points):
+        with WatchedLookups(points, {} if share else given):
             return forward(model, batch)
 
     counted = [None if one is None else _count_lookups(twin, sites, one, run) for one in (train, hold_out)]
@@ -172,7 +173,7 @@ def _find_uncopied(model: nn.Module) -> Iterator[object]:
                 continue
             try:
                 copy.deepcopy(value)
-            except Exception:  # noqa: BLE001 - the owner's own code
+            except COMMON_FAILURES:
                 yield value
 
 
@@ -288,6 +289,10 @@ def _make_reader(path: str, weight: Tensor, *, allow_nonfinite: bool) -> tuple[R
     count, first = find_nonfinite_rows(reader)
     if not count:
         return reader, ""
+    if weight.dtype is torch.float64 and bool((weight.isfinite() & ~weight.float().isfinite()).any()):
+        raise ModelError(
+            f"{path} holds numbers beyond the range of float32, which tables decode to; leave it with keep=."
+        )
     if not allow_nonfinite:
         raise refuse_nonfinite(path, count, first)
     with torch.no_grad():

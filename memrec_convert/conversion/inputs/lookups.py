@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from memrec_convert.errors import ModelError
+
 
 class LookupPoint(nn.Module):
     """Stands for one table: its hooks run around every lookup of the table's rows."""
@@ -32,15 +34,24 @@ class LookupPoint(nn.Module):
 
 
 class WatchedLookups(TorchFunctionMode):
-    """While this is entered, lookups in a weight run through its point, by the identity of the weight."""
+    """While this is entered, lookups in a weight run through its point, by the identity of the weight.
 
-    def __init__(self, points: Mapping[int, LookupPoint]) -> None:
+    ModelError where the copy that runs computes with a parameter of the model that was given; `given` has their names.
+    """
+
+    def __init__(self, points: Mapping[int, LookupPoint], given: Mapping[int, str]) -> None:
         super().__init__()
-        self.points = points
+        self.points, self.given = points, given
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         """Calls on; lookups through their point."""
         kwargs = kwargs or {}
+        for one in (*args, *kwargs.values()):
+            if id(one) in self.given and func.__name__ != "__get__":
+                raise ModelError(
+                    f"a copy of the model reads {self.given[id(one)]} of the given model itself, such as by a function "
+                    "that holds on to it; give inplace=True, or reach it by way of self."
+                )
         weight_at = _LOOKUPS.get(func)
         if weight_at is None:
             return func(*args, **kwargs)
