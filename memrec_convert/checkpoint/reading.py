@@ -35,7 +35,7 @@ def read_source(
     found = find_state_dict(root, path, wanted=facts.state)
     layout, state = find_layout(found.state, str(path), bare_tables=contents.bare_tables or found.bare)
     reading = layout.read(state, str(path), facts)
-    reading.warnings += [*found.notes, *_name_unread(reading, state, layout)]
+    reading.warnings += [*contents.notes, *found.notes, *_name_unread(reading, state, layout)]
     if tables_only:
         reading = keep_tables(reading, str(path))
     if for_conversion and reading.problems:
@@ -83,7 +83,7 @@ def read_state(
         architecture={},
         optimizer=optimizer.name,
         stored_metrics=find_metrics(root),
-        warnings=(*found.notes, *optimizer.notes),
+        warnings=(*contents.notes, *found.notes, *optimizer.notes),
         assumed=optimizer.assumed,
         unrun_classes=contents.unrun_classes,
         files=contents.files,
