@@ -9,7 +9,16 @@ from pathlib import Path
 
 from memrec_convert.checkpoint.containers import Contents, find_container, open_checkpoint
 from memrec_convert.checkpoint.facts import NOTHING_STATED, Facts, assume_one
-from memrec_convert.checkpoint.layouts import LAYOUTS, Layout, Reading, find_layout, keep_tables
+from memrec_convert.checkpoint.layouts import (
+    LAYOUTS,
+    PYTORCH_FM,
+    TORCHREC_DLRM,
+    Layout,
+    Reading,
+    find_layout,
+    keep_tables,
+)
+from memrec_convert.checkpoint.layouts.facebookresearch_dlrm import QUOTIENT_REMAINDER
 from memrec_convert.checkpoint.layouts.unread import name_unapplied, name_unread_tables, name_unused
 from memrec_convert.checkpoint.optimizer_state import find_optimizer, suits_rows
 from memrec_convert.checkpoint.shards import SHARDED_TENSOR, join_ranks
@@ -35,7 +44,8 @@ def read_source(
     found = find_state_dict(root, path, wanted=facts.state)
     layout, state = find_layout(found.state, str(path), bare_tables=contents.bare_tables or found.bare)
     reading = layout.read(state, str(path), facts)
-    reading.warnings += [*found.notes, *_name_unread(reading, state, layout)]
+    reading.warnings += [*contents.notes, *found.notes, *_name_unread(reading, state, layout)]
+    reading.warnings += _note_idle(reading, layout, facts)
     if tables_only:
         reading = keep_tables(reading, str(path))
     if for_conversion and reading.problems:
@@ -83,7 +93,7 @@ def read_state(
         architecture={},
         optimizer=optimizer.name,
         stored_metrics=find_metrics(root),
-        warnings=(*found.notes, *optimizer.notes),
+        warnings=(*contents.notes, *found.notes, *optimizer.notes),
         assumed=optimizer.assumed,
         unrun_classes=contents.unrun_classes,
         files=contents.files,
@@ -103,6 +113,16 @@ def _name_unread(reading: Reading, state: StateDict, layout: Layout) -> list[str
     ]
     unread = [*name_unapplied(state, plain), *name_unread_tables(state, used)]
     return unread or (name_unused(state, used) if layout in LAYOUTS and not reading.problems else [])
+
+
+def _note_idle(reading: Reading, layout: Layout, facts: Facts) -> list[str]:
+    """A sentence for each stated fact that has no part in how this checkpoint is read."""
+    idle = {
+        "field_sizes": facts.field_sizes and layout is not PYTORCH_FM,
+        "table_order": facts.table_order and layout is not TORCHREC_DLRM,
+        "qr_operation": facts.qr_operation and not any(table.form == QUOTIENT_REMAINDER for table in reading.tables),
+    }
+    return [f"--assume {name} has no part in reading {layout.name} and changes nothing" for name in idle if idle[name]]
 
 
 def _settle_pooling(reading: Reading, facts: Facts) -> None:

@@ -126,7 +126,9 @@ def _note_others(found: list[_Candidate], taken: list[_Candidate]) -> list[str]:
         return []
     first = printable(taken[0].name) or "the top level"
     names = ", ".join(printable(one.name) or "the top level" for one in others[:_MOST_NAMED])
-    way = next((f": to use that, pass --assume state={printable(one.name)}" for one in others if one.name), "")
+    way = next(
+        (f": to use that, pass --assume state={printable(one.name)}" for one in others if one.name), "; save all in one"
+    )
     return [f"the model's state was taken from {first}; {names} also has tensors{way}"]
 
 

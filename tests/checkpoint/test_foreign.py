@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from memrec_convert.checkpoint import read_source
 from memrec_convert.errors import CheckpointError
@@ -105,3 +106,35 @@ def test_truncated_files_are_named(dlrm_state, save, tmp_path, form, share):
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(CheckpointError, match="truncated"):
         read_source(path)
+
+
+def test_an_artifact_is_told_from_a_checkpoint(tmp_path):
+    """By its metadata, alone and as a directory's file."""
+    tensors = {"emb.weight": torch.ones(30, 4)}
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"memrec_convert": "{}"})
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        with pytest.raises(CheckpointError, match="an artifact of memrec-convert, not a checkpoint"):
+            read_source(path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_pointer_inside_a_directory_is_named(tmp_path, name):
+    """Hugging Face clones without git-lfs."""
+    (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n")
+    with pytest.raises(CheckpointError, match="a git-LFS pointer"):
+        read_source(tmp_path)
+
+
+def test_which_of_two_files_was_taken_is_said(tmp_path):
+    """safetensors goes before torch.save's."""
+    tensors = {"emb.weight": torch.ones(30, 4)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    assert any("model.safetensors was taken" in one for one in read_source(tmp_path, tables_only=True).warnings)
+
+
+def test_two_tables_of_one_name_are_refused(tmp_path):
+    """`emb` and `emb.weight` would both be called emb."""
+    torch.save({"emb": torch.ones(30, 4), "emb.weight": torch.zeros(30, 4)}, tmp_path / "m.pt")
+    with pytest.raises(CheckpointError, match=r"emb and emb\.weight are two tables of one name"):
+        read_source(tmp_path / "m.pt", tables_only=True)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from memrec_convert.checkpoint import read_source, verify_storage
+from memrec_convert.checkpoint import Facts, read_source, verify_storage
 from memrec_convert.checkpoint.inspect import inspect
 from memrec_convert.errors import CheckpointError, IncompleteCheckpointError, NoTablesError
 
@@ -278,3 +278,13 @@ def test_inspect_is_json_and_needs_no_torch(dlrm_file):
     assert report["tables"][0] == {"name": "emb_l.0", "rows": 7, "dim": 8, "dtype": "float32", "bytes": 224}
     assert report["file_bytes"] == dlrm_file.stat().st_size
     assert set(report) >= {"layout", "container", "dense_bytes", "optimizer", "warnings", "assumed", "network"}
+
+
+@pytest.mark.parametrize(
+    "fact", [{"field_sizes": (7, 5, 3)}, {"table_order": ("emb_l.0",)}, {"qr_operation": "add"}], ids=str
+)
+def test_a_fact_without_a_part_in_the_reading_is_said(dlrm_file, fact):
+    """Stated of another network's checkpoint."""
+    (name,) = fact
+    warnings = read_source(dlrm_file, facts=Facts(**fact)).warnings
+    assert any(f"--assume {name} has no part" in one for one in warnings)

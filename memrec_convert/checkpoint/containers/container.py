@@ -17,6 +17,7 @@ class Contents:
 
     `files` are those that it lies in, where it is not one file. `bare_tables`: the form names arrays, not the parts of
     a network, so any matrix of floats is a table. `ordered`: names come in the order in which they were saved.
+    `notes`: what to warn of.
     """
 
     container: str
@@ -25,6 +26,7 @@ class Contents:
     files: tuple[Path, ...] = ()
     bare_tables: bool = False
     ordered: bool = True
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

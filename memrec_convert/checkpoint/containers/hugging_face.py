@@ -40,7 +40,9 @@ def read_hugging_face(path: Path) -> Contents:
     if index is None:
         file = beside(path, next(name for name in _SINGLE if (path / name).is_file()), str(path), links=True)
         held = read_safetensors(file) if file.suffix == SAFETENSORS_SUFFIX else read_torch_file(file)
-        return replace(held, files=(file,))
+        both = all((path / name).is_file() for name in _SINGLE)
+        notes = (f"the directory has {' and '.join(_SINGLE)}; {file.name} was taken",) if both else ()
+        return replace(held, files=(file,), notes=notes)
     names = _read_index(index)
     read = read_safetensors if index.name.endswith(INDEX_SUFFIXES[0]) else read_torch_file
     # A link out of the directory is how downloads are cached; what it leads to must be of the same form by itself.

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from memrec_convert.checkpoint.containers.container import Container, Contents, refuse_links
+from memrec_convert.checkpoint.containers.foreign import HEAD_BYTES, refuse_foreign
 from memrec_convert.checkpoint.containers.legacy_pickle import LEGACY_PICKLE
 from memrec_convert.checkpoint.containers.zip_archive import ZIP_ARCHIVE
 from memrec_convert.checkpoint.shards import join_ranks
@@ -63,7 +64,8 @@ def read_torch_file(file: Path) -> Contents:
 
 def _find_form(file: Path) -> Container:
     with file.open("rb") as stream:
-        head = stream.read(512)
+        head = stream.read(HEAD_BYTES)
+    refuse_foreign(file, head)
     form = next((form for form in _FORMS if form.sniff(file, head)), None)
     if form is None:
         raise CheckpointError(f"{file}: not a file of torch.save, as each file of such a checkpoint is.")

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 from memrec_convert.checkpoint.containers.container import Container, Contents, no_checksums
+from memrec_convert.checkpoint.containers.foreign import HEAD_BYTES, refuse_foreign
 from memrec_convert.checkpoint.inert.stand_ins import MalformedPickle, Placeholder, check_sizes, printable
 from memrec_convert.checkpoint.tensor_ref import TensorRef, contiguous_strides, itemsize
 from memrec_convert.errors import CheckpointError
@@ -29,6 +30,8 @@ _DTYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
+_OWN = "memrec_convert"
+"""The key of an artifact's metadata."""
 
 
 def is_safetensors(path: Path, head: bytes) -> bool:
@@ -40,7 +43,12 @@ def is_safetensors(path: Path, head: bytes) -> bool:
 
 def read_safetensors(path: Path) -> Contents:
     """The tensors by name, as references into the file; the header's entries must tile the file exactly."""
+    with path.open("rb") as file:
+        refuse_foreign(path, file.read(HEAD_BYTES))
     header, data_offset = _read_header(path)
+    said = header.get("__metadata__")
+    if isinstance(said, dict) and _OWN in said:
+        raise CheckpointError(f"{path}: an artifact of memrec-convert, not a checkpoint; give the file it was made of.")
     entries = {name: _check_entry(path, name, entry) for name, entry in header.items() if name != "__metadata__"}
     _check_tiling(path, sorted(span for _, _, span in entries.values()), path.stat().st_size - data_offset)
     root: dict[str, object] = {}

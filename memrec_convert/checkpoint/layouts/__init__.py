@@ -17,7 +17,7 @@ from memrec_convert.checkpoint.state_dict import StateDict
 from memrec_convert.checkpoint.tensor_ref import StoredTensor
 from memrec_convert.errors import NoTablesError
 
-__all__ = ["LAYOUTS", "Layout", "Reading", "find_layout", "keep_tables"]
+__all__ = ["LAYOUTS", "PYTORCH_FM", "TORCHREC_DLRM", "Layout", "Reading", "find_layout", "keep_tables"]
 
 LAYOUTS: tuple[Layout, ...] = (
     FACEBOOKRESEARCH_DLRM,

@@ -78,6 +78,11 @@ def _read(state: StateDict, where: str, facts: Facts, *, bare: bool = False) -> 
             reading.warnings.append(f"{printable(name)} is stored as the same tensor as {seen[value]}")
             continue
         shown = printable(name.removesuffix(".weight"), limit=500)
+        if shown in reading.table_keys:
+            other = printable(reading.table_keys[shown])
+            raise CheckpointError(
+                f"{where}: {other} and {printable(name)} are two tables of one name; rename one of them."
+            )
         seen[value] = shown
         try:
             tables.append(_make_table(shown, name, value, state, where))
