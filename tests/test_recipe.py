@@ -16,6 +16,7 @@ dense_transform: log(x+3)
 qr_operation: add
 interaction: dot
 pooling: mean
+state: model
 field_sizes: [50, 30]
 table_order: [t_user, t_item]
 columns: {t_user: user_id, label: clicked}

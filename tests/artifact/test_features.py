@@ -107,7 +107,7 @@ def test_a_known_feature_is_written_and_read(tmp_path: Path) -> None:
     plain = json.loads(read_artifact(path).metadata.to_text())
     assert (plain["format"], plain["requires"]) == (2, ["coarse"])
     assert second.ArtifactFile(path).metadata == plain
-    assert verify(path)["bytes"] == nbytes == path.stat().st_size
+    assert verify(path).bytes == nbytes == path.stat().st_size
     falsify_text(path, lambda own: own.update(format=1) or own.pop("requires"))
     with pytest.raises(ArtifactError, match=r"requires \[\] and describes what requires \['coarse'\]"):
         load(path)
