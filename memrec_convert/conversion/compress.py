@@ -34,7 +34,7 @@ from memrec_convert.conversion.inputs.stopwatch import Stopwatch
 from memrec_convert.conversion.inputs.subject import Progress
 from memrec_convert.conversion.measuring.reporting import make_report
 from memrec_convert.conversion.shrink import shrink
-from memrec_convert.errors import ModelError, RecipeError
+from memrec_convert.errors import ModelError, OutputError, RecipeError
 from memrec_convert.evaluation.scoring import Forward
 from memrec_convert.lookup import CompressedTable, describe_module, hasten, is_plain, named_tables
 from memrec_convert.parallel import single_threaded_torch
@@ -149,9 +149,11 @@ def save(model: nn.Module, path: str | Path, *, force: bool = False) -> int:
 
     ModelError where the model has no compressed table; OutputError where the file cannot be written.
     """
+    if not isinstance(path, str | Path):
+        raise OutputError(f"the path is a {type(path).__name__}; give the name of the file to write.")
     path = Path(path)
-    check_target(path, force=force)
     model, _ = unwrap(model)
+    check_target(path, force=force)
     known = getattr(model, METADATA_ATTRIBUTE, None)
     modules = _describe_modules(model)
     if not modules:
