@@ -173,6 +173,9 @@ def _load_into(artifact: Artifact, modules: Mapping[str, CompressedModule], into
                 f"{type(into).__name__} has one of {list(old.shape)}; give a fresh instance of the class that was "
                 "compressed."
             )
+        plain = artifact.metadata.modules[path]
+        if "place" not in artifact.metadata.modules[str(plain.get("same_as", path))]:
+            _refuse_other_use(artifact, path, table, module)
         new = weights.setdefault(id(table), hold_table(table, old.dtype))
         for name, (holder, attribute) in slots.items():
             known: Any = holder._parameters[attribute]
@@ -194,6 +197,21 @@ def _refuse_hollow(into: nn.Module, swaps: Mapping[int, object]) -> None:
                     "has no shape yet; run the model once" if is_lazy(tensor) else "is on the meta device; make it"
                 )
                 raise ModelError(f"{type(into).__name__} > {path}.{name} {problem} on the CPU first.")
+
+
+def _refuse_other_use(artifact: Artifact, path: str, table: CompressedModule, module: nn.Module) -> None:
+    """ModelError where the instance's module would pool rows in another way than the one that was compressed."""
+    pools, was = isinstance(module, nn.EmbeddingBag), isinstance(table, CompressedEmbeddingBag)
+    names = ("mode", "include_last_offset", "padding_idx") if pools and was else ()
+    pairs = [(name, getattr(module, name), getattr(table, name)) for name in names]
+    wrong = [f"{name} {found}, expected {expected}" for name, found, expected in pairs if found != expected]
+    if pools != was:
+        wrong = [f"an {type(module).__name__}, expected one that {'pools' if was else 'does not pool'}"]
+    if wrong:
+        raise ModelError(
+            f"{artifact.path} > {path}: the given model has {'; '.join(wrong)}; give a fresh instance of the class "
+            "that was compressed, made with the same arguments."
+        )
 
 
 def _list_slots(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:

@@ -108,7 +108,7 @@ class OwnModel(nn.Module):
 
     def __init__(self, table: nn.Module | None = None) -> None:
         super().__init__()
-        self.words = table if table is not None else nn.Embedding(20, DIM)
+        self.words = table if table is not None else nn.Embedding(40, DIM)
         self.also_words = self.words
         self.first, self.second = nn.Linear(DIM, DIM), nn.Linear(DIM, DIM)
         self.second.weight = self.first.weight

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from golden.make import NEWEST_WRITTEN, ask
+from golden.make import KINDS, NEWEST_WRITTEN, ask
 from small_models import falsify_text
 
 from memrec_convert import load, verify
@@ -30,7 +30,7 @@ def test_old_files_answer_as_they_did(path: Path) -> None:
 
 def test_every_format_version_has_its_files() -> None:
     """Each version that can be written has a file with every form of table, and one that a conversion wrote."""
-    named = {f"format-{version}-{kind}" for version in range(1, NEWEST_WRITTEN + 1) for kind in ("forms", "converted")}
+    named = {f"format-{version}-{kind}" for version in range(1, NEWEST_WRITTEN + 1) for kind in KINDS[version]}
     assert {path.stem for path in GOLDEN} == named
 
 

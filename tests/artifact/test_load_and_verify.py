@@ -350,7 +350,11 @@ def test_a_table_by_itself_can_be_saved(tmp_path: Path) -> None:
 
     target, bag = tmp_path / "x.safetensors", make_bag(40, mode="mean", padding_idx=2, include_last_offset=True)
     save(Holder(bag), target)
-    found = load(target, into=Holder(nn.EmbeddingBag(40, DIM))).inner["a b"]
+    for other in (nn.EmbeddingBag(40, DIM), nn.Embedding(40, DIM)):
+        with pytest.raises(ModelError, match="expected"):
+            load(target, into=Holder(other))
+    same = nn.EmbeddingBag(40, DIM, mode="mean", padding_idx=2, include_last_offset=True)
+    found = load(target, into=Holder(same)).inner["a b"]
     assert (found.mode, found.padding_idx, found.include_last_offset) == ("mean", 2, True)
     ids, offsets = torch.tensor([1, 2, 3]), torch.tensor([0, 2, 3])
     assert torch.equal(found(ids, offsets), bag(ids, offsets))

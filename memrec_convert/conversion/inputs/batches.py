@@ -211,14 +211,25 @@ def guard_forward(forward: Forward, outputs: str) -> Forward:
 
 def _call_guarded(what: str, call: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the caller's own code gives
     """Calls the caller's own code; whatever it raises becomes a ModelError that names it."""
-    try:
+    with _OwnCode(what):
         return call()
-    except MemrecError:
-        raise
-    except Exception as error:
+
+
+class _OwnCode:
+    """The caller's own code runs inside: it may raise anything, and none of it is a fault of this package."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, MemrecError | KeyboardInterrupt | SystemExit):
+            return
         said = " ".join(str(error).split())[:300]
         raise ModelError(
-            f"{what} ({type(error).__name__}: {said}); pass forward= to call the model correctly, such as {_SHOW}."
+            f"{self.what} ({type(error).__name__}: {said}); pass forward= to call the model correctly, such as {_SHOW}."
         ) from error
 
 

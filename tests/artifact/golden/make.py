@@ -14,17 +14,40 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from memrec_convert import convert, load
+from memrec_convert import compress, convert, load, save
 from memrec_convert.artifact.features import FEATURES
 from memrec_convert.clicklog import SyntheticSpec, write_synthetic_log
 
 GOLDEN = Path(__file__).parent
+KINDS = {1: ("forms", "converted"), 2: ("own",)}
+"""The files of each format version: format 2's features are those of a model of its owner's own class."""
 NEWEST_WRITTEN = 2 if FEATURES else 1
-"""Format 2 has its files from its first feature on; those must then be made with it."""
 ROWS, DIM, DENSE = (3000, 200, 20), 4, 2
 SPEC = SyntheticSpec(tables=ROWS, dense=DENSE, train_rows=4000, val_rows=200, test_rows=200)
 INPUTS = {"forms": (1, (20, 40, 50, 60)), "converted": (DENSE, ROWS)}
 """Per golden file its dense features and the rows of its tables."""
+
+
+class Scaled(nn.Embedding):
+    """A table whose module does more than look up rows."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Eight times the rows of ids."""
+        return 8 * super().forward(ids)
+
+
+class Own(nn.Module):
+    """A scaled table of its owner's own class, and an output layer that is tied to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.item, self.out = Scaled(200, DIM), nn.Linear(DIM, 200, bias=False)
+        self.out.weight = self.item.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """The best score of all rows, per id."""
+        return self.out(self.item(ids)).amax(1)
 
 
 def make_inputs(dense: int, rows: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -36,6 +59,13 @@ def make_inputs(dense: int, rows: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 def ask(path: Path, name: str) -> dict[str, list[str]]:
     """The logits of a file's model as hexadecimal floats, and a digest of all rows of each table."""
+    if name == "own":
+        model = load(path, into=Own())
+        table, ids = model.item.weight.table, torch.arange(16)
+        with torch.no_grad():
+            logits = [float(value).hex() for value in model(ids)]
+            rows = table.lookup(torch.arange(table.spec.rows)).numpy().tobytes()
+        return {"logits": logits, "rows": [hashlib.blake2b(rows, digest_size=16).hexdigest()]}
     model = load(path)
     with torch.no_grad():
         logits = [float(value).hex() for value in model(*make_inputs(*INPUTS[name])).flatten()]
@@ -62,8 +92,10 @@ def main() -> None:
         folder = Path(name)
         log = write_synthetic_log(SPEC, folder / "log")
         convert(_save_checkpoint(folder), "6KB", data=log.train, out=folder / "converted.safetensors", epochs=0)
-        made = {"forms": save_dlrm(folder), "converted": folder / "converted.safetensors"}
-        for kind, source in made.items():
+        save(compress(Own(), "4KB", threshold="0")[0], folder / "own.safetensors")
+        made = {"forms": save_dlrm(folder), **{kind: folder / f"{kind}.safetensors" for kind in ("converted", "own")}}
+        for kind in KINDS[NEWEST_WRITTEN]:
+            source = made[kind]
             target = GOLDEN / f"format-{NEWEST_WRITTEN}-{kind}.safetensors"
             if target.exists():
                 raise SystemExit(f"{target.name} is there already: golden files are never made again.")
