@@ -83,7 +83,8 @@ def test_large_csv_streams_in_blocks(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "message"), [("0,1,2,x,3", "invalid value .x., expected integer ids"), ("0,1,2,,3", "missing ids"), ("0,1,2", "columns")]
+    ("line", "message"),
+    [("0,1,2,x,3", "invalid value .x., expected integer ids"), ("0,1,2,,3", "missing ids"), ("0,1,2", "columns")],
 )
 def test_damaged_csv_line(tmp_path, schema, line, message):
     """A value that is no number, a blank id and a short line are refused with the file's name."""

@@ -1,4 +1,4 @@
-"""Networks of torch-rechub, DeepCTR-Torch and RecBole through `--model`: their own classes, on a log, from their files."""
+"""Networks of torch-rechub, DeepCTR-Torch and RecBole through `--model`: their own classes, on a log, from files."""
 
 from __future__ import annotations
 
