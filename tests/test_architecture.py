@@ -262,7 +262,7 @@ def test_nothing_from_a_checkpoint_is_ever_executed():
 
 
 def test_no_file_catches_everything():
-    """`except Exception` would hide faults; one place may: it calls the caller's own code, which may raise anything."""
+    """`except:`, `except Exception` and `except BaseException` would hide faults."""
     wide = []
     for name, file in MODULES.items():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -270,7 +270,7 @@ def test_no_file_catches_everything():
                 caught = "" if node.type is None else ast.unparse(node.type)
                 if node.type is None or re.search(r"\b(Base)?Exception\b(?!Group)", caught):
                     wide.append(name)
-    assert wide == ["memrec_convert.conversion.inputs.batches"]
+    assert not wide
 
 
 def test_every_module_says_what_it_is_for():

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import json
+import pickle
 from collections.abc import Mapping
 
-from hostile.building import Case, entry, file_of, safetensors_bytes
+import numpy as np
+
+from hostile.building import Case, archived, directory_of, entry, file_of, safetensors_bytes
 
 _SIZES = {"F32": 4, "F16": 2, "F64": 8, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
 Shapes = Mapping[str, tuple[int, ...]]
@@ -63,6 +68,28 @@ def _cross(part: str, shape: tuple[int, ...], sentence: str, dtype: str = "F32")
     return _lie(DCN, sentence, dtypes={key: dtype}, **{key.replace(".", "__"): shape})
 
 
+def _pickled(value: object) -> bytes:
+    return pickle.dumps(value, 2)
+
+
+def _nested(depth: int) -> object:
+    value: object = {}
+    for _ in range(depth):
+        value = {"model": value}
+    return value
+
+
+def _npy(array: np.ndarray | None = None) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.ones((5, 2)) if array is None else array, allow_pickle=True)
+    return file.getvalue()
+
+
+def _bin_index(name: str) -> dict[str, bytes]:
+    index = json.dumps({"weight_map": {"emb_l.0.weight": name}}).encode()
+    return {"pytorch_model.bin.index.json": index, "a.bin": bytes(64)}
+
+
 _FITS, _CROSS = "do not form one linear layer", "cross layers: some are missing"
 CASES: dict[str, Case] = {
     "table of one dimension": _lie(DLRM, "a table has rows and columns", emb_l__0__weight=(28,)),
@@ -112,4 +139,20 @@ CASES: dict[str, Case] = {
         "no table that can be read",
         called="m.safetensors",
     ),
+    "lists in a list, a quarter of a million": archived(_pickled([[[]] for _ in range(125_000)]), "holds a list"),
+    "mappings below each other": archived(_pickled(_nested(200)), "holds 1 entries and no embedding table|deeper than"),
+    "an optimizer of very many parameters": archived(
+        _pickled({"optimizer": {"state": {n: {"step": 1} for n in range(60_000)}, "param_groups": []}, "emb": 1}),
+        "no embedding table",
+    ),
+    "groups of an optimizer that name what is not there": archived(
+        _pickled({"optim": {"state": {2**30: {"sum": 1}}, "param_groups": [{"params": [2**30, "x", None]}]}}),
+        "no embedding table",
+    ),
+    "an array whose header lies": file_of(_npy()[:-8], "bytes for an array of shape", called="m.npy"),
+    "an array of objects": file_of(_npy(np.array([{}], dtype=object)), "a table has rows", called="m.npy"),
+    "an array of no header": file_of(_npy()[:12], "not an array of numpy", called="m.npy"),
+    "an index of .bin that leads up": directory_of(_bin_index("../outside"), "outside of its directory"),
+    "an index of .bin of no torch file": directory_of(_bin_index("a.bin"), "not a file of torch.save"),
+    "weights of a directory that are a web page": directory_of({"pytorch_model.bin": b"<html>"}, "not a file of torch"),
 }
