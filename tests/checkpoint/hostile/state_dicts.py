@@ -154,5 +154,5 @@ CASES: dict[str, Case] = {
     "an array of no header": file_of(_npy()[:12], "not an array of numpy", called="m.npy"),
     "an index of .bin that leads up": directory_of(_bin_index("../outside"), "outside of its directory"),
     "an index of .bin of no torch file": directory_of(_bin_index("a.bin"), "not a file of torch.save"),
-    "weights of a directory that are a web page": directory_of({"pytorch_model.bin": b"<html>"}, "not a file of torch"),
+    "weights of a directory that are a web page": directory_of({"pytorch_model.bin": b"<html>"}, "an HTML page"),
 }
