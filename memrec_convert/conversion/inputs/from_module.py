@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
+from weakref import ReferenceType, ref
 
 import numpy as np
 import torch
@@ -80,7 +81,11 @@ def make_subject(
     states = _find_states(model, optimizer)
     groups = _group_paths(model, _check_kept(model, keep))
     twin, uncopied = _copy_for_reading(model, share=share)
-    given, warnings = list_given(model, twin), warn_of_captured(model, twin, inplace=share)
+    parameters = dict(model.named_parameters())
+    given: dict[int, tuple[str, ReferenceType[Tensor]]] = {
+        one: (name, ref(parameters[name])) for one, name in list_given(model, twin).items()
+    }
+    warnings = warn_of_captured(model, twin, inplace=share)
     sites, points = [], dict[int, LookupPoint]()
     for names, paths in groups.items():
         weight = twin.get_parameter(names[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import ReferenceType
 
 import torch
 from torch import Tensor, nn
@@ -36,10 +37,13 @@ class LookupPoint(nn.Module):
 class WatchedLookups(TorchFunctionMode):
     """While this is entered, lookups in a weight run through its point, by the identity of the weight.
 
-    ModelError where the copy that runs computes with a parameter of the model that was given; `given` has their names.
+    ModelError where the copy that runs computes with a parameter of the model that was given; `given` has their names,
+    by id, with a weak reference: an id is given anew once its object is gone.
     """
 
-    def __init__(self, points: Mapping[int, LookupPoint], given: Mapping[int, str]) -> None:
+    def __init__(
+        self, points: Mapping[int, LookupPoint], given: Mapping[int, tuple[str, ReferenceType[Tensor]]]
+    ) -> None:
         super().__init__()
         self.points, self.given = points, given
 
@@ -47,9 +51,10 @@ class WatchedLookups(TorchFunctionMode):
         """Calls on; lookups through their point."""
         kwargs = kwargs or {}
         for one in (*args, *kwargs.values()):
-            if id(one) in self.given and func.__name__ != "__get__":
+            name, held = self.given.get(id(one), ("", None))
+            if held is not None and held() is one and func.__name__ != "__get__":
                 raise ModelError(
-                    f"a copy of the model reads {self.given[id(one)]} of the given model itself, such as by a function "
+                    f"a copy of the model reads {name} of the given model itself, such as by a function "
                     "that holds on to it; give inplace=True, or reach it by way of self."
                 )
         weight_at = _LOOKUPS.get(func)
