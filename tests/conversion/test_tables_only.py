@@ -96,7 +96,7 @@ def test_a_pair_of_unknown_operation_is_refused(tmp_path):
     """Two tensors whose joining no file tells make no table."""
     state = {"x_embedding.weight_q": torch.ones(9, 4), "x_embedding.weight_r": torch.ones(5, 4)}
     torch.save(state, tmp_path / "qr.pt")
-    with pytest.raises(CheckpointError, match="stored in parts .quotient-remainder."):
+    with pytest.raises(CheckpointError, match=r"stored in parts .quotient-remainder."):
         convert(tmp_path / "qr.pt", "12kB", out=tmp_path / "o.safetensors", tables_only=True)
 
 
