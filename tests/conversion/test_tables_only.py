@@ -127,7 +127,7 @@ def test_one_ranks_file_is_refused(shared, tmp_path):
     """Tables are missing, and without them nothing is whole."""
     path = shared / "checkpoints" / "zoo" / "facebookresearch-dlrm" / "dist2_gloo.pt"
     with pytest.raises(IncompleteCheckpointError):
-        convert(path, "200kB", out=tmp_path / "o.safetensors", tables_only=True)
+        convert(path, "200kB", out=tmp_path / "o.safetensors")
 
 
 @pytest.mark.parametrize(
