@@ -9,6 +9,7 @@ from torch import nn
 from memrec_convert import compress, load, save
 from memrec_convert.conversion.steps import recoding
 from memrec_convert.distill import rows as rows_module
+from memrec_convert.lookup import named_tables, spread_state
 
 ROWS, DIM = 400, 8
 
@@ -93,7 +94,7 @@ def test_what_is_saved_is_what_was_scored(problem, tmp_path):
     user, item, _ = val[0]
     assert torch.equal(again(user, item), small(user, item))
     assert report.fine_tune["gain"] > 0
-    assert not any(isinstance(module, nn.EmbeddingBag) for module in small.modules())
+    assert {name for name, _ in named_tables(small)} == {"user", "item"}
     before = model.user.weight.clone()
     assert torch.equal(before, Model(0).user.weight)  # the original was not trained
 
@@ -122,7 +123,7 @@ def test_a_large_table_keeps_its_codes_while_others_move(problem, monkeypatch):
     plain, _ = shrink(problem, 10_000, epochs=0)
     small, report = shrink(problem, 10_000)
     assert report.fine_tune["recoded"] > report.fine_tune["history"][0]["score"]
-    before, after = plain.state_dict(), small.state_dict()
+    before, after = spread_state(plain)[0], spread_state(small)[0]
     changed = {name for name in after if not torch.equal(before[name], after[name])}
     codes = {name for name in after if name.endswith(("base", "codes"))}
     assert any(name.startswith("user") for name in changed & codes)
@@ -135,7 +136,7 @@ def test_rows_coded_to_different_depths_have_no_map_in_common(monkeypatch):
     seen, real = [], recoding.teach
 
     def watch(subject, student, options, *, progress, apart):
-        seen.append([name for name, module in student.named_modules() if module in apart])
+        seen.append([name for name, table in named_tables(student) if table in apart])
         return real(subject, student, options, progress=progress, apart=apart)
 
     monkeypatch.setattr(recoding, "teach", watch)
