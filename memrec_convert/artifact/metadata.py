@@ -44,7 +44,7 @@ MEASURED_NAMES = ("auc_after", "auc_before", "log_loss_after", "log_loss_before"
 class Metadata:
     """The metadata of one artifact.
 
-    modules       per path of a compressed module its description (encoding.modules.describe_module)
+    modules       per path of a compressed module its description (lookup.modules.describe_module)
     architecture  of a known network, else None: then the user brings the skeleton
     dense         precision of the dense part, "fp32" or "bf16"
     aliases       tensor names that share another's tensor

@@ -140,11 +140,11 @@ def _refuse_names(model: nn.Module, path: str, module: nn.Module) -> None:
     where = f"{type(model).__name__} > {path or 'the model'}"
     if isinstance(module, torch.jit.ScriptModule):
         raise ModelError(f"{where} is compiled by TorchScript; pass the Python module that it was made from.")
-    for name in (*module._parameters, *module._buffers, *module._modules):
+    names = (*module._parameters, *module._buffers, *module._modules)
+    for name in names:
         if "." in name or name != name.encode(errors="ignore").decode():
             raise ModelError(f"{where} has a part named {name!r}; expected Unicode without dots.")
-    parts = (*module._parameters, *module._buffers, *module._modules) if isinstance(module, Table) else ()
-    for name in parts:
+    for name in names if isinstance(module, Table) else ():
         if name in ("base", "codebook", "frame", "group", "rows", "scale") or name.startswith(("level0_", "level1_")):
             raise ModelError(f"{where}.{name} is the name of a part of the compressed table there; rename it.")
 
