@@ -13,7 +13,7 @@ from memrec_convert import save
 from memrec_convert.kernels.library import find_library
 
 
-class _Lookup(c.Structure):
+class Lookup(c.Structure):
     """memrec_lookup."""
 
     _fields_ = (
@@ -47,9 +47,9 @@ class CTables:
     def bind(self, ids: Tensor, out: Tensor, dim: int) -> Callable[[], None]:
         """Looks up ids (int64 [samples, tables]) into `out` (float32 [samples, tables * dim]) whenever it is called."""
         samples, tables = ids.shape
-        lookups = (_Lookup * tables)(
+        lookups = (Lookup * tables)(
             *(
-                _Lookup(
+                Lookup(
                     table=number,
                     outside=-1,
                     id_bits=64,

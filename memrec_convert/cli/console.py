@@ -29,6 +29,28 @@ def show(
         click.echo(render(values, text_width()))
 
 
+def show_charted(
+    measure: Callable[[Callable[[str, int, int], None]], Any],
+    draw: Callable[..., None],
+    render: Callable[[Mapping[str, Any], int], str],
+    *,
+    chart: str | None,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Shows what `measure` finds, told of its progress, and draws it into `chart`; that file is checked beforehand."""
+    if chart is not None:
+        from memrec_convert.lab.drawing import check_chart
+
+        check_chart(chart, force=force)
+    with Progress(quiet=quiet) as progress:
+        values = measure(progress).to_json()
+    if chart is not None:
+        draw(values, chart, force=force)
+    show(values, render, as_json=as_json, quiet=quiet)
+
+
 def text_width() -> int:
     """Columns for text: the terminal's, at most 100; 80 where stdout is none."""
     return min(100, shutil.get_terminal_size((80, 24)).columns) if sys.stdout.isatty() else 80

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
 
-from memrec_convert.cli.console import Progress, show
+from memrec_convert.cli.console import show, show_charted
 from memrec_convert.cli.options import force_option, list_given, log_option, output_options, read_sizes, reading_options
 
 
@@ -23,29 +24,22 @@ from memrec_convert.cli.options import force_option, list_given, log_option, out
 @click.option("--chart", metavar="FILE.svg", help="Draw time against batch size (needs the extra 'plots').")
 @force_option
 @output_options
-def bench(
-    file: str,
-    *,
-    chart: str | None,
-    force: bool,
-    as_json: bool,
-    quiet: bool,
-    **options: Any,  # noqa: ANN401
-) -> None:
+def bench(file: str, *, chart: str | None, force: bool, as_json: bool, quiet: bool, **options: Any) -> None:  # noqa: ANN401
     """Measure speed and memory of artifact FILE: embedding stage and whole model."""
     from memrec_convert.bench.bench import bench as run
-    from memrec_convert.lab.drawing import check_chart
+    from memrec_convert.lab.chart import draw_latency
     from memrec_convert.report.latency import render_latency
 
-    if chart is not None:
-        check_chart(chart, force=force)
-    with Progress(quiet=quiet) as progress:
-        found = run(file, progress=progress, **list_given(options))
-    if chart is not None:
-        from memrec_convert.lab.chart import draw_latency
-
-        draw_latency(found.to_json(), chart, force=force)
-    show(found.to_json(), render_latency, as_json=as_json, quiet=quiet)
+    measure = partial(run, file, **list_given(options))
+    show_charted(
+        lambda progress: measure(progress=progress),
+        draw_latency,
+        render_latency,
+        chart=chart,
+        force=force,
+        as_json=as_json,
+        quiet=quiet,
+    )
 
 
 @click.command()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from memrec_convert.cli.console import Progress, show
+from memrec_convert.cli.console import Progress, show, show_charted
 from memrec_convert.cli.options import (
     force_option,
     input_options,
@@ -103,25 +104,19 @@ def experiment(
 @click.option("--chart", metavar="FILE.svg", help="Draw AUC against bytes (needs the extra 'plots').")
 @force_option
 @output_options
-def compare(
-    file: str,
-    *,
-    chart: str | None,
-    force: bool,
-    as_json: bool,
-    quiet: bool,
-    **options: Any,  # noqa: ANN401
-) -> None:
+def compare(file: str, *, chart: str | None, force: bool, as_json: bool, quiet: bool, **options: Any) -> None:  # noqa: ANN401
     """Compare all compression methods on checkpoint FILE at the same size."""
     from memrec_convert.lab.chart import draw_comparison
     from memrec_convert.lab.compare import compare as run
-    from memrec_convert.lab.drawing import check_chart
     from memrec_convert.lab.rendering import render_comparison
 
-    if chart is not None:
-        check_chart(chart, force=force)
-    with Progress(quiet=quiet) as progress:
-        found = run(file, progress=progress, **list_given(options))
-    if chart is not None:
-        draw_comparison(found.to_json(), chart, force=force)
-    show(found.to_json(), render_comparison, as_json=as_json, quiet=quiet)
+    measure = partial(run, file, **list_given(options))
+    show_charted(
+        lambda progress: measure(progress=progress),
+        draw_comparison,
+        render_comparison,
+        chart=chart,
+        force=force,
+        as_json=as_json,
+        quiet=quiet,
+    )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from c_contender import Lookup
 
 STATUSES = (
     "OK",
@@ -45,22 +46,6 @@ class TableFacts(c.Structure):
         ("dim", c.c_int32),
         ("outside", c.c_int),
         ("pooling", c.c_int),
-    ]
-
-
-class Lookup(c.Structure):
-    _fields_ = [
-        ("table", c.c_int32),
-        ("outside", c.c_int),
-        ("id_bits", c.c_int32),
-        ("offset_bits", c.c_int32),
-        ("ids", c.c_void_p),
-        ("id_stride", c.c_int64),
-        ("id_count", c.c_int64),
-        ("offsets", c.c_void_p),
-        ("weights", c.c_void_p),
-        ("out", c.c_void_p),
-        ("out_stride", c.c_int64),
     ]
 
 
