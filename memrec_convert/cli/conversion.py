@@ -59,7 +59,7 @@ common_options = add(budget_option, input_options, plan_options, tables_only_opt
 )
 @click.option("--report-html", metavar="FILE", help="Also write the report as one HTML page, with the rate curve.")
 @click.option("--compare-json", metavar="FILE", help="Add the output of compare --json to the page.")
-@click.option("--full", is_flag=True, help="Print all of the report, not one screen of it.")
+@click.option("--full", is_flag=True, help="Print the whole report, not one screen of it.")
 @force_option
 @output_options
 def convert(file: str, *, full: bool, as_json: bool, quiet: bool, **options: Any) -> None:  # noqa: ANN401

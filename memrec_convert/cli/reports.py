@@ -13,9 +13,9 @@ from memrec_convert.cli.options import force_option, output_options
 @click.command()
 @click.argument("file")
 @click.option("--html", metavar="FILE", help="Write it as one HTML page with charts, which loads nothing.")
-@click.option("--compare-json", metavar="FILE", help="Into the page: what compare --json printed.")
-@click.option("--bench-json", metavar="FILE", help="Into the page: what bench --json printed.")
-@click.option("--full", is_flag=True, help="Print all of it, not one screen.")
+@click.option("--compare-json", metavar="FILE", help="Add the output of compare --json to the page.")
+@click.option("--bench-json", metavar="FILE", help="Add the output of bench --json to the page.")
+@click.option("--full", is_flag=True, help="Print the whole report, not one screen of it.")
 @force_option
 @output_options
 def report(file: str, *, full: bool, as_json: bool, quiet: bool, **options: Any) -> None:  # noqa: ANN401
