@@ -284,6 +284,16 @@ def test_an_npz_that_holds_objects_or_is_compressed_is_never_unpickled(tmp_path)
         read_source(tmp_path / "log.npz")
 
 
+def test_a_damaged_array_of_an_npz_is_not_passed_over(tmp_path):
+    """A header that names another type does not hide its array: the archive's checksum is asked first."""
+    np.savez(tmp_path / "t.npz", table=np.ones((3, 2), np.float32), bias=np.ones(3, np.float32))
+    content = (tmp_path / "t.npz").read_bytes()
+    place = content.rindex(b"<f4")
+    (tmp_path / "t.npz").write_bytes(content[:place] + b">" + content[place + 1 :])
+    with pytest.raises(CheckpointError, match=r"bias\.npy: the bytes do not match the archive's checksum"):
+        inspect(tmp_path / "t.npz")
+
+
 def test_a_state_dict_in_an_npz_is_its_model(dlrm_state, tmp_path):
     """Names of a known framework are read as that framework's."""
     state = dlrm_state()

@@ -237,6 +237,9 @@ def test_an_array_of_the_other_byte_order_is_named(tmp_path):
     np.savez(tmp_path / "t.npz", user=np.ones((30, 4)), item=np.ones((40, 4), dtype=">f8"))
     warnings = read_source(tmp_path / "t.npz", tables_only=True).warnings
     assert any("item was not read" in one and ">f8 (big-endian)" in one for one in warnings)
+    np.savez(tmp_path / "alone.npz", item=np.ones((40, 4), dtype=">f8"))
+    with pytest.raises(CheckpointError, match=r"item is a numpy array of >f8 \(big-endian\); a table has"):
+        read_source(tmp_path / "alone.npz")
     np.save(tmp_path / "t.npy", np.ones((40, 4), dtype=">f4"))
     with pytest.raises(CheckpointError, match=r"a numpy array of >f4 \(big-endian\); a table has"):
         read_source(tmp_path / "t.npy")

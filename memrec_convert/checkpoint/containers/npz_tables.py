@@ -17,6 +17,7 @@ from memrec_convert.checkpoint.containers.zip_archive import (
     list_members,
     open_directory,
     verify_archive,
+    verify_member,
 )
 from memrec_convert.checkpoint.inert.stand_ins import Placeholder, printable
 from memrec_convert.checkpoint.tensor_ref import FLOATING, TensorRef, contiguous_strides, itemsize
@@ -56,9 +57,18 @@ def read_npz(path: Path) -> Contents:
     members = list_members(Section.whole(path), _refuse_compressed)
     root: dict[str, object] = {}
     for member in members:
-        root[member.name.removesuffix(".npy")] = _read_array(path, member, f"{path} > {printable(member.name)}")
+        array = _read_array(path, member, f"{path} > {printable(member.name)}")
+        if isinstance(array, Placeholder):
+            verify_member(path, member)  # its header alone, which may be damaged, says that it is not to be read
+        root[member.name.removesuffix(".npy")] = array
     matrices = [one for one in root.values() if isinstance(one, TensorRef) and len(one.shape) == 2]
-    if not any(matrix.dtype in FLOATING for matrix in matrices) or len(_CLICK_LOG & root.keys()) > 1:
+    is_log = len(_CLICK_LOG & root.keys()) > 1
+    if is_log or not any(matrix.dtype in FLOATING for matrix in matrices):
+        unread = [f"{name} is a {one.name}" for name, one in root.items() if isinstance(one, Placeholder)]
+        if unread and not is_log:
+            raise CheckpointError(
+                f"{path}: {printable(unread[0])}; a table has rows and columns of little-endian floats."
+            )
         raise CheckpointError(f"{path}: a numpy .npz archive, not a checkpoint; if it is a click log, pass it as one.")
     return Contents(NAME, root, (), (path,), bare_tables=True)
 

@@ -258,10 +258,11 @@ def verify_archive(section: Section, starts: Collection[int]) -> None:
     """Compare each storage in which a tensor starts (at these bytes of the file) with the archive's CRC-32."""
     for member in list_members(section, lambda _path, _names: None):
         if any(member.offset <= start < member.offset + member.nbytes for start in starts):
-            _verify_member(section.path, member)
+            verify_member(section.path, member)
 
 
-def _verify_member(path: Path, member: Member) -> None:
+def verify_member(path: Path, member: Member) -> None:
+    """Compare a member's bytes with the archive's CRC-32, a mebibyte at a time; CheckpointError where they differ."""
     left, crc = member.nbytes, 0
     with path.open("rb") as file:
         file.seek(member.offset)
