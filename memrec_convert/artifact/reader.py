@@ -22,6 +22,7 @@ from memrec_convert.lookup import (
     CompressedEmbeddingBag,
     CompressedModule,
     CompressedTable,
+    CompressedWeight,
     HashGroup,
     build_module,
     find_tables,
@@ -167,6 +168,8 @@ def _load_into(artifact: Artifact, modules: Mapping[str, CompressedModule], into
         old: Any = module._parameters[own]
         if is_lazy(old):
             raise ModelError(f"{type(into).__name__} > {path} has no shape yet; run the model once first.")
+        if isinstance(old, CompressedWeight):
+            raise ModelError(f"{type(into).__name__} > {path} is compressed already; give a fresh instance.")
         if tuple(old.shape) != (table.spec.rows, table.spec.dim):
             raise ModelError(
                 f"{artifact.path} > {path}: a table of {table.spec.rows} x {table.spec.dim}, and the given "

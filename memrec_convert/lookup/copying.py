@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from memrec_convert.errors import COMMON_FAILURES, ModelError
-from memrec_convert.lookup.in_place import own_state
+from memrec_convert.lookup.in_place import has_place, own_state
 from memrec_convert.lookup.weight import CompressedWeight
 
 Put = Callable[[Any], None] | None
@@ -123,7 +123,7 @@ def replace_references(model: nn.Module, swaps: Mapping[int, tuple[Tensor, Tenso
     ModelError, before anything is changed, for a place that cannot be written, and for a view of an old one's memory.
     """
     own = {id(tensor) for tensor in own_state(model).values()}
-    places = {old.untyped_storage().data_ptr() for old, _ in swaps.values()} - {0}
+    places = {old.untyped_storage().data_ptr() for old, _ in swaps.values() if has_place(old)}
     found = []
     for path, value, put in walk(model):
         if not isinstance(value, Tensor):
@@ -132,8 +132,8 @@ def replace_references(model: nn.Module, swaps: Mapping[int, tuple[Tensor, Tenso
             problem = "cannot be written" if put is None else ""
             found.append((put, swaps[id(value)][1]))
         else:
-            plain = type(value) in (Tensor, nn.Parameter, nn.Buffer) and not value.is_meta
-            is_view = plain and id(value) not in own and value.untyped_storage().data_ptr() in places
+            is_other = has_place(value) and id(value) not in own
+            is_view = is_other and value.untyped_storage().data_ptr() in places
             problem = "is a view of its memory" if is_view else ""
         if problem:
             raise ModelError(

@@ -112,19 +112,26 @@ def refuse_other_state(model: nn.Module) -> None:
             f"{kind}.state_dict() failed ({type(error).__name__}: {' '.join(str(error).split())[:200]}); mend it, or "
             "remove its hooks."
         ) from error
-    places = {one.data_ptr() for one in own.values() if not isinstance(one, CompressedWeight) and one.numel()}
+    places = {one.data_ptr() for one in own.values() if has_place(one)}
     for name in shown.keys() - own.keys():
         value = shown[name]
         if not isinstance(value, Tensor):
             raise ModelError(
                 f"{kind} > {name} is a {type(value).__name__} in the state dict; an artifact stores tensors alone."
             )
-        if isinstance(value, CompressedWeight) or (value.layout is torch.strided and value.data_ptr() in places):
+        if isinstance(value, CompressedWeight) or (has_place(value) and value.data_ptr() in places):
             continue  # a hook shows it by another name
         raise ModelError(
             f"{kind} > {name} is in the state dict and is no parameter or persistent buffer, which alone a file holds; "
             "register it as a buffer."
         )
+
+
+def has_place(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers lie one by one in memory: a plain one, neither sparse, empty, nor without data."""
+    if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
+        return False
+    return tensor.layout is torch.strided and not tensor.is_meta and tensor.numel() > 0
 
 
 def spread_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:

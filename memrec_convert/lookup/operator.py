@@ -40,11 +40,25 @@ def _shape_of(
     return ids.new_empty((bags, plain["dim"]), dtype=torch.float32)
 
 
+@_embed.register_vmap
+def _map_over(info: Any, dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:  # noqa: ANN401 - torch's own
+    """Under `torch.vmap`: plain rows of all ids at once; bags call by call, for their offsets are each call's own."""
+    ids, offsets, weights, tensors, description = arguments
+    if dims[0] is not None and "mode" not in json.loads(description):
+        return torch.ops.memrec.embed(ids.movedim(dims[0], 0), offsets, weights, tensors, description), 0
+    calls = [
+        [one if dim is None else one.select(dim, number) for one, dim in zip(arguments[:3], dims[:3], strict=True)]
+        for number in range(info.batch_size)
+    ]
+    return torch.stack([torch.ops.memrec.embed(*call, tensors, description) for call in calls]), 0
+
+
 def _find_table(tensors: list[Tensor], description: str) -> Any:  # noqa: ANN401 - one of two callable modules
     """The module of these tensors; made once, as the same ones come with every call of a compiled model."""
     key = (description, tuple(tensor.data_ptr() for tensor in tensors))
     if key not in _tables:
         module = build_module(json.loads(description), {})
+        tensors = [tensor.detach() for tensor in tensors]  # export may hold them as parameters, which are no buffers
         names = sorted(module.spec.tensors())
         module.fill(dict(zip(names, tensors, strict=False)))
         if module.group is not None:

@@ -10,14 +10,18 @@ from memrec_convert.errors import ModelError
 from memrec_convert.lookup.table import CompressedTable
 
 _tracing_state = torch._C._get_tracing_state
+is_transformed = torch._C._are_functorch_transforms_active
+"""Whether `torch.vmap`, `jacrev` or the like runs the call, which wrap all tensors."""
 
 
 def must_trace(ids: Tensor) -> bool:
-    """Whether a call is being compiled, exported or traced, or its ids are no tensor with memory of its own.
+    """Whether a call is being compiled, exported, traced or transformed, or its ids are no tensor with memory.
 
     What exports without Dynamo brings tensors of its own type.
     """
-    return is_dynamo_compiling() or type(ids) is not Tensor or (_tracing_state() is not None and is_recorded())
+    if is_dynamo_compiling() or type(ids) is not Tensor or is_transformed():
+        return True
+    return _tracing_state() is not None and is_recorded()
 
 
 def is_recorded() -> bool:

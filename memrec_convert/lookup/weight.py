@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,10 @@ VIEWS: set[Any] = set()
 """Operators whose result shares memory with their argument."""
 POOLED_MODES = ("sum", "mean")
 _PART = "part_"
+_FREEZE = (
+    "a traced model that holds compressed weights must be frozen before torch.jit.save: torch.jit.freeze(traced). "
+    "Otherwise torch stores memory that a compressed weight does not have."
+)
 _DENSE_FIRST = (Tensor.numpy, Tensor.tolist, Tensor.__array__)
 
 
@@ -130,6 +135,8 @@ class CompressedWeight(Tensor):
         **bags: Any,  # noqa: ANN401 - mode, include_last_offset, padding_idx
     ) -> Tensor:
         """Returns rows of ids, or pooled rows if `bags` says how, through the operator, which compilers do not open."""
+        if is_recorded():
+            warnings.warn(_FREEZE, stacklevel=2)
         plain = json.loads(self.description)
         pooled = "mode" in plain
         plain = {name: value for name, value in plain.items() if name not in ("mode", "include_last_offset")}

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from memrec_convert.encoding.description import describe_form
 from memrec_convert.errors import ModelError
-from memrec_convert.lookup.tracing import is_recorded, must_trace
+from memrec_convert.lookup.tracing import is_recorded, is_transformed, must_trace
 from memrec_convert.lookup.tracking import Changes
 from memrec_convert.lookup.weight import (
     FUNCTIONS,
@@ -88,7 +88,7 @@ def _embedding_bag(
 
 def _index(weight: Any, index: Any) -> Tensor | None:  # noqa: ANN401 - tensor and index of any kind
     """`weight[index]`, from the rows that are asked for where the index is of rows."""
-    if type(weight) is not CompressedWeight or is_dynamo_compiling() or not weight.has_memory():
+    if type(weight) is not CompressedWeight or is_dynamo_compiling() or is_transformed() or not weight.has_memory():
         return None
     if weight.turned or isinstance(index, tuple) or index is None or index is Ellipsis or must_show([weight]):
         rows: Tensor = weight.dense()[index]

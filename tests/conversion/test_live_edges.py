@@ -295,6 +295,13 @@ def name_it(name):
     return model
 
 
+def with_parameter(parameter):
+    """A model with another parameter beside its table."""
+    model = Net()
+    model.other = parameter
+    return model
+
+
 class Endless(IterableDataset):
     """A stream without a length."""
 
@@ -312,6 +319,8 @@ class Endless(IterableDataset):
         (lambda: Net(lambda: of_dims(500, 2, 4)), "weight of 3 dimensions"),
         (lambda: name_it("a.b"), "named 'a.b'"),
         (lambda: name_it("a\ud800"), "has a part named"),
+        (lambda: with_parameter(nn.parameter.UninitializedParameter()), "has no shape yet"),
+        (lambda: with_parameter(nn.Parameter(torch.eye(3).to_sparse())), "no plain tensor .torch.sparse_coo"),
         (lambda: torch.jit.trace(Net(), IDS), "compiled by TorchScript"),
         (lambda: nn.Sequential(nn.Embedding(500, 8), torch.jit.script(nn.Linear(8, 1))), "compiled by TorchScript"),
     ],
@@ -348,6 +357,14 @@ def test_a_loader_without_a_length_teaches():
     """Batches are counted by going through them."""
     loader = DataLoader(Endless(), batch_size=32)
     assert compress(Net(), ROOMY, batches=loader, val=loader, epochs=1, keep=None)[0].item.weight.shape == (500, 8)
+
+
+def test_a_compressed_model_is_no_fresh_instance(tmp_path):
+    """A file is loaded into an instance of the class that was compressed, and not over what compress() returned."""
+    small = shrink(Net())
+    save(small, tmp_path / "net.safetensors")
+    with pytest.raises(ModelError, match="item is compressed already; give a fresh instance"):
+        load(tmp_path / "net.safetensors", into=small)
 
 
 @pytest.mark.parametrize("path", [5, None, b"x", "\ud800"])

@@ -181,7 +181,7 @@ def test_a_net_is_compiled_exported_and_traced(base, tmp_path):
             program = torch.export.export(net, inputs, dynamic_shapes=({0: samples}, {0: samples}), strict=strict)
             torch.export.save(program, tmp_path / "net.pt2")
             made += [program.module(), torch.export.load(tmp_path / "net.pt2").module()]
-    torch.jit.save(traced, tmp_path / "net.pt")
+    torch.jit.save(torch.jit.freeze(traced), tmp_path / "net.pt")
     made += [traced, torch.jit.load(tmp_path / "net.pt")]
     with torch.no_grad():
         for count in (5, 9, 30):
