@@ -25,8 +25,8 @@ BUCKETS_PER_GROUP = 64
 KEY_BITS = range(4, 17)
 MOST_KEYS_PER_BUCKET = 24
 """On average: a lookup compares its key with every one in the bucket."""
-_MIX_1 = 0x9E3779B1
-_MIX_2 = 0x85EBCA6B
+MIX_FACTORS = (0x9E3779B1, 0x85EBCA6B)
+"""Odd, so that a product with each has an inverse modulo a power of two."""
 _BIT_COUNTS = torch.tensor([value.bit_count() for value in range(256)], dtype=torch.int64)
 
 
@@ -98,24 +98,21 @@ def find_places(spec: IndexSpec, index: Tensor, ids: Tensor) -> Tensor:
     return _find_in_bitmap(index, ids) if spec.kind == "bitmap" else _find_in_keys(spec, index, ids)
 
 
-def list_ids(spec: IndexSpec, index: Tensor, *, rows_per_chunk: int = 1 << 18) -> Tensor:
-    """All ids in the index, in the order of their places, found by asking for every row of the table."""
-    ids, places = [], []
-    for start in range(0, spec.rows, rows_per_chunk):
-        chunk = torch.arange(start, min(start + rows_per_chunk, spec.rows))
-        place = find_places(spec, index, chunk)
-        ids.append(chunk[place >= 0])
-        places.append(place[place >= 0])
-    return torch.cat(ids)[torch.argsort(torch.cat(places))]
+def list_ids(spec: IndexSpec, index: Tensor) -> Tensor:
+    """All ids (int64) in an index that `check_index` found right, in the order of their places."""
+    if spec.kind == "bitmap":
+        bits = np.unpackbits(index.view(-1, LINE_BYTES)[:, 4:].numpy(), axis=1, bitorder="little")
+        return torch.from_numpy(np.flatnonzero(bits))
+    return unmix_ids(_read_mixed(spec, index)[0], spec.mixed_bits)
 
 
 def mix_ids(ids: Tensor, bits: int) -> Tensor:
     """A bijection of [0, 2**bits) onto itself that scatters neighbouring ids: odd products and xor-shifts."""
     mask = (1 << bits) - 1
     half = (bits + 1) // 2
-    mixed = (ids * _MIX_1) & mask
+    mixed = (ids * MIX_FACTORS[0]) & mask
     mixed = mixed ^ (mixed >> half)
-    mixed = (mixed * _MIX_2) & mask
+    mixed = (mixed * MIX_FACTORS[1]) & mask
     return mixed ^ (mixed >> half)
 
 
@@ -123,8 +120,8 @@ def unmix_ids(mixed: Tensor, bits: int) -> Tensor:
     """The inverse of `mix_ids`; its xor-shifts by half of the bits or more undo themselves."""
     mask = (1 << bits) - 1
     half = (bits + 1) // 2
-    ids = ((mixed ^ (mixed >> half)) * pow(_MIX_2, -1, 1 << bits)) & mask
-    return ((ids ^ (ids >> half)) * pow(_MIX_1, -1, 1 << bits)) & mask
+    ids = ((mixed ^ (mixed >> half)) * pow(MIX_FACTORS[1], -1, 1 << bits)) & mask
+    return ((ids ^ (ids >> half)) * pow(MIX_FACTORS[0], -1, 1 << bits)) & mask
 
 
 def _build_bitmap(spec: IndexSpec, ordered_ids: np.ndarray) -> np.ndarray:
