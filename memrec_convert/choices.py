@@ -7,7 +7,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 Method = Literal["auto", "memrec", "codes", "int8", "sample-pooled"]
 Weights = Literal["auto", "log", "optimizer", "displacement", "uniform"]
 Targets = Literal["mixed", "soft", "labels"]
-DensePrecision = Literal["fp32", "bf16"]
+DensePrecision = Literal["fp32", "bf16", "int8", "auto"]
+"""Of the dense part, in the file and in serving; auto: the narrowest that costs no AUC."""
+Compute = Literal["fp32", "bf16", "int8"]
+"""What the dense part's products are taken in."""
 
 Oov = Literal["error", "clip", "hash", "zero"]
 """For an id outside its table: refuse it, take the nearest id, take it modulo the rows, or give a zero vector."""
