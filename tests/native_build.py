@@ -16,7 +16,13 @@ TESTS = Path(__file__).resolve().parent
 RUNTIME = TESTS.parent / "memrec_convert" / "runtime"
 AVX2 = ("-mavx2", "-mf16c", "-mpopcnt", "-mbmi", "-mbmi2")
 AVX512 = tuple(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vbmi", "vbmi2", "vpopcntdq"))
-WIDE = {"lookup_avx2.cpp": AVX2, "lookup_avx512.cpp": (*AVX2, *AVX512)}
+AVX512_VNNI = (*AVX2, *AVX512, "-mavx512vnni")
+WIDE = {
+    "lookup_avx2.cpp": AVX2,
+    "lookup_avx512.cpp": (*AVX2, *AVX512),
+    "products_avx2.cpp": AVX2,
+    "products_avx512.cpp": AVX512_VNNI,
+}
 OPTIONS = ("-std=c++17", "-O1", "-ffp-contract=off", "-fopenmp-simd", f"-I{RUNTIME}")
 
 
