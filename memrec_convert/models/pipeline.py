@@ -50,8 +50,7 @@ class Pipeline:
 
     def __init__(self) -> None:
         self.compute: Compute = "fp32"
-        self.weights: tuple[Tensor, ...] = ()
-        self.versions: list[int] = []
+        self.places: list[tuple[dict[str, Any], str, tuple[object, ...]]] = []
         self.tables: KernelTables | None = None
         self.networks: dict[bool, object] = {}
 
@@ -72,13 +71,14 @@ class Pipeline:
         return logits
 
     def _is_current(self, network: ClickNetwork) -> bool:
-        return self.compute == network.compute and self.versions == [weight._version for weight in self.weights]
+        if self.compute != network.compute or not self.places:
+            return False
+        return all(_identify(held[name]) == known for held, name, known in self.places)
 
     def _renew(self, network: ClickNetwork, tables: KernelTables | None) -> None:
         """Forgets what was packed, and remembers which weights it will be packed from."""
         self.compute, self.networks, self.tables = network.compute, {}, tables or self.tables
-        self.weights = tuple(one for name, one in network.named_parameters() if not name.startswith("tables."))
-        self.versions = [weight._version for weight in self.weights]
+        self.places = [(held, name, _identify(held[name])) for held, name in list_places(network)]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Pipeline:
         """Empty."""
@@ -95,9 +95,20 @@ def learns(network: ClickNetwork, *given: Tensor) -> bool:
         return True
     if not torch.is_grad_enabled():
         return False
-    return any(one.requires_grad for one in given) or any(
-        one.requires_grad for name, one in network.named_parameters() if not name.startswith("tables.")
-    )
+    return any(one.requires_grad for one in given) or any(held[name].requires_grad for held, name in list_places(network))
+
+
+def list_places(network: ClickNetwork) -> list[tuple[dict[str, Any], str]]:
+    """Where the dense part's weights are found, whatever lies there by now: a module's parameters, and a name in them."""
+    if network.dense_places is None:
+        modules = [one for path, one in network.named_modules() if path.split(".")[0] != "tables"]
+        network.dense_places = [(one._parameters, name) for one in modules for name, own in one._parameters.items() if own is not None]
+    return network.dense_places
+
+
+def _identify(weight: Tensor) -> tuple[object, ...]:
+    """Changes when a weight is replaced or written to."""
+    return id(weight), weight.data_ptr(), weight._version
 
 
 def _build(native: Any, network: ClickNetwork, tables: KernelTables | None) -> object:  # noqa: ANN401 - the extension

@@ -15,7 +15,9 @@ constexpr int64_t kPanel = 4;        // columns of so many outputs that are take
 constexpr int64_t kLine = 64;        // bytes of a step's weights for one column
 constexpr int64_t kMostRows = 6;     // rows of a tile
 
+namespace {  // compiled anew for each instruction set: none may stand for the others
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+}  // namespace
 
 // Weights as somebody holds them, row by row.
 struct LayerSource {
