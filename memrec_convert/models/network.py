@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +87,10 @@ class ClickNetwork(nn.Module):
     def pipeline_form(self) -> PipelineForm:
         """The dense part as the kernel runs it."""
         raise NotImplementedError
+
+    def dense_weights(self) -> list[tuple[dict[str, Any], str]]:
+        """Where the dense part's weights are found, whatever lies there by now: a module's parameters, a name in them."""
+        return self._pipeline.find_weights(self)
 
     def run_part(self, part: nn.Sequential, rows: Tensor, *, positive: bool = False) -> Tensor:
         """An MLP in the precision of this network, in torch."""

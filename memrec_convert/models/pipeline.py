@@ -53,6 +53,14 @@ class Pipeline:
         self.places: list[tuple[dict[str, Any], str, tuple[object, ...]]] = []
         self.tables: KernelTables | None = None
         self.networks: dict[bool, object] = {}
+        self.found: list[tuple[dict[str, Any], str]] = []
+
+    def find_weights(self, network: ClickNetwork) -> list[tuple[dict[str, Any], str]]:
+        """`ClickNetwork.dense_weights`, found once: a call has no time to walk through the modules."""
+        if not self.found:
+            modules = [one for path, one in network.named_modules() if path.split(".")[0] != "tables"]
+            self.found = [(one._parameters, name) for one in modules for name, own in one._parameters.items() if own is not None]
+        return self.found
 
     def run(self, network: ClickNetwork, tables: KernelTables | None, dense: Tensor, ids: Tensor) -> Tensor | None:
         """Logits [B] of dense features [B, n] and ids [B, inputs], or without `tables` of vectors float32 [B, width].
@@ -78,7 +86,7 @@ class Pipeline:
     def _renew(self, network: ClickNetwork, tables: KernelTables | None) -> None:
         """Forgets what was packed, and remembers which weights it will be packed from."""
         self.compute, self.networks, self.tables = network.compute, {}, tables or self.tables
-        self.places = [(held, name, _identify(held[name])) for held, name in list_places(network)]
+        self.places = [(held, name, _identify(held[name])) for held, name in network.dense_weights()]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Pipeline:
         """Empty."""
@@ -95,15 +103,7 @@ def learns(network: ClickNetwork, *given: Tensor) -> bool:
         return True
     if not torch.is_grad_enabled():
         return False
-    return any(one.requires_grad for one in given) or any(held[name].requires_grad for held, name in list_places(network))
-
-
-def list_places(network: ClickNetwork) -> list[tuple[dict[str, Any], str]]:
-    """Where the dense part's weights are found, whatever lies there by now: a module's parameters, and a name in them."""
-    if network.dense_places is None:
-        modules = [one for path, one in network.named_modules() if path.split(".")[0] != "tables"]
-        network.dense_places = [(one._parameters, name) for one in modules for name, own in one._parameters.items() if own is not None]
-    return network.dense_places
+    return any(one.requires_grad for one in given) or any(held[name].requires_grad for held, name in network.dense_weights())
 
 
 def _identify(weight: Tensor) -> tuple[object, ...]:
