@@ -41,7 +41,7 @@ class DlrmDcn(ClickNetwork):
         crossed = first
         plain = self.compute == "fp32" or learns(self, first)
         for layer in self.cross:
-            down, up = layer.list_layers(self.compute)
+            down, up = list_cross(layer, self.compute)
             crossed = first * (layer(crossed) if plain else up.apply(down.apply(crossed))) + crossed
         logits: Tensor = self.run_part(self.top, crossed)
         return logits.flatten()
@@ -52,7 +52,7 @@ class DlrmDcn(ClickNetwork):
             CROSSED,
             self.dense_inputs,
             bottom=list_layers(self.bottom, self.compute, positive=False),
-            cross=[one for layer in self.cross for one in layer.list_layers(self.compute)],
+            cross=[one for layer in self.cross for one in list_cross(layer, self.compute)],
             top=list_layers(self.top, self.compute, positive=False),
         )
 
@@ -70,9 +70,8 @@ class CrossLayer(nn.Module):
         """[B, width] of [B, width]."""
         return functional.linear(functional.linear(crossed, self.down), self.up, self.bias)
 
-    def list_layers(self, compute: Compute) -> tuple[Layer, Layer]:
-        """Both products, in the precision that each is computed in."""
-        return (
-            Layer(self.down, None, choose_precision(self.down, compute)),
-            Layer(self.up, self.bias, choose_precision(self.up, compute)),
-        )
+
+def list_cross(layer: nn.Module, compute: Compute) -> tuple[Layer, Layer]:
+    """Both products of a cross layer, in the precision that each is computed in."""
+    down, up, bias = (layer.get_parameter(name) for name in ("down", "up", "bias"))
+    return Layer(down, None, choose_precision(down, compute)), Layer(up, bias, choose_precision(up, compute))

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from memrec_convert.choices import Compute
+from memrec_convert.kernels.loading import load_kernel
 
 LEAST_INPUTS, LEAST_OUTPUTS = 32, 8
-"""Matrices with fewer stay wider: they take next to no time, and a feature as it comes from the log needs its digits."""
+"""Matrices with fewer stay wider: they take next to no time, and a log's own features need their digits."""
 LEAST_ROW = 1e-30
 """A row without larger values is one of zeros."""
 _LEVELS, _POSITIVE_LEVELS = 127.0, 255.0
@@ -21,7 +22,7 @@ _NUMBERS: dict[Compute, int] = {"fp32": 0, "bf16": 1, "int8": 2}
 
 
 def takes_int8(shape: Sequence[int]) -> bool:
-    """Whether a dense tensor of this shape is stored and multiplied in int8: a matrix [outputs, inputs] large enough."""
+    """Whether a dense tensor of this shape is stored and multiplied in int8: a large matrix [outputs, inputs]."""
     return len(shape) == 2 and shape[0] >= LEAST_OUTPUTS and shape[1] >= LEAST_INPUTS
 
 
@@ -75,7 +76,7 @@ class Layer:
         )
 
     def apply(self, rows: Tensor) -> Tensor:
-        """The layer on float32 [B, inputs]. In int8 the kernel gives the same bits; in bf16 it sums in another order."""
+        """The layer on float32 [B, inputs]. In int8 the kernel gives the same bits."""
         if self.precision == "int8":
             result = self._apply_int8(rows)
         elif self.precision == "bf16":
@@ -115,6 +116,14 @@ def choose_precision(weight: Tensor, compute: Compute) -> Compute:
     return compute if takes_int8(weight.shape) else "fp32"
 
 
+def list_fast() -> list[Compute]:
+    """What this machine has fast products in, the narrowest first; the last is fp32."""
+    native = load_kernel()
+    bf16, int8 = native.dense_speed() if native is not None else (False, False)
+    wide: list[Compute] = ["bf16", "fp32"] if bf16 else ["fp32"]
+    return ["int8", *wide] if int8 else wide
+
+
 class NarrowLinear(nn.Module):
     """Stands where an `nn.Linear` was, and computes with it in bf16 or int8: float32 [B, inputs] -> [B, outputs].
 
@@ -123,8 +132,6 @@ class NarrowLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, compute: Compute, *, positive: bool = False, relu: bool = False) -> None:
         super().__init__()
-        from memrec_convert.kernels.loading import load_kernel
-
         precision = choose_precision(linear.weight, compute)
         self.layer = Layer(linear.weight.detach(), linear.bias.detach(), precision, relu, positive)
         self.native = load_kernel()

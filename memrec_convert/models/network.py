@@ -24,8 +24,8 @@ class ClickNetwork(nn.Module):
 
     `tables` are modules called as `table(ids, offsets, per_sample_weights)` that return [B, dim]. The architecture's
     `table_inputs` says which input feeds each table (without it, each its own), and `single_valued` which tables
-    cannot take a bag of several ids. `compute` is what products of the dense part are taken in; what is learnt, compiled or
-    exported is computed in fp32.
+    cannot take a bag of several ids. `compute` is what products of the dense part are taken in; what is learnt,
+    compiled or exported is computed in fp32.
     """
 
     compute: Compute = "fp32"
@@ -89,7 +89,7 @@ class ClickNetwork(nn.Module):
         raise NotImplementedError
 
     def dense_weights(self) -> list[tuple[dict[str, Any], str]]:
-        """Where the dense part's weights are found, whatever lies there by now: a module's parameters, a name in them."""
+        """Where each weight of the dense part is found now and later: a module's parameters, and a name in them."""
         return self._pipeline.find_weights(self)
 
     def run_part(self, part: nn.Sequential, rows: Tensor, *, positive: bool = False) -> Tensor:

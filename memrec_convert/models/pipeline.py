@@ -59,7 +59,9 @@ class Pipeline:
         """`ClickNetwork.dense_weights`, found once: a call has no time to walk through the modules."""
         if not self.found:
             modules = [one for path, one in network.named_modules() if path.split(".")[0] != "tables"]
-            self.found = [(one._parameters, name) for one in modules for name, own in one._parameters.items() if own is not None]
+            self.found = [
+                (one._parameters, name) for one in modules for name, own in one._parameters.items() if own is not None
+            ]
         return self.found
 
     def run(self, network: ClickNetwork, tables: KernelTables | None, dense: Tensor, ids: Tensor) -> Tensor | None:
@@ -103,7 +105,9 @@ def learns(network: ClickNetwork, *given: Tensor) -> bool:
         return True
     if not torch.is_grad_enabled():
         return False
-    return any(one.requires_grad for one in given) or any(held[name].requires_grad for held, name in network.dense_weights())
+    return any(one.requires_grad for one in given) or any(
+        held[name].requires_grad for held, name in network.dense_weights()
+    )
 
 
 def _identify(weight: Tensor) -> tuple[object, ...]:
