@@ -7,7 +7,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 Method = Literal["auto", "memrec", "codes", "int8", "sample-pooled"]
 Weights = Literal["auto", "log", "optimizer", "displacement", "uniform"]
 Targets = Literal["mixed", "soft", "labels"]
-DensePrecision = Literal["fp32", "bf16"]
+DensePrecision = Literal["fp32", "bf16", "int8", "auto"]
+"""Of the dense part, in the file and in serving; auto: the narrowest that costs no AUC."""
+Compute = Literal["fp32", "bf16", "int8"]
+"""What the dense part's products are taken in."""
 PlaceName = Literal["pt2", "onnx", "web"]
 Inputs = Literal["ids", "bags", "weighted-bags"]
 """What an export takes per input: one id, or bags of ids, whose lookups may have weights."""

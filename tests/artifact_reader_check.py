@@ -25,7 +25,7 @@ DTYPES = {
     "BOOL": "?",
 }
 FORMATS = (1, 2)
-FEATURES: frozenset[str] = frozenset({"kept-module", "tied-output"})
+FEATURES: frozenset[str] = frozenset({"compute", "int8-dense", "kept-module", "tied-output"})
 TYPE_NAMES = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint"}
 U64 = np.uint64
 Bags = tuple[np.ndarray, np.ndarray, "np.ndarray | None"]
@@ -132,9 +132,35 @@ class ArtifactFile:
         while self.has(f"{part}.{layer}.weight"):
             if layer:
                 values = np.maximum(values, 0)
-            values = values @ self.tensor(f"{part}.{layer}.weight").T + self.tensor(f"{part}.{layer}.bias")
+            values = self.linear(f"{part}.{layer}.weight", values, positive=layer > 0) + self.tensor(
+                f"{part}.{layer}.bias"
+            )
             layer += 2
         return np.maximum(values, 0) if last_relu and layer else values
+
+    def linear(self, name: str, values: np.ndarray, *, positive: bool = False) -> np.ndarray:
+        """Section 10.8: products of rows with a matrix, in the type that the file says."""
+        matrix = self.matrix(name)
+        compute = self.metadata.get("compute", "fp32")
+        if compute == "fp32" or matrix.shape[0] < 8 or matrix.shape[1] < 32:
+            return values @ matrix.T
+        if compute == "bf16":
+            return round_bf16(values) @ round_bf16(matrix).T
+        largest = np.abs(matrix).max(axis=1) / np.float32(127)
+        scale = (largest.view(np.uint32) + np.uint32(0xFF) & ~np.uint32(0xFF)).view(np.float32)
+        whole = np.rint(matrix / scale[:, None])
+        levels, most = np.float32(255 if positive else 127), np.abs(values).max(axis=1, keepdims=True)
+        rows = np.rint(values * (levels / most))
+        sums = (rows.astype(np.int64) @ whole.astype(np.int64).T).astype(np.float32)
+        return sums * (most / levels * scale)
+
+    def matrix(self, name: str) -> np.ndarray:
+        """Section 10.7: a matrix by its name, from int8 where it is stored so."""
+        stored = self.tensor(name)
+        if stored.dtype != np.int8:
+            return stored
+        source = self.metadata["aliases"].get(name, name)
+        return stored.astype(np.float32) * self.tensor(f"{source}.scale")[:, None]
 
     def has(self, name: str) -> bool:
         """Whether there is a tensor of this name or alias."""
@@ -163,8 +189,8 @@ class ArtifactFile:
         """Section 10.2."""
         first = crossed = np.concatenate([self.mlp("bottom", dense, last_relu=True), *vectors], axis=1)
         for layer in range(plain["cross_layers"]):
-            down, up, bias = (self.tensor(f"cross.{layer}.{part}") for part in ("down", "up", "bias"))
-            crossed = first * (crossed @ down.T @ up.T + bias) + crossed
+            up = self.linear(f"cross.{layer}.up", self.linear(f"cross.{layer}.down", crossed))
+            crossed = first * (up + self.tensor(f"cross.{layer}.bias")) + crossed
         return self.mlp("top", crossed)[:, 0]
 
     def deepfm(self, plain: dict[str, Any], dense: np.ndarray, vectors: list[np.ndarray]) -> np.ndarray:
@@ -299,6 +325,13 @@ def transform_dense(dense: np.ndarray, transform: str) -> np.ndarray:
     if transform == "identity":
         return dense
     return np.log1p(dense) if transform == "log1p" else np.log(dense + np.float32(3))
+
+
+def round_bf16(values: np.ndarray) -> np.ndarray:
+    """Section 10.8: to the nearest bf16, ties to even, as float32."""
+    bits = values.astype(np.float32).view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
+    return (rounded & np.uint32(0xFFFF0000)).view(np.float32)
 
 
 def is_padding(plain: dict[str, Any], ids: np.ndarray) -> np.ndarray:

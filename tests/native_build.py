@@ -16,8 +16,17 @@ TESTS = Path(__file__).resolve().parent
 RUNTIME = TESTS.parent / "memrec_convert" / "runtime"
 AVX2 = ("-mavx2", "-mf16c", "-mpopcnt", "-mbmi", "-mbmi2")
 AVX512 = tuple(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vbmi", "vbmi2", "vpopcntdq"))
-WIDE = {"lookup_avx2.cpp": AVX2, "lookup_avx512.cpp": (*AVX2, *AVX512)}
-OPTIONS = ("-std=c++17", "-O1", "-ffp-contract=off", "-fopenmp-simd", f"-I{RUNTIME}")
+AVX512_VNNI = (*AVX2, *AVX512, "-mavx512vnni")
+WIDE = {
+    "lookup_avx2.cpp": AVX2,
+    "lookup_avx512.cpp": (*AVX2, *AVX512),
+    "products_avx2.cpp": AVX2,
+    "products_avx512.cpp": AVX512_VNNI,
+    "dense_avx2.cpp": AVX2,
+    "dense_avx512.cpp": AVX512_VNNI,
+    "dense_avx512_bf16.cpp": (*AVX512_VNNI, "-mavx512bf16"),
+}
+OPTIONS = ("-std=c++17", "-O1", "-ffp-contract=off", "-fopenmp-simd", "-Wno-psabi", f"-I{RUNTIME}")
 
 
 def find_compiler(name: str = "g++", other: str = "clang++") -> str:

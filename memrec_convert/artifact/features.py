@@ -26,7 +26,22 @@ def _ties_outputs(fields: Mapping[str, Any]) -> bool:
     return not ends.isdisjoint(fields["modules"])
 
 
-FEATURES: dict[str, Callable[[Mapping[str, Any]], bool]] = {"kept-module": _keeps_modules, "tied-output": _ties_outputs}
+def _computes_narrowly(fields: Mapping[str, Any]) -> bool:
+    """Whether products of the dense part are taken in less than F32."""
+    return bool(fields.get("compute", "fp32") != "fp32")
+
+
+def _stores_int8(fields: Mapping[str, Any]) -> bool:
+    """Whether matrices of the dense part are stored in int8, with scales of their own."""
+    return bool(fields["dense"] == "int8")
+
+
+FEATURES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
+    "compute": _computes_narrowly,
+    "int8-dense": _stores_int8,
+    "kept-module": _keeps_modules,
+    "tied-output": _ties_outputs,
+}
 """The features that this release reads and writes: a name -> whether metadata with these fields needs it.
 
 The function answers for a forged file's fields too: they are of the right kinds, and nothing inside them is checked.

@@ -16,6 +16,7 @@ from torch import Tensor
 from memrec_convert.artifact.features import list_features, take_requires
 from memrec_convert.artifact.layout import canonical_json
 from memrec_convert.artifact.quoting import quote_error, show_value
+from memrec_convert.choices import Compute, values_of
 from memrec_convert.errors import ArtifactError
 
 DIGEST_BYTES = 16
@@ -35,7 +36,8 @@ _TEXTS = ("aliases", "measured", "digests")
 METADATA_ATTRIBUTE = "memrec_metadata"
 """The attribute in which a model carries what its file says, or will say, about it."""
 _MOST_SHOWN = 3
-DENSE_NAMES = ("fp32", "bf16")
+DENSE_NAMES = ("fp32", "bf16", "int8")
+COMPUTE_NAMES = values_of(Compute)
 NOT_MEASURED = "not measured"
 MEASURED_NAMES = ("auc_after", "auc_before", "log_loss_after", "log_loss_before")
 
@@ -46,7 +48,8 @@ class Metadata:
 
     modules       per path of a compressed module its description (lookup.modules.describe_module)
     architecture  of a known network, else None: then the user brings the skeleton
-    dense         precision of the dense part, "fp32" or "bf16"
+    dense         precision in which the dense part is stored, "fp32", "bf16" or "int8"
+    compute       what products of the dense part are taken in; the text leaves "fp32" out
     aliases       tensor names that share another's tensor
     profile       how rows were weighted and the digest of the log behind it
     plan          budget and options that decided the forms
@@ -63,6 +66,7 @@ class Metadata:
     aliases: Mapping[str, str] = field(default_factory=dict)
     measured: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(MEASURED_NAMES, NOT_MEASURED))
     digests: Mapping[str, str] = field(default_factory=dict)
+    compute: Compute = "fp32"
 
     def to_text(self) -> str:
         """Canonical JSON with the format's version and, as "self", the digest of the text itself with that blank.
@@ -70,6 +74,8 @@ class Metadata:
         Format 1 wherever it suffices, else format 2 with the features that a reader must know.
         """
         plain: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        if self.compute == "fp32":
+            del plain["compute"]
         requires = list_features(plain)
         plain |= {"format": 2, "requires": requires} if requires else {"format": 1}
         blank = canonical_json(plain | {"self": _BLANK_DIGEST})
@@ -99,8 +105,8 @@ def parse_metadata(text: str | None, where: str) -> Metadata:
         raise ArtifactError(f"{where}: its metadata is damaged ({said}); convert the source again.") from error
     requires = take_requires(plain, version, where)
     expected = set(Metadata.__dataclass_fields__)
-    if set(plain) != expected:
-        odd = [show_value(name) for name in sorted(expected ^ set(plain))[:_MOST_SHOWN]]
+    if set(plain) | {"compute"} != expected:
+        odd = [show_value(name) for name in sorted(expected ^ (set(plain) | {"compute"}))[:_MOST_SHOWN]]
         raise ArtifactError(
             f"{where}: its metadata is damaged (fields {', '.join(odd)} missing or unknown); convert the source again."
         )
@@ -133,6 +139,12 @@ def _check_kinds(plain: Mapping[str, Any], where: str) -> None:
     if plain["dense"] not in DENSE_NAMES:
         raise ArtifactError(
             f"{where}: its dense part is in {show_value(plain['dense'])}, known: {', '.join(DENSE_NAMES)}."
+        )
+    compute = plain.get("compute", "fp32")
+    if compute not in COMPUTE_NAMES or ("compute" in plain and (compute == "fp32" or plain["architecture"] is None)):
+        raise ArtifactError(
+            f"{where}: its dense part is computed in {show_value(compute)}, which this network cannot be; convert the "
+            "source again."
         )
 
 

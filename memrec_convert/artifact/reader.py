@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from memrec_convert.artifact.dense import widen_tensors
 from memrec_convert.artifact.layout import LARGEST_HEADER, METADATA_KEY
 from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE, Metadata, digest_tensor, parse_metadata
 from memrec_convert.artifact.quoting import quote_error
+from memrec_convert.choices import Compute
 from memrec_convert.encoding.index import check_index
 from memrec_convert.encoding.spec import TableSpec, table_spec_from_json
 from memrec_convert.errors import ArtifactError, ModelError
@@ -33,7 +35,7 @@ from memrec_convert.lookup import (
 )
 from memrec_convert.lookup.copying import replace_references
 from memrec_convert.lookup.memory import settle
-from memrec_convert.models import build_model
+from memrec_convert.models import build_model, settle_compute
 from memrec_convert.parallel import cpu_by_default
 from memrec_convert.safe_files import as_path
 
@@ -94,11 +96,15 @@ def check_digests(artifact: Artifact) -> None:
             )
 
 
-def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
+def load(
+    path: str | Path, into: nn.Module | None = None, *, compute: Compute | Literal["auto"] | None = None
+) -> nn.Module:
     """The model of an artifact, ready to run, in eval mode.
 
     A known network is built by itself. For a model of your own class give a fresh instance as `into`: the weights of
     its embedding modules are replaced in place, every other tensor is loaded from the file, and it is returned.
+    `compute` is what products of the dense part are taken in: "fp32", "bf16", "int8", or "auto" for the narrowest that
+    is fast here; without it, what the file says. It warns where that is slow on this machine.
     ArtifactError where the file is unsound, ModelError where `into` does not match it.
     """
     if into is not None and not isinstance(into, nn.Module):
@@ -106,7 +112,10 @@ def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
             f"into is a {type(into).__name__}; expected a fresh instance of the class that was compressed."
         )
     with cpu_by_default():
-        return _build(read_artifact(path), into)
+        artifact = read_artifact(path)
+        model = _build(artifact, into)
+        settle_compute(model, compute or artifact.metadata.compute, asked=compute is not None)
+        return model
 
 
 def _build(artifact: Artifact, into: nn.Module | None) -> nn.Module:
@@ -277,7 +286,7 @@ def _fill(artifact: Artifact, model: nn.Module) -> None:
 
 def _copy_tensors(artifact: Artifact, state: Mapping[str, Tensor], *, complete: bool) -> None:
     """Fills the tensors of `state` by name; shapes and dtypes must match; where `complete`, no tensor may be left."""
-    stored = dict(artifact.tensors)
+    stored = widen_tensors(artifact.tensors, artifact.metadata.dense, str(artifact.path))
     for name, source in artifact.metadata.aliases.items():
         if source in stored:
             stored.setdefault(name, stored[source])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
+from memrec_convert.artifact.dense import narrow_tensor
 from memrec_convert.artifact.layout import build_header, count_file_bytes, order_names
 from memrec_convert.artifact.metadata import Metadata, tensor_bytes
 from memrec_convert.encoding.spec import TableSpec, TensorShapes
@@ -17,9 +17,6 @@ from memrec_convert.safe_files import write_file
 
 KEPT_MODULE = {"place": "weight"}
 """In the description of a table: its module stays and looks up the table's rows; nothing else could stand for it."""
-
-DENSE_DTYPES = {"fp32": None, "bf16": torch.bfloat16}
-"""Per `--dense` choice the dtype that floating dense tensors are stored in; None leaves them as they are."""
 
 
 def write_model(path: Path, model: nn.Module, metadata: Metadata) -> int:
@@ -54,23 +51,13 @@ def collect_tensors(model: nn.Module, *, dense: str) -> tuple[dict[str, Tensor],
             aliases[name] = first_name[key]
             continue
         first_name[key] = name
-        narrow = DENSE_DTYPES[dense] if id(tensor) not in owned and tensor.dtype == torch.float32 else None
-        tensors[name] = tensor.detach() if narrow is None else tensor.detach().to(narrow)
+        tensors |= narrow_tensor(name, tensor.detach(), "fp32" if id(tensor) in owned else dense)
     return tensors, aliases
 
 
 def storage_key(tensor: Tensor) -> tuple[object, ...]:
     """Equal for tensors that show the same elements of memory in the same order: a transposed view is another."""
     return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-
-
-def narrow_shapes(shapes: TensorShapes, dense: str) -> TensorShapes:
-    """Dense tensors as they will be stored."""
-    narrow = DENSE_DTYPES[dense]
-    return {
-        name: (narrow if narrow is not None and dtype == torch.float32 else dtype, shape)
-        for name, (dtype, shape) in shapes.items()
-    }
 
 
 def predict_shapes(dense_shapes: TensorShapes, specs: Mapping[str, TableSpec]) -> tuple[TensorShapes, dict[str, str]]:

@@ -129,7 +129,7 @@ plan_options = add(
         "rows only; sample-pooled: MEM-REC as released, retrained (convert only).",
     ),
     choose("--weights", Weights, "How rows are weighted (default auto: log, else optimizer state, else displacement)."),
-    choose("--dense", DensePrecision, "Precision of the stored dense part (fp32)."),
+    choose("--dense", DensePrecision, "Precision of the dense part, stored and computed (fp32)."),
     seed_option,
     work_option,
 )

@@ -17,6 +17,7 @@ from memrec_convert.conversion.inputs.preparing import Job, prepare, profile_fac
 from memrec_convert.conversion.inputs.workspace import open_workspace
 from memrec_convert.conversion.measuring.judging import Judgement
 from memrec_convert.conversion.measuring.outcome import judge_outcome
+from memrec_convert.conversion.measuring.precision import settle_dense
 from memrec_convert.conversion.measuring.rate_curve import foresee
 from memrec_convert.conversion.measuring.reporting import evaluation_facts, make_report, warn_of_outcome, with_measured
 from memrec_convert.conversion.options import Extras, InputChoices, OutputChoices, names_of, refuse_unknown
@@ -54,6 +55,7 @@ def convert(
             check_bound(bound)
     extras = Extras(choices.get("group"), ablation, control)
     job = prepare_files(path, budget, choices, target, extras, needs_budget=max_auc_drop is None)
+    job = replace(job, options=settle_dense(job.subject, job.options))
     shrunk, gate = _shrink_within(job, max_auc_drop, fail_if_worse_than)
     judgement = judge_outcome(
         job.subject, shrunk, job.judged, job.options, extras, progress=job.progress, watch=job.watch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from typing_extensions import Unpack
 
 from memrec_convert.conversion.inputs.preparing import Job, prepare, profile_facts
 from memrec_convert.conversion.inputs.workspace import open_workspace
+from memrec_convert.conversion.measuring.precision import settle_dense
 from memrec_convert.conversion.measuring.prediction import (
     compare_neighbours,
     draw_curve,
@@ -61,6 +62,7 @@ def plan(
     over many budgets. `choices` are as `InputChoices` says.
     """
     job = prepare(path, budget, choices, space=open_workspace(choices.get("work"), None))
+    job = replace(job, options=settle_dense(job.subject, job.options))
     assert job.budget is not None
     shrunk = shrink(
         job.subject,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from memrec_convert.artifact.dense import choose_compute
 from memrec_convert.artifact.metadata import Metadata
 from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.subject import Progress, Subject
+from memrec_convert.conversion.measuring.precision import settle_dense
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.assembly import round_dense
 from memrec_convert.conversion.steps.candidates import confirm, find_candidates
@@ -14,6 +16,7 @@ from memrec_convert.conversion.steps.recoding import teach_rows
 from memrec_convert.conversion.steps.sizing import complete_metadata, make_counter
 from memrec_convert.conversion.steps.weighting import NO_DATA_WARNING
 from memrec_convert.errors import OptionError
+from memrec_convert.models import settle_compute
 from memrec_convert.parallel import single_threaded_torch
 from memrec_convert.units import Budget
 
@@ -41,12 +44,14 @@ def shrink(
             "the method sample-pooled makes a new top too: only memrec-convert convert takes it, on the command line."
         )
     with single_threaded_torch():
+        options = settle_dense(subject, options)
         budget_bytes = budget.resolve(table_bytes=subject.table_bytes, dense_bytes=subject.dense_bytes(options.dense))
         fitted = fitted or fit_subject(subject, options, progress, watch)
         blank = Metadata(
             modules={},
             architecture=subject.architecture,
             dense=options.dense,
+            compute=choose_compute(subject.architecture, options.dense),
             seed=options.seed,
             profile={"weights": fitted.source} | profile,
             plan=describe_wish(budget.text, budget_bytes, options.method),
@@ -59,12 +64,14 @@ def shrink(
             chosen, *lost = confirm(subject, candidates, options, progress=progress, measure_alone=rivals)
             model = chosen.as_model(subject)
             round_dense(model, options.dense)
+            settle_compute(model, blank.compute, asked=False)
         metadata = complete_metadata(subject, blank, chosen.specs, oov=options.oov)
         fine_tuning = None
         if train and options.epochs and subject.hold_out is not None and subject.train is not None:
             with watch.stage("fine-tune"):
                 model, fine_tuning = teach_rows(subject, fitted, chosen, model, options, progress=progress)
                 round_dense(model, options.dense)
+                settle_compute(model, blank.compute, asked=False)
     return Shrunk(
         model,
         metadata,

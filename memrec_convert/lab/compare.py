@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,8 @@ def compare(
     asked = _list_budgets(said.get("budget") if budget is None else budget)
     choices["epochs"] = _settle_epochs(choices.get("epochs", said.get("epochs")), choices)
     job = prepare(path, asked[0], choices, eval=eval)
+    if job.options.dense == "auto":  # rivals are compared by their tables: everybody keeps the same dense part
+        job = replace(job, options=job.options.change(dense="fp32"))
     subject, options, progress = job.subject, job.options, job.progress
     dense_bytes = subject.dense_bytes(options.dense)
     sizes = [parse_budget(one).resolve(table_bytes=subject.table_bytes, dense_bytes=dense_bytes) for one in asked]

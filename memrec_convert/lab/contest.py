@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from memrec_convert.artifact.writer import DENSE_DTYPES
+from memrec_convert.artifact.dense import round_tensor
 from memrec_convert.conversion.inputs.from_checkpoint import run_on_batch
 from memrec_convert.conversion.inputs.kept_fits import FitStore
 from memrec_convert.conversion.inputs.preparing import Job, stay_silent
@@ -115,10 +115,8 @@ class Contest:
 
     def round_dense(self, model: nn.Module) -> None:
         """Rounds the dense part of such a copy to the precision in which it is stored."""
-        narrow = DENSE_DTYPES[self.job.options.dense]
-        if narrow is None:
-            return
+        dense = self.job.options.dense
         with torch.no_grad():
             for name, tensor in model.state_dict().items():
                 if name in self.job.subject.dense_shapes and tensor.dtype == torch.float32:
-                    tensor.copy_(tensor.to(narrow))
+                    tensor.copy_(round_tensor(tensor, dense))

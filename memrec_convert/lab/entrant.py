@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from memrec_convert.artifact.dense import narrow_shapes
 from memrec_convert.artifact.layout import canonical_json, count_file_bytes
-from memrec_convert.artifact.writer import narrow_shapes
 from memrec_convert.errors import ArtifactError
 from memrec_convert.lab.contest import Contest, Made
 from memrec_convert.lab.held import RivalBag

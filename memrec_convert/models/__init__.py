@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from memrec_convert.checkpoint import SourceModel, SourceTable
+from memrec_convert.choices import Compute, values_of
 from memrec_convert.errors import ModelError
 from memrec_convert.models.deepfm import DeepFM
 from memrec_convert.models.dlrm import DLRM
 from memrec_convert.models.dlrm_dcn import DlrmDcn
+from memrec_convert.models.narrow import list_fast
 from memrec_convert.models.network import ClickNetwork, read_table_inputs
 from memrec_convert.models.sample_pooled import SamplePooled
 from memrec_convert.models.stored_table import StoredTable
@@ -30,6 +33,7 @@ __all__ = [
     "load_dense",
     "read_pooling",
     "read_table_inputs",
+    "settle_compute",
 ]
 
 MODELS: dict[str, Callable[[Mapping[str, object], Iterable[nn.Module]], nn.Module]] = {
@@ -88,6 +92,30 @@ def read_pooling(architecture: Mapping[str, object]) -> str:
 def build_table(table: SourceTable, mode: str = "sum") -> nn.EmbeddingBag:
     """A stored table as a module, its rows in float32."""
     return nn.EmbeddingBag.from_pretrained(table.weight.as_tensor(), freeze=False, mode=mode)
+
+
+def settle_compute(model: nn.Module, compute: Compute | Literal["auto"], *, asked: bool = True) -> None:
+    """Sets what products of a known network's dense part are taken in, and warns where that is slow here.
+
+    auto: the narrowest that this machine is fast in. ModelError where one is asked of a model that has no such choice.
+    """
+    if compute not in (*values_of(Compute), "auto"):
+        raise ModelError(f"compute is {compute!r}; expected fp32, bf16, int8 or auto.")
+    if not isinstance(model, ClickNetwork):
+        if asked and compute not in ("fp32", "auto"):
+            raise ModelError(
+                f"the dense part of {type(model).__name__} cannot be computed in {compute}; leave compute out."
+            )
+        return
+    fast = list_fast()
+    model.compute = fast[0] if compute == "auto" else compute
+    if model.compute not in fast:
+        warnings.warn(
+            f"this machine has no fast {model.compute} products, so the dense part runs slowly; load with compute='auto' "
+            f"for {fast[0]}.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def load_dense(model: nn.Module, dense: Mapping[str, Tensor]) -> None:

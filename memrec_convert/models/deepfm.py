@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from memrec_convert.errors import ModelError
+from memrec_convert.models.narrow import list_layers
 from memrec_convert.models.network import ClickNetwork, build_mlp, check_top, read_widths
+from memrec_convert.models.pipeline import FACTORS, PipelineForm
 
 LINEAR_INPUTS = ("rows", "dense", "none")
 
@@ -35,22 +37,33 @@ class DeepFM(ClickNetwork):
         if len(set(dims[:fields])) != 1 or set(dims[fields:]) - {1}:
             raise ModelError(f"architecture > tables: {fields} of one width and others of 1 are needed, found {dims}.")
         check_top(top, sum(dims[:fields]) + dense)
-        self.fields, self.linear = fields, linear
+        self.fields, self.linear, self.dense_inputs = fields, linear, dense
         self.top = build_mlp(top, last_relu=False)
         inputs = {"rows": sum(dims[:fields]), "dense": dense, "none": 0}[str(linear)]
         self.first_order = nn.Parameter(torch.zeros(1, inputs)) if inputs else None
 
-    def interact(self, dense: Tensor, vectors: Sequence[Tensor] | Tensor) -> Tensor:
+    def _interact(self, dense: Tensor, vectors: Sequence[Tensor] | Tensor) -> Tensor:
         """Logits [B] of dense features [B, n] and one [B, dim] per table."""
         parts = list(vectors.unbind(1)) if isinstance(vectors, Tensor) else list(vectors)
         factors = torch.stack(parts[: self.fields], dim=1)
         rows = factors.flatten(1)
-        logits: Tensor = self.top(torch.cat([rows, dense], dim=1)) + self._pairs(factors)
+        logits: Tensor = self.run_part(self.top, torch.cat([rows, dense], dim=1)) + self._pairs(factors)
         if self.first_order is not None:
             logits = logits + functional.linear(rows if self.linear == "rows" else dense, self.first_order)
         for part in parts[self.fields :]:
             logits = logits + part
         return logits.flatten()
+
+    def pipeline_form(self) -> PipelineForm:
+        """The dense part as the kernel runs it."""
+        return PipelineForm(
+            FACTORS,
+            self.dense_inputs,
+            top=list_layers(self.top, self.compute, positive=False),
+            fields=self.fields,
+            linear={"none": 0, "rows": 1, "dense": 2}[str(self.linear)],
+            first_order=[] if self.first_order is None else self.first_order.detach().flatten().tolist(),
+        )
 
     @staticmethod
     def _pairs(factors: Tensor) -> Tensor:

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from memrec_convert.errors import ModelError
+from memrec_convert.models.narrow import list_layers
 from memrec_convert.models.network import ClickNetwork, build_mlp, check_top, read_widths
+from memrec_convert.models.pipeline import JOINED, PAIRS, PipelineForm
 
 
 class DLRM(ClickNetwork):
@@ -30,6 +32,7 @@ class DLRM(ClickNetwork):
         self.interaction = architecture.get("interaction")
         self.padding = _read_padding(architecture)
         check_top(top, self._joined_width(architecture, bottom[-1]))
+        self.dense_inputs = bottom[0]
         self.bottom = build_mlp(bottom, last_relu=True)
         self.top = build_mlp(top, last_relu=False)
         index = pair_index(
@@ -54,12 +57,12 @@ class DLRM(ClickNetwork):
         itself = bool(architecture.get("self_interaction"))
         return dense_dim + vectors * (vectors + (1 if itself else -1)) // 2 + self.padding
 
-    def interact(self, dense: Tensor, vectors: Sequence[Tensor] | Tensor) -> Tensor:
+    def _interact(self, dense: Tensor, vectors: Sequence[Tensor] | Tensor) -> Tensor:
         """Everything after the embedding stage: logits [B] of dense features [B, n] and the tables' vectors.
 
         `vectors` is one [B, dim] per table, or [B, T, dim] in one.
         """
-        hidden = self.bottom(dense)
+        hidden = self.run_part(self.bottom, dense)
         if self.interaction == "cat":
             parts = [vectors.flatten(1)] if isinstance(vectors, Tensor) else vectors
             joined = torch.cat([hidden, *parts], dim=1)
@@ -70,8 +73,24 @@ class DLRM(ClickNetwork):
             joined = torch.cat([hidden, products.index_select(1, self.pair_index)], dim=1)
         if self.padding:
             joined = functional.pad(joined, (0, self.padding))
-        logits: Tensor = self.top(joined)
+        logits: Tensor = self.run_part(self.top, joined)
         return logits.flatten()
+
+    def pipeline_form(self) -> PipelineForm:
+        """The dense part as the kernel runs it."""
+        vectors = len(self.tables) + 1
+        places = torch.full((vectors * vectors,), -1, dtype=torch.int64)
+        if self.interaction == "dot":
+            pairs = self.pair_index.cpu()
+            left, right = pairs // vectors, pairs % vectors
+            places[torch.maximum(left, right) * vectors + torch.minimum(left, right)] = torch.arange(len(pairs))
+        return PipelineForm(
+            PAIRS if self.interaction == "dot" else JOINED,
+            self.dense_inputs,
+            bottom=list_layers(self.bottom, self.compute, positive=False),
+            top=list_layers(self.top, self.compute, positive=False),
+            places=places.tolist() if self.interaction == "dot" else [],
+        )
 
 
 def pair_index(vectors: int, *, lower: bool, itself: bool) -> Tensor:

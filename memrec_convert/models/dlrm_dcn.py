@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from memrec_convert.choices import Compute
 from memrec_convert.errors import ModelError
+from memrec_convert.models.narrow import Layer, choose_precision, list_layers
 from memrec_convert.models.network import ClickNetwork, build_mlp, check_top, read_widths
+from memrec_convert.models.pipeline import CROSSED, PipelineForm, learns
 
 
 class DlrmDcn(ClickNetwork):
@@ -26,19 +29,32 @@ class DlrmDcn(ClickNetwork):
         layers, rank = architecture.get("cross_layers"), architecture.get("cross_rank")
         if not isinstance(layers, int) or not isinstance(rank, int) or not 0 < layers <= 1000 or rank < 1:
             raise ModelError(f"architecture: {layers!r} cross layers of rank {rank!r} make no network.")
+        self.dense_inputs = bottom[0]
         self.bottom = build_mlp(bottom, last_relu=True)
         self.cross = nn.ModuleList(CrossLayer(width, rank) for _ in range(layers))
         self.top = build_mlp(top, last_relu=False)
 
-    def interact(self, dense: Tensor, vectors: Sequence[Tensor] | Tensor) -> Tensor:
+    def _interact(self, dense: Tensor, vectors: Sequence[Tensor] | Tensor) -> Tensor:
         """Logits [B] of dense features [B, n] and one [B, dim] per table, or [B, T, dim] in one."""
         parts = [vectors.flatten(1)] if isinstance(vectors, Tensor) else vectors
-        first = torch.cat([self.bottom(dense), *parts], dim=1)
+        first = torch.cat([self.run_part(self.bottom, dense), *parts], dim=1)
         crossed = first
+        plain = self.compute == "fp32" or learns(self, first)
         for layer in self.cross:
-            crossed = first * layer(crossed) + crossed
-        logits: Tensor = self.top(crossed)
+            down, up = list_cross(layer, self.compute)
+            crossed = first * (layer(crossed) if plain else up.apply(down.apply(crossed))) + crossed
+        logits: Tensor = self.run_part(self.top, crossed)
         return logits.flatten()
+
+    def pipeline_form(self) -> PipelineForm:
+        """The dense part as the kernel runs it."""
+        return PipelineForm(
+            CROSSED,
+            self.dense_inputs,
+            bottom=list_layers(self.bottom, self.compute, positive=False),
+            cross=[one for layer in self.cross for one in list_cross(layer, self.compute)],
+            top=list_layers(self.top, self.compute, positive=False),
+        )
 
 
 class CrossLayer(nn.Module):
@@ -53,3 +69,9 @@ class CrossLayer(nn.Module):
     def forward(self, crossed: Tensor) -> Tensor:
         """[B, width] of [B, width]."""
         return functional.linear(functional.linear(crossed, self.down), self.up, self.bias)
+
+
+def list_cross(layer: nn.Module, compute: Compute) -> tuple[Layer, Layer]:
+    """Both products of a cross layer, in the precision that each is computed in."""
+    down, up, bias = (layer.get_parameter(name) for name in ("down", "up", "bias"))
+    return Layer(down, None, choose_precision(down, compute)), Layer(up, bias, choose_precision(up, compute))

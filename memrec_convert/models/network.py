@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from memrec_convert.choices import Compute
 from memrec_convert.errors import ModelError
 from memrec_convert.lookup.together import TogetherCache, embed_together
+from memrec_convert.models.narrow import list_layers
+from memrec_convert.models.pipeline import Pipeline, PipelineForm, learns
 
 TableInput = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor | None]
 """One input's bags: ids int64 [total], offsets int64 [B] (starts, no closing one), and weights float32 [total]."""
 
 
 class ClickNetwork(nn.Module):
-    """A network over dense features and embedding tables; subclasses define `interact`.
+    """A network over dense features and embedding tables; subclasses define `_interact` and its `pipeline_form`.
 
     `tables` are modules called as `table(ids, offsets, per_sample_weights)` that return [B, dim]. The architecture's
     `table_inputs` says which input feeds each table (without it, each its own), and `single_valued` which tables
-    cannot take a bag of several ids.
+    cannot take a bag of several ids. `compute` is what products of the dense part are taken in; what is learnt,
+    compiled or exported is computed in fp32.
     """
+
+    compute: Compute = "fp32"
 
     def __init__(self, architecture: Mapping[str, object], tables: Iterable[nn.Module]) -> None:
         super().__init__()
@@ -30,9 +37,15 @@ class ClickNetwork(nn.Module):
         self.table_inputs = read_table_inputs(architecture, len(self.tables))
         self.single_valued = read_single_valued(architecture, len(self.tables))
         self._kernel_tables = TogetherCache()
+        self._pipeline = Pipeline()
 
     def forward(self, dense: Tensor, ids: Tensor | Sequence[TableInput]) -> Tensor:
         """Logits float32 [B] of dense features [B, n] (already transformed) and ids int64 [B, inputs], or bags."""
+        if self.compute != "fp32" and isinstance(ids, Tensor) and not learns(self, dense):
+            kernel = self._kernel_tables.find(self.tables, self.table_inputs)
+            logits = self._pipeline.run(self, kernel, dense, ids) if kernel is not None else None
+            if logits is not None:
+                return logits
         return self.interact(dense, self.embed(ids))
 
     def embed(self, ids: Tensor | Sequence[TableInput]) -> Sequence[Tensor] | Tensor:
@@ -56,8 +69,37 @@ class ClickNetwork(nn.Module):
         return [self.tables[n](*bags[i]) for n, i in enumerate(self.table_inputs)]
 
     def interact(self, dense: Tensor, vectors: Sequence[Tensor] | Tensor) -> Tensor:
-        """Everything after the embedding stage: logits [B] of dense features [B, n] and the tables' vectors."""
+        """Everything after the embedding stage: logits [B] of dense features [B, n] and the tables' vectors.
+
+        `vectors` is one [B, dim] per table, or [B, T, dim] in one.
+        """
+        if self.compute != "fp32" and not learns(self, dense, *vectors):
+            joined = vectors.flatten(1) if isinstance(vectors, Tensor) else torch.cat(list(vectors), dim=1)
+            logits = self._pipeline.run(self, None, dense, joined)
+            if logits is not None:
+                return logits
+        return self._interact(dense, vectors)
+
+    def _interact(self, dense: Tensor, vectors: Sequence[Tensor] | Tensor) -> Tensor:
+        """`interact` in torch."""
         raise NotImplementedError
+
+    def pipeline_form(self) -> PipelineForm:
+        """The dense part as the kernel runs it."""
+        raise NotImplementedError
+
+    def dense_weights(self) -> list[tuple[dict[str, Any], str]]:
+        """Where each weight of the dense part is found now and later: a module's parameters, and a name in them."""
+        return self._pipeline.find_weights(self)
+
+    def run_part(self, part: nn.Sequential, rows: Tensor, *, positive: bool = False) -> Tensor:
+        """An MLP in the precision of this network, in torch."""
+        if self.compute == "fp32" or learns(self, rows):
+            result: Tensor = part(rows)
+            return result
+        for layer in list_layers(part, self.compute, positive=positive):
+            rows = layer.apply(rows)
+        return rows
 
     def _refuse_full_bags(self, number: int, ids: Tensor, offsets: Tensor, weights: Tensor | None = None) -> None:
         """ModelError for a bag of several ids on a table whose original pools before it joins its two parts."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor, nn
 
-from memrec_convert.artifact.writer import narrow_shapes
+from memrec_convert.artifact.dense import narrow_shapes
 from memrec_convert.conversion.inputs.kept_fits import NO_STORE, FitStore
 from memrec_convert.conversion.inputs.metering import Meter, Progress, count_large_bytes
 from memrec_convert.distill.columns import IN_MEMORY, Column, Scratch
@@ -147,5 +147,5 @@ class Subject:
         return workers if self.architecture is not None else 1
 
     def dense_bytes(self, dense: str) -> int:
-        """Bytes of everything else, at the precision it is stored in ("fp32" or "bf16")."""
+        """Bytes of everything else, at the precision it is stored in ("fp32", "bf16" or "int8")."""
         return count_bytes(narrow_shapes(self.dense_shapes, dense).values())

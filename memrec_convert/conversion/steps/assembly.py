@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypedDict
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from memrec_convert.artifact.writer import DENSE_DTYPES
+from memrec_convert.artifact.dense import round_tensor
 from memrec_convert.conversion.inputs.subject import Subject, TableSite
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.fitting import Fitted
@@ -272,16 +272,18 @@ def table_at(model: nn.Module, site: TableSite) -> CompressedModule:
     return found
 
 
-def round_dense(model: nn.Module, dense: str) -> None:
-    """Rounds the dense part to the precision that it will be stored in, so that what is measured is what is written."""
-    narrow = DENSE_DTYPES[dense]
-    if narrow is None:
+def round_dense(model: nn.Module, dense: str, *, kept: Collection[int] = ()) -> None:
+    """Rounds the dense part to the precision that it will be stored in, so that what is measured is what is written.
+
+    Tensors whose id() is in `kept` stay as they are.
+    """
+    if dense == "fp32":
         return
-    tables = {id(buffer) for table in find_tables(model) for buffer in table.buffers()}
+    tables = {id(buffer) for table in find_tables(model) for buffer in table.buffers()} | set(kept)
     with torch.no_grad():
         for tensor in own_state(model).values():
             if tensor.dtype == torch.float32 and type(tensor) is not CompressedWeight and id(tensor) not in tables:
-                tensor.copy_(tensor.to(narrow))
+                tensor.copy_(round_tensor(tensor, dense))
 
 
 def gather_rows(reader: RowReader, ids: np.ndarray) -> Tensor:

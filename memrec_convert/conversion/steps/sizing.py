@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from memrec_convert.artifact.dense import narrow_shapes
 from memrec_convert.artifact.metadata import Metadata
-from memrec_convert.artifact.writer import KEPT_MODULE, count_model_bytes, narrow_shapes, predict_shapes
+from memrec_convert.artifact.writer import KEPT_MODULE, count_model_bytes, predict_shapes
 from memrec_convert.conversion.inputs.subject import Subject
 from memrec_convert.encoding import TableSpec, describe_table
 

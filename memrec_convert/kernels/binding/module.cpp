@@ -10,42 +10,27 @@
 #include <vector>
 
 #include "lookup/engine.h"
+#include "dense.h"
 #include "state.h"
+#include "tables.h"
 #include "tensors.h"
 
 namespace {
 
 using memrec::Bags;
+using memrec::bags_of_grid;
+using memrec::bags_of_thread;
 using memrec::Grid;
 using memrec::Request;
+using memrec::kCapsule;
 using memrec::Table;
+using memrec::Tables;
+using memrec::tables_of;
 
-constexpr const char* kCapsule = "memrec_convert.kernels.tables";
 constexpr int64_t kManyFloats = 256 << 10;  // of an output that look_up_few leaves to the pool of large pages
 
 enum { kType, kCountThreads };
 PyObject* torch[2] = {nullptr, nullptr};  // the type of its tensors, and what says its number of threads
-
-// Floats between one table's vectors and the next one's where each table's lie together: without them all would begin in
-// the same set of the caches.
-constexpr int64_t kGap = 80;
-
-// Tables side by side, with the column of a grid that feeds each, and the first float of its vector in a sample's.
-struct Tables {
-    std::vector<Table> tables;
-    struct Place {
-        int64_t input, column;
-    };
-    std::vector<Place> places;
-    int64_t width = 0, last_input = -1;
-    bool as_wide = true;  // as each other
-    memrec::Derived derived;
-
-    // Where a table's vectors begin in an output whose samples are `stride` floats apart; at 0 each table's lie together.
-    float* start_of(size_t t, int64_t samples, float* out, int64_t stride) const {
-        return out + (stride ? places[t].column : places[t].column * samples + static_cast<int64_t>(t) * kGap);
-    }
-};
 
 // Reads a dictionary's numbers; the first that lacks or is no number leaves a Python error.
 class Reader {
@@ -231,14 +216,6 @@ PyObject* run(const std::vector<Bags>& bags, int64_t samples, bool stream, int t
                          static_cast<long long>(finding.position));
 }
 
-// The bags of this thread's request; kept, so that it allocates once. Nothing on the way of a request calls Python, so
-// no other request of this thread can come between.
-std::vector<Bags>& bags_of_thread(size_t count) {
-    static thread_local std::vector<Bags> bags;
-    bags.resize(count);
-    return bags;
-}
-
 bool read_numbers(PyObject* const* from, Py_ssize_t count, int64_t* to) {
     for (Py_ssize_t i = 0; i < count; ++i) {
         to[i] = PyLong_AsLongLong(from[i]);
@@ -247,24 +224,9 @@ bool read_numbers(PyObject* const* from, Py_ssize_t count, int64_t* to) {
     return true;
 }
 
-Tables* tables_of(PyObject* capsule) { return static_cast<Tables*>(PyCapsule_GetPointer(capsule, kCapsule)); }
-
 PyObject* wrong_count(const char* function) {
     PyErr_Format(PyExc_TypeError, "%s: wrong number of arguments", function);
     return nullptr;
-}
-
-// One id per sample and table.
-const std::vector<Bags>& bags_of_grid(const Tables& tables, const Grid& grid, float* out, int64_t out_stride) {
-    std::vector<Bags>& bags = bags_of_thread(tables.tables.size());
-    const int64_t bytes = grid.input_stride * (grid.narrow ? 4 : 8);
-    for (size_t t = 0; t < bags.size(); ++t) {
-        const Table& table = tables.tables[t];
-        bags[t] = {&table, table.outside, grid.narrow, false,
-                   static_cast<const char*>(grid.ids) + tables.places[t].input * bytes, grid.sample_stride, grid.samples,
-                   nullptr, nullptr, tables.start_of(t, grid.samples, out, out_stride), out_stride ? out_stride : table.dim};
-    }
-    return bags;
 }
 
 // look_up_grid(tables, ids, narrow, sample_stride, input_stride, samples, out, out_stride, stream, threads, clock)
@@ -294,13 +256,18 @@ PyObject* connect(PyObject*, PyObject* const* args, Py_ssize_t count) {
     Py_RETURN_TRUE;
 }
 
-// How many threads torch may use; less than 1 and a Python error where it does not say.
-int count_threads() {
+}  // namespace
+
+int memrec::count_torch_threads() {
     PyObject* number = PyObject_CallNoArgs(torch[kCountThreads]);
     const long threads = number ? PyLong_AsLong(number) : -1;
     Py_XDECREF(number);
     return static_cast<int>(threads);
 }
+
+bool memrec::is_tensor(PyObject* object) { return reinterpret_cast<PyObject*>(Py_TYPE(object)) == torch[kType]; }
+
+namespace {
 
 // Vectors [B, T, dim], or [B, width] of tables that are not as wide as each other.
 PyObject* make_tensor(memrec::Output* output, const Tables& tables, int64_t samples) {
@@ -323,7 +290,7 @@ PyObject* look_up_few(PyObject*, PyObject* const* args, Py_ssize_t count) {
     const auto table_count = static_cast<int64_t>(tables->tables.size());
     const int64_t floats = grid.samples * tables->width;
     if (floats >= kManyFloats || !table_count || grid.inputs <= tables->last_input) Py_RETURN_NONE;
-    const int threads = grid.samples * table_count < memrec::kLookupsPerThread ? 1 : count_threads();
+    const int threads = grid.samples * table_count < memrec::kLookupsPerThread ? 1 : memrec::count_torch_threads();
     if (threads < 1) return nullptr;
     memrec::Output* output = memrec::take_output(floats);
     if (!output) return PyErr_NoMemory();
@@ -412,6 +379,11 @@ PyMethodDef methods[] = {
     {"look_up_few", as_function(look_up_few), METH_FASTCALL,
      "Rows of one id per sample and table, from a tensor to a new one."},
     {"look_up_bags", as_function(look_up_bags), METH_FASTCALL, "Pooled rows of bags of ids."},
+    {"make_layer", as_function(memrec::make_layer), METH_FASTCALL, "A capsule of a linear layer, its weights packed."},
+    {"run_layer", as_function(memrec::run_layer), METH_FASTCALL, "A linear layer on rows."},
+    {"make_network", memrec::make_network, METH_O, "A capsule of a network over tables and layers."},
+    {"run_network", as_function(memrec::run_network), METH_FASTCALL, "Logits of dense features and ids, block by block."},
+    {"dense_speed", memrec::dense_speed, METH_NOARGS, "(bf16, int8): whether this machine has instructions for them."},
     {"idle_bytes", idle_bytes, METH_NOARGS, "Bytes kept for the next output of look_up_few."},
     {"sum_rows", as_function(sum_rows), METH_FASTCALL, "Sums of int8 rows whose numbers are given."},
     {"instruction_sets", instruction_sets, METH_NOARGS, "What this build and this machine have, best first."},

@@ -103,6 +103,17 @@ bool read_grid(void* tensor, Grid& grid) {
     return true;
 }
 
+bool read_rows32(void* tensor, Rows32& rows) {
+    View view;
+    if (exchange.load()->look_at(tensor, &view) != 0) return false;
+    const bool floats = view.type.kind == kFloat && view.type.lanes == 1 && view.type.bits == 32;
+    if (view.device != kCpu || view.dimensions != 2 || !floats || !view.strides) return false;
+    if (view.shape[1] > 1 && view.strides[1] != 1) return false;
+    rows = {reinterpret_cast<const float*>(static_cast<const char*>(view.data) + view.byte_offset), view.shape[0], view.shape[1],
+            view.shape[0] > 1 ? view.strides[0] : view.shape[1]};
+    return true;
+}
+
 Output* take_output(int64_t floats) {
     Output* output = idle.exchange(nullptr);
     if (output && output->floats >= floats) return output;

@@ -59,6 +59,10 @@ Features detect_features() {
     constexpr uint32_t f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31, vbmi = 1u << 1, vbmi2 = 1u << 6, vpopcntdq = 1u << 14;
     features.avx512 = features.avx2 && (saved & 0xE6) == 0xE6 && has(wide.b, f | dq | bw | vl) &&
                       has(wide.c, vbmi | vbmi2 | vpopcntdq);
+    constexpr uint32_t vnni = 1u << 11, narrow_vnni = 1u << 4, bf16 = 1u << 5;
+    features.avx512_vnni = features.avx512 && has(wide.c, vnni);
+    features.avx512_bf16 = features.avx512_vnni && wide.a >= 1 && has(ask(7, 1).a, bf16);
+    features.avx_vnni = features.avx2 && wide.a >= 1 && has(ask(7, 1).a, narrow_vnni);
     return features;
 }
 #else

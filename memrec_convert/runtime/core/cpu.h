@@ -4,8 +4,11 @@
 namespace memrec {
 
 struct Features {
-    bool avx2 = false;    // with F16C, BMI and POPCNT
-    bool avx512 = false;  // F, BW, DQ, VL, VBMI, VPOPCNTDQ
+    bool avx2 = false;         // with F16C, BMI and POPCNT
+    bool avx512 = false;       // F, BW, DQ, VL, VBMI, VPOPCNTDQ
+    bool avx512_vnni = false;  // the former, with VNNI
+    bool avx512_bf16 = false;  // the former, with BF16
+    bool avx_vnni = false;     // AVX2 as above, with AVX-VNNI
 };
 
 Features detect_features();

@@ -15,7 +15,7 @@ constexpr size_t kDigestDigits = 32;
 constexpr int64_t kNewestFormat = 2;
 
 // Features of format 2 that this library reads, by the names that `requires` has for them.
-constexpr std::string_view kFeatures[] = {""};
+constexpr std::string_view kFeatures[] = {"compute", "int8-dense"};
 
 using Fields = std::map<std::string, std::string_view>;
 
@@ -43,7 +43,7 @@ std::string_view field_of(const Fields& fields, const char* name) {
 
 bool is_known(std::string_view feature) {
     for (const std::string_view known : kFeatures)
-        if (!known.empty() && feature == known) return true;
+        if (feature == known) return true;
     return false;
 }
 
@@ -66,7 +66,7 @@ void check_format(const Fields& fields) {
 void check_names(const Fields& fields) {
     for (const char* name : kFields) field_of(fields, name);
     for (const auto& [name, value] : fields) {
-        bool known = name == "requires";
+        bool known = name == "requires" || name == "compute";
         for (const char* one : kFields) known = known || name == one;
         if (!known) damaged("the metadata has the unknown field " + quote(name));
     }
@@ -109,7 +109,7 @@ Metadata read_metadata(std::string_view text) {
     expect_object(fields, "architecture", true);
     const std::string_view seed = field_of(fields, "seed"), dense = field_of(fields, "dense");
     if (seed.find_first_not_of("-0123456789") != seed.npos) damaged("the metadata's field 'seed' is of a wrong kind");
-    if (dense != "\"fp32\"" && dense != "\"bf16\"") damaged("the metadata's dense part is in an unknown precision");
+    if (dense != "\"fp32\"" && dense != "\"bf16\"" && dense != "\"int8\"") damaged("the metadata's dense part is in an unknown precision");
     read_texts(field_of(fields, "measured"));
     return {read_texts(field_of(fields, "aliases")), read_texts(field_of(fields, "digests")), field_of(fields, "modules")};
 }

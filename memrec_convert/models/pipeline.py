@@ -1,0 +1,138 @@
+"""A network's way through the kernel: from ids to logits in one call, block by block, its weights packed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from memrec_convert.choices import Compute
+from memrec_convert.kernels.loading import load_kernel
+from memrec_convert.lookup.kernel_tables import KernelTables
+from memrec_convert.lookup.tracing import must_trace
+from memrec_convert.models.narrow import Layer
+
+if TYPE_CHECKING:
+    from memrec_convert.models.network import ClickNetwork
+
+PAIRS, JOINED, CROSSED, FACTORS = range(4)
+"""What stands between tables and top; the kernel's own numbers."""
+
+
+@dataclass(frozen=True)
+class PipelineForm:
+    """The dense part as the kernel runs it.
+
+    cross        two layers for each cross layer
+    places       of pairs: for vector i and j <= i at i * vectors + j its column among the pairs, -1 for what is none
+    fields       of factors: the first tables; linear: what `first_order` weighs, 0 nothing, 1 rows, 2 dense features
+    """
+
+    interaction: int
+    dense_inputs: int
+    top: list[Layer]
+    bottom: list[Layer] = field(default_factory=list)
+    cross: list[Layer] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    fields: int = 0
+    linear: int = 0
+    first_order: list[float] = field(default_factory=list)
+
+
+class Pipeline:
+    """The kernel's copy of a network's dense part, made when first needed and again when a weight changed."""
+
+    block = 0
+    """Samples at a time; 0 lets the kernel choose by the caches."""
+
+    def __init__(self) -> None:
+        self.compute: Compute = "fp32"
+        self.places: list[tuple[dict[str, Any], str, tuple[object, ...]]] = []
+        self.tables: KernelTables | None = None
+        self.networks: dict[bool, object] = {}
+        self.found: list[tuple[dict[str, Any], str]] = []
+
+    def find_weights(self, network: ClickNetwork) -> list[tuple[dict[str, Any], str]]:
+        """`ClickNetwork.dense_weights`, found once: a call has no time to walk through the modules."""
+        if not self.found:
+            modules = [one for path, one in network.named_modules() if path.split(".")[0] != "tables"]
+            self.found = [
+                (one._parameters, name) for one in modules for name, own in one._parameters.items() if own is not None
+            ]
+        return self.found
+
+    def run(self, network: ClickNetwork, tables: KernelTables | None, dense: Tensor, ids: Tensor) -> Tensor | None:
+        """Logits [B] of dense features [B, n] and ids [B, inputs], or without `tables` of vectors float32 [B, width].
+
+        None where the kernel is not here, or does not take these tensors.
+        """
+        native = load_kernel()
+        if native is None:
+            return None
+        if not self._is_current(network) or (tables is not None and tables is not self.tables):
+            self._renew(network, tables)
+        own = tables is not None
+        if own not in self.networks:
+            self.networks[own] = _build(native, network, tables)
+        logits: Tensor | None = native.run_network(self.networks[own], dense, ids, self.block)
+        return logits
+
+    def _is_current(self, network: ClickNetwork) -> bool:
+        if self.compute != network.compute or not self.places:
+            return False
+        return all(_identify(held[name]) == known for held, name, known in self.places)
+
+    def _renew(self, network: ClickNetwork, tables: KernelTables | None) -> None:
+        """Forgets what was packed, and remembers which weights it will be packed from."""
+        self.compute, self.networks, self.tables = network.compute, {}, tables or self.tables
+        self.places = [(held, name, _identify(held[name])) for held, name in network.dense_weights()]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Pipeline:
+        """Empty."""
+        return Pipeline()
+
+    def __reduce__(self) -> tuple[type[Pipeline], tuple[()]]:
+        """Stored empty."""
+        return Pipeline, ()
+
+
+def learns(network: ClickNetwork, *given: Tensor) -> bool:
+    """Whether a call is traced, or a gradient may be asked of it: both need the network in torch."""
+    if any(must_trace(one) for one in given[:1]):
+        return True
+    if not torch.is_grad_enabled():
+        return False
+    return any(one.requires_grad for one in given) or any(
+        held[name].requires_grad for held, name in network.dense_weights()
+    )
+
+
+def _identify(weight: Tensor) -> tuple[object, ...]:
+    """Changes when a weight is replaced or written to."""
+    return id(weight), weight.data_ptr(), weight._version
+
+
+def _build(native: Any, network: ClickNetwork, tables: KernelTables | None) -> object:  # noqa: ANN401 - the extension
+    form = network.pipeline_form()
+
+    def pack(layers: Sequence[Layer]) -> list[object]:
+        return [layer.pack(native) for layer in layers]
+
+    return native.make_network(
+        {
+            "interaction": form.interaction,
+            "tables": None if tables is None else tables.handle,
+            "bottom": pack(form.bottom),
+            "cross": pack(form.cross),
+            "top": pack(form.top),
+            "dense_inputs": form.dense_inputs,
+            "widths": [dim for _, dim in network.shapes],
+            "places": form.places,
+            "fields": form.fields,
+            "linear": form.linear,
+            "first_order": form.first_order,
+        }
+    )

@@ -1,0 +1,276 @@
+// Layers over an instruction set's products of four bytes: tiles of rows by columns, compiled once per instruction set.
+#pragma once
+
+#include <cstring>
+
+#include "kernel.h"
+
+#define MEMREC_FORCED inline __attribute__((always_inline))
+
+namespace memrec {
+namespace {
+
+using Floats = float __attribute__((vector_size(64)));
+using Ints = int32_t __attribute__((vector_size(64)));
+using Words = uint32_t __attribute__((vector_size(64)));
+
+template <class V>
+MEMREC_FORCED void load(V& to, const void* from) {
+    std::memcpy(&to, from, sizeof to);
+}
+
+template <class V>
+MEMREC_FORCED void store(void* to, const V& from) {
+    std::memcpy(to, &from, sizeof from);
+}
+
+// Products in plain C++; an instruction set replaces what it does better.
+struct PlainProducts {
+    MEMREC_FORCED static void add_bytes(Ints& sum, uint32_t word, const uint8_t* line) {
+        for (int n = 0; n < 16; ++n)
+            for (int k = 0; k < 4; ++k)
+                sum[n] += static_cast<int32_t>(word >> 8 * k & 0xFF) * static_cast<int8_t>(line[4 * n + k]);
+    }
+    // As AVX-512 defines it but for where it rounds: the upper value first.
+    MEMREC_FORCED static void add_halves(Floats& sum, uint32_t word, const uint8_t* line) {
+        Words weights;
+        load(weights, line);
+        const uint32_t low = word << 16, high = word & 0xFFFF0000u;
+        float first, second;
+        std::memcpy(&first, &low, 4);
+        std::memcpy(&second, &high, 4);
+        sum += second * reinterpret_cast<Floats>(weights & 0xFFFF0000u);
+        sum += first * reinterpret_cast<Floats>(weights << 16);
+    }
+};
+
+MEMREC_FORCED void add_singles(Floats& sum, uint32_t word, const uint8_t* line) {
+    Floats weights;
+    load(weights, line);
+    float value;
+    std::memcpy(&value, &word, 4);
+    sum += value * weights;
+}
+
+// What differs between the precisions: the sums of a tile, and what becomes of them.
+template <class Products>
+struct OfBytes {
+    using Sum = Ints;
+    MEMREC_FORCED static void add(Sum& sum, uint32_t word, const uint8_t* line) { Products::add_bytes(sum, word, line); }
+    MEMREC_FORCED static void finish(const Layer& layer, const Sum& sum, float row_scale, int64_t n, Floats& out) {
+        Floats scale, bias;
+        Ints correction;
+        load(scale, layer.scale + n);
+        load(bias, layer.bias + n);
+        load(correction, layer.correction + n);
+        out = __builtin_convertvector(sum - correction, Floats) * (row_scale * scale) + bias;
+    }
+};
+
+template <class Products>
+struct OfHalves {
+    using Sum = Floats;
+    MEMREC_FORCED static void add(Sum& sum, uint32_t word, const uint8_t* line) { Products::add_halves(sum, word, line); }
+    MEMREC_FORCED static void finish(const Layer& layer, const Sum& sum, float, int64_t n, Floats& out) {
+        load(out, layer.bias + n);
+        out += sum;
+    }
+};
+
+template <class Products>
+struct OfSingles : OfHalves<Products> {
+    MEMREC_FORCED static void add(Floats& sum, uint32_t word, const uint8_t* line) { add_singles(sum, word, line); }
+};
+
+struct Target {
+    float* out;
+    int64_t stride;
+    bool padded;
+};
+
+template <class Of, int rows, int wide>
+void multiply_tile(const Layer& layer, const Operand& from, int64_t first, const uint8_t* lines, int64_t n, const Target& to) {
+    typename Of::Sum sums[rows][wide] = {};
+    const uint32_t* words = from.words + first * layer.steps;
+    for (int64_t step = 0; step < layer.steps; ++step, lines += wide * kLine) {
+        if (rows < 3) __builtin_prefetch(lines + 2048);  // few rows: as fast as the weights come
+        for (int r = 0; r < rows; ++r)
+            for (int c = 0; c < wide; ++c) Of::add(sums[r][c], words[r * layer.steps + step], lines + c * kLine);
+    }
+    for (int r = 0; r < rows; ++r) {
+        float* out = to.out + (first + r) * to.stride;
+        for (int c = 0; c < wide; ++c) {
+            const int64_t start = n + c * kLanes, left = layer.outputs - start;
+            Floats result;
+            Of::finish(layer, sums[r][c], from.scale[first + r], start, result);
+            if (layer.relu) result = result < 0.0f ? Floats{} : result;  // NaN stays
+            if (to.padded || left >= kLanes)
+                store(out + start, result);
+            else
+                std::memcpy(out + start, &result, sizeof(float) * static_cast<size_t>(left));
+        }
+    }
+}
+
+template <class Of, int wide, int rows = kMostRows>
+MEMREC_FORCED void multiply_rest(const Layer& layer, const Operand& from, int64_t first, int64_t count, const uint8_t* lines,
+                                 int64_t n, const Target& to) {
+    if constexpr (rows > 0) {
+        if (count >= rows) return multiply_tile<Of, rows, wide>(layer, from, first, lines, n, to);
+        multiply_rest<Of, wide, rows - 1>(layer, from, first, count, lines, n, to);
+    }
+}
+
+template <class Of, int wide>
+void multiply_panel(const Layer& layer, const Operand& from, int64_t count, const uint8_t* lines, int64_t n, const Target& to) {
+    for (int64_t first = 0; first < count; first += kMostRows)
+        multiply_rest<Of, wide>(layer, from, first, count - first, lines, n, to);
+}
+
+template <class Of>
+void multiply(const Layer& layer, const Operand& from, int64_t count, const Target& to) {
+    for (int64_t column = 0; column < layer.columns; column += kPanel) {
+        const uint8_t* lines = layer.lines + column * layer.steps * kLine;
+        const int64_t n = column * kLanes;
+        switch (layer.columns - column) {
+            case 1: multiply_panel<Of, 1>(layer, from, count, lines, n, to); break;
+            case 2: multiply_panel<Of, 2>(layer, from, count, lines, n, to); break;
+            case 3: multiply_panel<Of, 3>(layer, from, count, lines, n, to); break;
+            default: multiply_panel<Of, 4>(layer, from, count, lines, n, to);
+        }
+    }
+}
+
+// f(vector of 16 values from k on, k) for a whole row, the last one filled up with zeros.
+template <class F>
+MEMREC_FORCED void for_each_16(const float* row, int64_t count, F f) {
+    int64_t k = 0;
+    Floats values;
+    for (; k + kLanes <= count; k += kLanes) {
+        load(values, row + k);
+        f(values, k);
+    }
+    if (k == count) return;
+    values = Floats{};
+    std::memcpy(&values, row + k, sizeof(float) * static_cast<size_t>(count - k));
+    f(values, k);
+}
+
+constexpr float kLeastRow = 1e-30f;  // a row without larger values is one of zeros
+
+// A row in eight bits, rounded to the nearest, halves to even. From 0 to 255 where nothing is below zero; else from -127 to
+// 127, with 128 added. Returns what its products are to be multiplied by; NaN where a value is not finite.
+float take_bytes(const float* row, const Layer& layer, uint32_t* words) {
+    Floats most{}, strange{};
+    for_each_16(row, layer.inputs, [&](const Floats& values, int64_t) {
+        const Floats size = values < 0.0f ? -values : values;
+        most = size > most ? size : most;
+        strange += values * 0.0f;
+    });
+    float largest = 0.0f, poison = 0.0f;
+    for (int n = 0; n < kLanes; ++n) {
+        largest = most[n] > largest ? most[n] : largest;
+        poison += strange[n];
+    }
+    const float levels = layer.positive ? 255.0f : 127.0f;
+    const float factor = largest > kLeastRow ? levels / largest : 0.0f;
+    constexpr float rounding = 12582912.0f;  // 1.5 * 2**23: adding it leaves whole numbers in the lowest bits
+    const int32_t shift = (layer.positive ? 0 : 128) - 0x4B400000;
+    auto* bytes = reinterpret_cast<uint8_t*>(words);
+    for_each_16(row, layer.inputs, [&](const Floats& values, int64_t k) {
+        using Bytes = uint8_t __attribute__((vector_size(16)));
+        const Bytes narrow = __builtin_convertvector(reinterpret_cast<Ints>(values * factor + rounding) + shift, Bytes);
+        std::memcpy(bytes + k, &narrow, sizeof narrow);
+    });
+    return largest > kLeastRow ? largest / levels + poison : poison;
+}
+
+// A row in bf16, rounded to the nearest, halves to even.
+void take_halves(const float* row, int64_t count, uint32_t* words) {
+    auto* halves = reinterpret_cast<uint16_t*>(words);
+    for_each_16(row, count, [&](const Floats& values, int64_t k) {
+        using Halves = uint16_t __attribute__((vector_size(32)));
+        const Words bits = reinterpret_cast<Words>(values);
+        const Words rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
+        const Halves narrow = __builtin_convertvector(values == values ? rounded : Words{} + 0x7FC0u, Halves);
+        std::memcpy(halves + k, &narrow, sizeof narrow);
+    });
+}
+
+// Words of rows lie one behind the other, so that a row's filling-up is written over by the next; the last one has room.
+void take_in(const Layer& layer, const float* rows, int64_t stride, int64_t count, const Operand& to) {
+    for (int64_t r = 0; r < count; ++r) {
+        uint32_t* words = to.words + r * layer.steps;
+        const float* row = rows + r * stride;
+        to.scale[r] = 1.0f;
+        if (layer.precision == Precision::int8)
+            to.scale[r] = take_bytes(row, layer, words);
+        else if (layer.precision == Precision::bf16)
+            take_halves(row, layer.inputs, words);
+        else
+            std::memcpy(words, row, sizeof(float) * static_cast<size_t>(layer.inputs));
+    }
+}
+
+template <class Products>
+void run_layer(const Layer& layer, const float* rows, int64_t stride, int64_t count, const Operand& scratch, float* out,
+               int64_t out_stride, bool padded) {
+    take_in(layer, rows, stride, count, scratch);
+    const Target to = {out, out_stride, padded};
+    if (layer.precision == Precision::int8)
+        multiply<OfBytes<Products>>(layer, scratch, count, to);
+    else if (layer.precision == Precision::bf16)
+        multiply<OfHalves<Products>>(layer, scratch, count, to);
+    else
+        multiply<OfSingles<Products>>(layer, scratch, count, to);
+}
+
+// Lane s of the result is the sum of all lanes of sums[s].
+MEMREC_FORCED Floats add_lanes(Floats* sums) {
+    for (int s = 0; s < 8; ++s) {
+        const Floats &a = sums[2 * s], &b = sums[2 * s + 1];
+        sums[s] = __builtin_shufflevector(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30) +
+                  __builtin_shufflevector(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
+    }
+    for (int s = 0; s < 4; ++s) {
+        const Floats &a = sums[2 * s], &b = sums[2 * s + 1];
+        sums[s] = __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+                  __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+    }
+    for (int s = 0; s < 2; ++s) {
+        const Floats &a = sums[2 * s], &b = sums[2 * s + 1];
+        sums[s] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27) +
+                  __builtin_shufflevector(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+    }
+    return __builtin_shufflevector(sums[0], sums[1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+           __builtin_shufflevector(sums[0], sums[1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+}
+
+void multiply_pairs(const float* vectors, int64_t count, int64_t width, const int32_t* place, float* out) {
+    constexpr int64_t side = 4;
+    for (int64_t i = 0; i < count; i += side) {
+        const float* own[side];  // past the last vector comes the last one again
+        for (int64_t n = 0; n < side; ++n) own[n] = vectors + (i + n < count ? i + n : count - 1) * width;
+        for (int64_t j = 0; j <= i; j += side) {
+            const float* others[side];
+            for (int64_t n = 0; n < side; ++n) others[n] = vectors + (j + n < count ? j + n : count - 1) * width;
+            Floats sums[side * side] = {};
+            for (int64_t k = 0; k < width; k += kLanes) {
+                Floats right[side];
+                for (int n = 0; n < side; ++n) load(right[n], others[n] + k);
+                for (int m = 0; m < side; ++m) {
+                    Floats left;
+                    load(left, own[m] + k);
+                    for (int n = 0; n < side; ++n) sums[side * m + n] += left * right[n];
+                }
+            }
+            const Floats found = add_lanes(sums);
+            for (int64_t m = 0; m < side && i + m < count; ++m)
+                for (int64_t n = 0; n < side && j + n <= i + m; ++n)
+                    if (const int32_t at = place[(i + m) * count + j + n]; at >= 0) out[at] = found[side * m + n];
+        }
+    }
+}
+
+}  // namespace
+}  // namespace memrec
