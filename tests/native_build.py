@@ -20,6 +20,8 @@ AVX512_VNNI = (*AVX2, *AVX512, "-mavx512vnni")
 WIDE = {
     "lookup_avx2.cpp": AVX2,
     "lookup_avx512.cpp": (*AVX2, *AVX512),
+    "encoder_avx2.cpp": AVX2,
+    "encoder_avx512.cpp": AVX512_VNNI,
     "products_avx2.cpp": AVX2,
     "products_avx512.cpp": AVX512_VNNI,
     "dense_avx2.cpp": AVX2,

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from memrec_convert.distill.columns import IN_MEMORY, Scratch, gather
-from memrec_convert.distill.rows import RowReader, in_metric, is_large, read_chunks
+from memrec_convert.distill.rows import RowReader, is_large, read_chunks
 from memrec_convert.distill.stages import FittedList, fit_lists
 from memrec_convert.distill.survey import Sample, Survey, ValueClasses, draw_sample, group_by_value
 from memrec_convert.encoding.codecs import CODECS
+from memrec_convert.kernels.encoder import measure_rows
 from memrec_convert.planning.curves import STAGE_LISTS, ListCurve, TableCurves
 
 SAMPLE_ROWS = 32_768
@@ -62,7 +63,7 @@ def fit_table(
     ):
         curves.append(ListCurve(one.sizes, _sum_by_class(one.distances, sample, number, classes)))
         fitted[one.sizes] = replace(one, distances=torch.zeros(0)) if large else one
-    at_zero = in_metric(sample.rows.residual, survey.metric).square().sum(dim=1)
+    at_zero = measure_rows(sample.rows.residual, metric=survey.metric)[0]
     stored = {}
     for codec in ("int8",) if replaceable else ():
         distances = torch.stack([at_zero, codec_distance(sample.rows.residual + survey.centre, survey.metric, codec)])
@@ -93,7 +94,7 @@ def _overall_share(sums: np.ndarray) -> np.ndarray:
 def codec_distance(rows: Tensor, metric: Tensor, codec: str) -> Tensor:
     """Squared distance of each row (float32 [n, dim]) from itself as the codec holds it, float32 [n]."""
     parts = CODECS[codec].encode(rows)
-    return in_metric(CODECS[codec].decode(parts, torch.arange(len(rows))) - rows, metric).square().sum(dim=1)
+    return measure_rows(CODECS[codec].decode(parts, torch.arange(len(rows))) - rows, metric=metric)[0]
 
 
 def _kept_distortion(reader: RowReader, survey: Survey, codec: str) -> float:

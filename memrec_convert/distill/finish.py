@@ -35,8 +35,7 @@ def code_table(
 
     def code(bounds: tuple[int, int]) -> tuple[tuple[int, int], Tensor, Tensor]:
         chunk = torch.from_numpy(reader.read_rows(*bounds))
-        rest = chunk - survey.centre
-        found, distances = encode_rows(rest, survey.metric, stages, scale=survey.scale)
+        found, distances = encode_rows(chunk, survey.metric, stages, scale=survey.scale, centre=survey.centre)
         wanted = [
             distances[level] if isinstance(level, int) else codec_distance(chunk, survey.metric, level)
             for level in levels

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memrec_convert.distill.rows import RowReader, in_metric, read_chunks
+from memrec_convert.distill.rows import RowReader, read_chunks
 from memrec_convert.encoding.spec import HashSpec
+from memrec_convert.kernels.encoder import measure_rows
 from memrec_convert.kernels.hashing import WEIGHT_LANES, hash_ids, token_numbers, weight_positions
 
 ROUNDS = 3
@@ -168,5 +169,5 @@ def _measure(spec: HashSpec, table: HashedTable, tokens: Tensor, weights: Tensor
     for chunk in _prepare(spec, table):
         found = tokens[chunk.tokens].sum(dim=1) * _alpha(chunk, weights, spec).unsqueeze(1)
         rest = found - chunk.target
-        parts.append((rest if table.metric is None else in_metric(rest, table.metric)).square().sum(dim=1).numpy())
+        parts.append(measure_rows(rest, metric=table.metric)[0].numpy())
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)  # all ids may have codes of their own

@@ -69,8 +69,3 @@ def read_chunks(reader: RowReader) -> Iterator[tuple[int, Tensor]]:
     rows, dim = reader.shape
     for start, stop in chunk_bounds(rows, dim):
         yield start, torch.from_numpy(reader.read_rows(start, stop))
-
-
-def in_metric(rows: Tensor, metric: Tensor) -> Tensor:
-    """rows @ metric (float32 [n, dim]), left out where the metric is the identity: the product has the same bits."""
-    return rows if torch.equal(metric, torch.eye(len(metric))) else rows @ metric

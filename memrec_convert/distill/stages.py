@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memrec_convert.distill.kmeans import assign, fit_centres
-from memrec_convert.distill.rows import in_metric
+from memrec_convert.distill.kmeans import partition
 from memrec_convert.encoding.spec import LARGEST_ENTRY, LARGEST_SUM
+from memrec_convert.kernels.encoder import code_each_depth, find_nearest, in_metric, measure_rows, sum_by_nearest
 
 LARGEST_SHIFT = 7
 MOST_STAGES = 16
@@ -61,7 +61,8 @@ def fit_lists(
     sample: SampleRows, metric: Tensor, lists: Sequence[tuple[int, ...]], *, scale: float, iterations: int, seed: int
 ) -> Iterator[FittedList]:
     """Fits every stage list once on the sample; metric is float32 [dim, dim], distances are |residual @ metric|**2."""
-    start = _Prefix((), (), sample.residual, (_distance(sample.residual, metric),))
+    points = in_metric(sample.residual, metric)
+    start = _Prefix((), (), sample.residual, points, (measure_rows(points)[0],))
     memory: dict[tuple[int, ...], _Prefix] = {(): start}
     for sizes in sorted(lists):
         memory = {key: prefix for key, prefix in memory.items() if key == sizes[: len(key)]}
@@ -78,8 +79,8 @@ def fit_lists(
 
 def fit_stage(
     residual: Tensor,
+    points: Tensor,
     weights: Tensor,
-    metric: Tensor,
     size: int,
     *,
     scale: float,
@@ -87,13 +88,10 @@ def fit_stage(
     iterations: int,
     generator: torch.Generator,
 ) -> Stage:
-    """One codebook for these residuals (float32 [n, dim]), rounded to fixed point."""
-    points = in_metric(residual, metric)
-    centres = fit_centres(points, weights, size, iterations=iterations, generator=generator)
-    nearest = assign(points, centres)
-    mass = torch.zeros(size).index_add_(0, nearest, weights)
-    sums = torch.zeros(size, residual.shape[1]).index_add_(0, nearest, residual * weights.unsqueeze(1))
-    means = sums / mass.clamp(min=1e-30).unsqueeze(1)  # linear, so the metric need not be inverted
+    """One codebook for these residuals (float32 [n, dim]; `points` in the metric), rounded to fixed point."""
+    nearest = partition(points, weights, size, iterations=iterations, generator=generator)
+    mass, sums = sum_by_nearest(residual, weights, nearest, size)
+    means = (sums / mass.clamp(min=1e-30).unsqueeze(1)).to(torch.float32)  # linear: the metric need not be inverted
     return round_stage(means, widest=float(means.abs().max()), scale=scale, before=before)
 
 
@@ -120,18 +118,16 @@ def split_codebook(codebook: Tensor, sizes: Sequence[int], shifts: Sequence[int]
     return tuple(found)
 
 
-def encode_rows(residual: Tensor, metric: Tensor, stages: Sequence[Stage], *, scale: float) -> tuple[Tensor, Tensor]:
-    """Codes uint8 [n, depth] and squared distances float32 [depth + 1, n] of rows less centre (float32 [n, dim])."""
-    codes = torch.empty(len(residual), len(stages), dtype=torch.uint8)
-    distances = torch.empty(len(stages) + 1, len(residual))
-    distances[0] = _distance(residual, metric)
-    for depth, stage in enumerate(stages):
-        values = stage.values(scale)
-        nearest = assign(in_metric(residual, metric), in_metric(values, metric))
-        codes[:, depth] = nearest.to(torch.uint8)
-        residual = residual - values[nearest]
-        distances[depth + 1] = _distance(residual, metric)
-    return codes, distances
+def encode_rows(
+    rows: Tensor, metric: Tensor, stages: Sequence[Stage], *, scale: float, centre: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Codes uint8 [n, depth] and squared distances float32 [depth + 1, n] of rows [n, dim] less the centre."""
+    return code_each_depth(rows, books_in_metric(stages, metric, scale=scale), centre=centre, metric=metric)
+
+
+def books_in_metric(stages: Sequence[Stage], metric: Tensor, *, scale: float) -> list[Tensor]:
+    """Each stage's entries times the metric, float32 [size, dim]: what rows in the metric are coded by."""
+    return [in_metric(stage.values(scale), metric) for stage in stages]
 
 
 def seeded_generator(*parts: int) -> torch.Generator:
@@ -144,6 +140,7 @@ class _Prefix:
     sizes: tuple[int, ...]
     stages: tuple[Stage, ...]
     residual: Tensor
+    points: Tensor  # the residual in the metric, less the entries in the metric
     distances: tuple[Tensor, ...]
 
 
@@ -158,13 +155,18 @@ def _extend(
 ) -> _Prefix:
     before = prefix.stages[-1] if prefix.stages else None
     stage = fit_stage(
-        prefix.residual, weights, metric, size, scale=scale, before=before, iterations=iterations, generator=generator
+        prefix.residual,
+        prefix.points,
+        weights,
+        size,
+        scale=scale,
+        before=before,
+        iterations=iterations,
+        generator=generator,
     )
     values = stage.values(scale)
-    residual = prefix.residual - values[assign(in_metric(prefix.residual, metric), in_metric(values, metric))]
-    distances = (*prefix.distances, _distance(residual, metric))
-    return _Prefix((*prefix.sizes, size), (*prefix.stages, stage), residual, distances)
-
-
-def _distance(residual: Tensor, metric: Tensor) -> Tensor:
-    return in_metric(residual, metric).square().sum(dim=1)
+    book = in_metric(values, metric)
+    nearest, distance = find_nearest(prefix.points, book)
+    residual = prefix.residual - values[nearest]
+    points = residual if book is values else prefix.points - book[nearest]
+    return _Prefix((*prefix.sizes, size), (*prefix.stages, stage), residual, points, (*prefix.distances, distance))

@@ -16,14 +16,15 @@ from torch import Tensor
 
 from memrec_convert.distill.columns import Column, slices
 from memrec_convert.distill.curves import TableFit, codec_distance
-from memrec_convert.distill.refine import refine_table, search_codes
-from memrec_convert.distill.rows import RowReader, TensorRows, chunk_bounds, in_metric
-from memrec_convert.distill.stages import Stage, encode_rows
+from memrec_convert.distill.refine import refine_table
+from memrec_convert.distill.rows import RowReader, TensorRows, chunk_bounds
+from memrec_convert.distill.stages import Stage, books_in_metric, encode_rows
 from memrec_convert.distill.survey import Survey
 from memrec_convert.encoding.bits import pack_codes
 from memrec_convert.encoding.build import LevelContent
 from memrec_convert.encoding.codecs import CODECS
 from memrec_convert.encoding.spec import TableSpec
+from memrec_convert.kernels.encoder import search_codes
 from memrec_convert.parallel import ordered_map
 
 MOST_CANDIDATES = 1 << 25
@@ -97,7 +98,7 @@ def measure_levels(
         if not len(numbers):
             return int(low), torch.zeros(len(levels), 0), np.zeros(0, dtype=np.float32)
         chunk = torch.from_numpy(reader.read_rows(*bounds)[numbers])
-        _, distances = encode_rows(chunk - survey.centre, survey.metric, stages[:deepest], scale=survey.scale)
+        _, distances = encode_rows(chunk, survey.metric, stages[:deepest], scale=survey.scale, centre=survey.centre)
         wanted = [
             distances[level] if isinstance(level, int) else codec_distance(chunk, survey.metric, level)
             for level in levels
@@ -122,7 +123,7 @@ def code_rows(
 ) -> CodedRows:
     """Every row coded as its level (int8 [rows], -1: the base) asks, in one pass."""
     rows, dim = reader.shape
-    books = [in_metric(stage.values(survey.scale), survey.metric) for stage in stages]
+    books = books_in_metric(stages, survey.metric, scale=survey.scale)
 
     def code(bounds: tuple[int, int]) -> _Chunk:
         chunk = torch.from_numpy(reader.read_rows(*bounds))
@@ -171,32 +172,24 @@ class _Held:
 def _code_chunk(
     chunk: Tensor, survey: Survey, books: Sequence[Tensor], spec: TableSpec, levels: np.ndarray, weights: np.ndarray
 ) -> _Chunk:
-    points = in_metric(chunk - survey.centre, survey.metric)
-    codes = np.zeros((len(chunk), spec.base_depth), dtype=np.uint8)
-    members, loss = list[tuple[np.ndarray, np.ndarray, Mapping[str, Tensor]]](), 0.0
-    for number in range(-1, len(spec.levels)):
+    deep = [spec.base_depth, *(level.depth if level.kind == "codes" else -1 for level in spec.levels)]
+    depths = torch.from_numpy(np.array(deep, dtype=np.int8)[levels + 1])
+    found, distances = search_codes(chunk, books, centre=survey.centre, metric=survey.metric, depths=depths, beam=BEAM)
+    codes, squared = found.numpy(), distances.numpy()
+    members = list[tuple[np.ndarray, np.ndarray, Mapping[str, Tensor]]]()
+    for number, level in enumerate(spec.levels):
         own = np.flatnonzero(levels == number)
-        if not len(own):
-            if number >= 0:
-                members.append((own, np.zeros((0, 0), dtype=np.uint8), {}))
-            continue
-        at = torch.from_numpy(own)
-        level = spec.levels[number] if number >= 0 else None
         parts: Mapping[str, Tensor] = {}
-        deep = np.zeros((len(own), 0), dtype=np.uint8)
-        if level is not None and level.kind == "rows":
-            parts = CODECS[level.codec].encode(chunk[at])
-            distance = codec_distance(chunk[at], survey.metric, level.codec)
-        else:
-            depth = spec.base_depth if level is None else level.depth
-            found, distance = search_codes(points[at], books[:depth], beam=BEAM)
-            codes[own] = found[:, : spec.base_depth].numpy()
-            deep = found[:, spec.base_depth :].numpy()
-        loss += float((distance * torch.from_numpy(weights[own])).to(torch.float64).sum())
-        if level is not None:
-            members.append((own, deep, parts))
+        if level.kind == "rows" and len(own):
+            stored = chunk[torch.from_numpy(own)]
+            parts = CODECS[level.codec].encode(stored)
+            squared[own] = codec_distance(stored, survey.metric, level.codec).numpy()
+        members.append((own, codes[own, spec.base_depth : max(deep[number + 1], spec.base_depth)], parts))
+    loss = float((squared * weights).sum(dtype=np.float64))
     packed = np.zeros(0, dtype=np.uint8)
     if spec.base_bits():
         bits = spec.stage_bits[: spec.base_depth]
-        packed = pack_codes(codes, bits)[: -(-len(chunk) * spec.base_bits() // 8)]
+        packed = pack_codes(np.ascontiguousarray(codes[:, : spec.base_depth]), bits)[
+            : -(-len(chunk) * spec.base_bits() // 8)
+        ]
     return _Chunk(packed, tuple(members), loss)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from memrec_convert.distill.columns import IN_MEMORY, Column, Scratch, gather, slices
-from memrec_convert.distill.rows import RowReader, chunk_bounds, in_metric, read_chunks
+from memrec_convert.distill.rows import RowReader, chunk_bounds, read_chunks
 from memrec_convert.distill.stages import SampleRows, seeded_generator
+from memrec_convert.kernels.encoder import measure_rows, sum_by_nearest
 
 CLASSES_PER_OCTAVE = 2
 _LOWEST_CLASS, _HIGHEST_CLASS = -160, 160
@@ -64,18 +65,18 @@ class Sample:
 def survey_table(reader: RowReader, weights: Column, metric: Tensor, *, scratch: Scratch = IN_MEMORY) -> Survey:
     """Two passes over the rows: the weighted centre, then each row's value. Rows must be finite."""
     rows, dim = reader.shape
-    total, mass = torch.zeros(dim, dtype=torch.float64), 0.0
+    total, mass = torch.zeros(1, dim, dtype=torch.float64), 0.0
     for start, chunk in read_chunks(reader):
-        weight = torch.from_numpy(weights[start : start + len(chunk)]).to(torch.float64)
-        total += weight @ chunk.to(torch.float64)
-        mass += float(weight.sum())
-    centre = (total / max(mass, 1e-30)).to(torch.float32)
+        weight = torch.from_numpy(weights[start : start + len(chunk)])
+        own, sums = sum_by_nearest(chunk, weight, torch.zeros(len(chunk), dtype=torch.int64), 1)
+        total += sums
+        mass += float(own)
+    centre = (total[0] / max(mass, 1e-30)).to(torch.float32)
     values, widest = scratch.column(rows, np.float32), 0.0
     for start, chunk in read_chunks(reader):
-        rest = chunk - centre
-        distance = in_metric(rest, metric).square().sum(dim=1).numpy()
-        values[start : start + len(chunk)] = weights[start : start + len(chunk)] * distance
-        widest = max(widest, float(rest.abs().max()))
+        distance, largest = measure_rows(chunk, centre=centre, metric=metric)
+        values[start : start + len(chunk)] = weights[start : start + len(chunk)] * distance.numpy()
+        widest = max(widest, largest)
     return Survey(centre, metric, weights, values, widest)
 
 

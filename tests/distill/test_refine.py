@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from memrec_convert.distill import rows as rows_module
-from memrec_convert.distill.refine import RefinedTable, _fit_jointly, refine_table, search_codes
+from memrec_convert.distill.refine import BEAM, RefinedTable, _fit_jointly, refine_table
 from memrec_convert.distill.rows import TensorRows
 from memrec_convert.distill.stages import SampleRows, Stage, encode_rows, fit_lists
 from memrec_convert.distill.survey import survey_table
+from memrec_convert.kernels.encoder import search_codes
 
 SIZES = (2, 4, 16, 8)
 
@@ -164,7 +165,9 @@ def test_a_beam_of_one_is_greedy_coding():
 
 def test_a_codebook_of_one_entry_is_no_obstacle():
     """There is no second nearest entry to try."""
-    codes, distance = search_codes(torch.tensor([[2.0]]), [torch.tensor([[1.5]]), torch.tensor([[0.1], [0.4]])])
+    codes, distance = search_codes(
+        torch.tensor([[2.0]]), [torch.tensor([[1.5]]), torch.tensor([[0.1], [0.4]])], beam=BEAM
+    )
     assert codes.tolist() == [[0, 1]]
     assert distance.tolist() == pytest.approx([0.01], rel=1e-3)
 

@@ -9,6 +9,7 @@
 #include <new>
 #include <vector>
 
+#include "encoding.h"
 #include "lookup/engine.h"
 #include "dense.h"
 #include "state.h"
@@ -385,6 +386,13 @@ PyMethodDef methods[] = {
     {"run_network", as_function(memrec::run_network), METH_FASTCALL, "Logits of dense features and ids, block by block."},
     {"dense_speed", memrec::dense_speed, METH_NOARGS, "(bf16, int8): whether this machine has instructions for them."},
     {"idle_bytes", idle_bytes, METH_NOARGS, "Bytes kept for the next output of look_up_few."},
+    {"encode_rows", as_function(encode_rows), METH_FASTCALL, "Codes of rows, and how far off they are."},
+    {"assign_rows", as_function(assign_rows), METH_FASTCALL, "The nearest of some centres to each row."},
+    {"measure_rows", as_function(measure_rows), METH_FASTCALL, "The squared length of each row in a metric."},
+    {"transform_rows", as_function(transform_rows), METH_FASTCALL, "Rows times a metric."},
+    {"add_by_nearest", as_function(add_by_nearest), METH_FASTCALL, "Weighted sums of the points of each centre."},
+    {"add_to_normal", as_function(add_to_normal), METH_FASTCALL, "What coded rows add to the normal equations of entries."},
+    {"solve_positive", as_function(solve_positive), METH_FASTCALL, "Solves a positive definite system in place."},
     {"sum_rows", as_function(sum_rows), METH_FASTCALL, "Sums of int8 rows whose numbers are given."},
     {"instruction_sets", instruction_sets, METH_NOARGS, "What this build and this machine have, best first."},
     {"active", active, METH_NOARGS, "The instruction set in use."},

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memrec_convert.distill.refine import search_codes
 from memrec_convert.distill.stages import seeded_generator
 from memrec_convert.encoding.bits import pack_codes, packed_bytes, read_codes
+from memrec_convert.kernels.encoder import search_codes
 from memrec_convert.lab.held import FP32, BlockInt8, HeldTable, Numbers, number_shapes
 from memrec_convert.lab.rivals.clusters import fit_codebook
 from memrec_convert.lab.rivals.rival import Option

@@ -23,15 +23,32 @@ struct Avx2Tile {
     static constexpr int rows_at_once = 2, panels_at_once = 1;
 
     template <int R, int P>
-    MEMREC_ALWAYS static void multiply(const int8_t* a, int64_t stride, const int32_t*, const int8_t* panel, int64_t,
-                                       int64_t depth, Ints (&out)[R][P]) {
+    MEMREC_ALWAYS static void multiply(const int8_t* a, int64_t stride, const int32_t* sums, const int8_t* panel,
+                                       int64_t bytes, int64_t depth, Ints (&out)[R][P]) {
+        const int64_t k = depth / kGroup * kGroup;
+        multiply_groups<R, P>(a, stride, sums, panel, bytes, k, out);
+        if (k == depth) return;
+        __m256i last[R][4] = {};
+        Ints rest[R][P];
+        add<R>(a, stride, k, depth, panel, last);
+        join<R>(last, rest);
+        for (int r = 0; r < R; ++r)
+            out[r][0] = {_mm256_add_epi32(out[r][0].low, rest[r][0].low), _mm256_add_epi32(out[r][0].high, rest[r][0].high)};
+    }
+
+    template <int R, int P>
+    MEMREC_ALWAYS static void multiply_groups(const int8_t* a, int64_t stride, const int32_t*, const int8_t* panel, int64_t,
+                                              int64_t depth, Ints (&out)[R][P]) {
         static_assert(P == 1);
         __m256i sums[R][4];
         for (int r = 0; r < R; ++r)
             for (int i = 0; i < 4; ++i) sums[r][i] = _mm256_setzero_si256();
-        const int64_t whole = depth / kGroup * kGroup;
-        if (whole < depth) add<R>(a, stride, whole, depth, panel, sums);  // first, so that the loop alone ends in registers
-        for (int64_t k = 0; k < whole; k += kGroup) add<R>(a, stride, k, k + kGroup, panel, sums);
+        for (int64_t k = 0; k < depth; k += kGroup) add<R>(a, stride, k, k + kGroup, panel, sums);
+        join<R>(sums, out);
+    }
+
+    template <int R>
+    MEMREC_ALWAYS static void join(__m256i (&sums)[R][4], Ints (&out)[R][1]) {
         for (int r = 0; r < R; ++r) {
             const __m256i low = _mm256_hadd_epi32(sums[r][0], sums[r][1]), high = _mm256_hadd_epi32(sums[r][2], sums[r][3]);
             out[r][0] = {_mm256_permute4x64_epi64(low, 0xD8), _mm256_permute4x64_epi64(high, 0xD8)};
@@ -60,13 +77,19 @@ struct AvxVnniTile {
     static constexpr int rows_at_once = 4, panels_at_once = 1;
 
     template <int R, int P>
-    MEMREC_ALWAYS static void multiply(const int8_t* a, int64_t stride, const int32_t* row_sums, const int8_t* panel, int64_t,
-                                       int64_t depth, Ints (&out)[R][P]) {
+    MEMREC_ALWAYS static void multiply(const int8_t* a, int64_t stride, const int32_t* row_sums, const int8_t* panel,
+                                       int64_t bytes, int64_t depth, Ints (&out)[R][P]) {
+        const int64_t k = depth / kGroup * kGroup;
+        multiply_groups<R, P>(a, stride, row_sums, panel, bytes, k, out);
+        if (k < depth) add<R>(a, stride, k, depth, panel, out);
+    }
+
+    template <int R, int P>
+    MEMREC_ALWAYS static void multiply_groups(const int8_t* a, int64_t stride, const int32_t* row_sums, const int8_t* panel,
+                                              int64_t, int64_t depth, Ints (&out)[R][P]) {
         static_assert(P == 1);
         for (int r = 0; r < R; ++r) out[r][0].low = out[r][0].high = _mm256_set1_epi32(-128 * row_sums[r]);
-        const int64_t whole = depth / kGroup * kGroup;
-        if (whole < depth) add<R>(a, stride, whole, depth, panel, out);  // first, so that the loop alone ends in registers
-        for (int64_t k = 0; k < whole; k += kGroup) add<R>(a, stride, k, k + kGroup, panel, out);
+        for (int64_t k = 0; k < depth; k += kGroup) add<R>(a, stride, k, k + kGroup, panel, out);
     }
 
     template <int R>

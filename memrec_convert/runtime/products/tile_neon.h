@@ -38,6 +38,12 @@ struct NeonTile {
 #endif
     }
 
+    template <int R, int P>
+    static void multiply_groups(const int8_t* a, int64_t stride, const int32_t* sums, const int8_t* panel, int64_t bytes,
+                                int64_t depth, Ints (&out)[R][P]) {
+        multiply<R, P>(a, stride, sums, panel, bytes, depth, out);
+    }
+
     static void store(int32_t* to, const Ints& ints) {
         for (int i = 0; i < 4; ++i) vst1q_s32(to + 4 * i, ints.of[i]);
     }

@@ -27,6 +27,12 @@ struct ScalarTile {
         out[0][0] = sum;
     }
 
+    template <int R, int P>
+    static void multiply_groups(const int8_t* a, int64_t stride, const int32_t* sums, const int8_t* panel, int64_t bytes,
+                                int64_t depth, Ints (&out)[R][P]) {
+        multiply<R, P>(a, stride, sums, panel, bytes, depth, out);
+    }
+
     static void store(int32_t* to, const Ints& ints) { std::memcpy(to, ints.of, sizeof ints.of); }
 };
 

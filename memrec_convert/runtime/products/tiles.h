@@ -4,6 +4,7 @@
 //   Ints                       16 int32, one per column of a panel
 //   rows_at_once, panels_at_once
 //   multiply<R, P>(rows, stride, sums, panels, panel_bytes, depth, Ints (&out)[R][P])
+//   multiply_groups<R, P>(...)  the same where depth is a multiple of four
 //   store(int32_t*, Ints)
 #pragma once
 

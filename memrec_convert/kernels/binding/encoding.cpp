@@ -1,0 +1,187 @@
+#include "encoding.h"
+
+#include <algorithm>
+#include <new>
+#include <vector>
+
+#include "encode/encoder.h"
+#include "encode/sums.h"
+#include "state.h"
+
+namespace {
+
+// Arguments are integers throughout: numbers, and addresses, of which 0 stands for what is left out.
+class Arguments {
+  public:
+    Arguments(const char* name, PyObject* const* args, Py_ssize_t count, Py_ssize_t wanted) {
+        if (count != wanted) {
+            PyErr_Format(PyExc_TypeError, "%s takes %zd integers, not %zd", name, wanted, count);
+            return;
+        }
+        for (Py_ssize_t i = 0; i < count; ++i) {
+            values_.push_back(PyLong_AsLongLong(args[i]));
+            if (values_.back() == -1 && PyErr_Occurred()) return;
+        }
+        whole_ = true;
+    }
+    explicit operator bool() const { return whole_; }
+    int64_t number() { return values_[at_++]; }
+    template <class T>
+    T* address() {
+        return reinterpret_cast<T*>(static_cast<uintptr_t>(number()));
+    }
+    memrec::RowSource rows() {  // data, kind, stride, count, dim, centre, metric
+        memrec::RowSource rows{};
+        rows.data = address<const void>();
+        rows.kind = static_cast<memrec::RowKind>(number());
+        rows.stride = number();
+        rows.count = number();
+        rows.dim = static_cast<int32_t>(number());
+        rows.centre = address<const float>();
+        rows.metric = address<const float>();
+        return rows;
+    }
+
+  private:
+    std::vector<int64_t> values_;
+    size_t at_ = 0;
+    bool whole_ = false;
+};
+
+constexpr Py_ssize_t kOfRows = 7;
+
+const memrec::Encoder& encoder() { return *memrec::choose_encoder(memrec::active_kernel()->name); }
+
+// Work without the GIL; out of memory becomes a Python error.
+template <class F>
+PyObject* freely(F work) {
+    bool done = true;
+    Py_BEGIN_ALLOW_THREADS;
+    try {
+        work();
+    } catch (const std::bad_alloc&) {
+        done = false;
+    }
+    Py_END_ALLOW_THREADS;
+    if (!done) return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+}  // namespace
+
+// (rows, books, sizes, stages, depths, beam, codes, distances, each_depth); see encoder.h
+PyObject* encode_rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    Arguments given("encode_rows", args, count, kOfRows + 8);
+    if (!given) return nullptr;
+    memrec::Coding coding{};
+    coding.rows = given.rows();
+    const auto* entries = given.address<const float>();
+    const auto* sizes = given.address<const int32_t>();
+    coding.stages = static_cast<int32_t>(given.number());
+    coding.depths = given.address<const int8_t>();
+    coding.beam = static_cast<int32_t>(given.number());
+    coding.codes = given.address<uint8_t>();
+    coding.distances = given.address<float>();
+    coding.each_depth = given.number() != 0;
+    if (coding.stages < 0 || coding.stages > memrec::kMostCoded || coding.beam < 1 || coding.beam > memrec::kMostBeam ||
+        std::any_of(sizes, sizes + coding.stages, [](int32_t size) { return size < 1 || size > memrec::kMostEntries; })) {
+        PyErr_SetString(PyExc_ValueError, "encode_rows: too many stages, entries or partial codes");
+        return nullptr;
+    }
+    return freely([&] {
+        std::vector<memrec::Book> books;
+        for (int32_t stage = 0; stage < coding.stages; ++stage) {
+            books.push_back(memrec::make_book(entries, sizes[stage], coding.rows.dim));
+            entries += static_cast<int64_t>(sizes[stage]) * coding.rows.dim;
+        }
+        coding.books = books.data();
+        encoder().code(coding);
+    });
+}
+
+// (rows, centres, count of them, nearest, distances)
+PyObject* assign_rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    Arguments given("assign_rows", args, count, kOfRows + 4);
+    if (!given) return nullptr;
+    memrec::Assigning task{};
+    task.rows = given.rows();
+    const auto* centres = given.address<const float>();
+    const int64_t number = given.number();
+    task.nearest = given.address<int64_t>();
+    task.distances = given.address<float>();
+    return freely([&] {
+        std::vector<memrec::Book> books;
+        for (int64_t first = 0; first < number; first += memrec::kMostEntries)
+            books.push_back(memrec::make_book(centres + first * task.rows.dim,
+                                              static_cast<int32_t>(std::min<int64_t>(memrec::kMostEntries, number - first)),
+                                              task.rows.dim));
+        task.books = books.data();
+        task.book_count = static_cast<int32_t>(books.size());
+        encoder().assign(task);
+    });
+}
+
+// (rows, squared, widest)
+PyObject* measure_rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    Arguments given("measure_rows", args, count, kOfRows + 2);
+    if (!given) return nullptr;
+    const memrec::RowSource rows = given.rows();
+    auto* squared = given.address<float>();
+    auto* widest = given.address<float>();
+    return freely([&] { encoder().measure(rows, squared, widest); });
+}
+
+// (rows, points)
+PyObject* transform_rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    Arguments given("transform_rows", args, count, kOfRows + 1);
+    if (!given) return nullptr;
+    const memrec::RowSource rows = given.rows();
+    auto* points = given.address<float>();
+    return freely([&] { encoder().transform(rows, points, rows.dim); });
+}
+
+// (points, count, dim, weights, nearest, masses, sums)
+PyObject* add_by_nearest(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    Arguments given("add_by_nearest", args, count, 7);
+    if (!given) return nullptr;
+    const auto* points = given.address<const float>();
+    const int64_t n = given.number(), dim = given.number();
+    const auto* weights = given.address<const float>();
+    const auto* nearest = given.address<const int64_t>();
+    auto* masses = given.address<double>();
+    auto* sums = given.address<double>();
+    return freely([&] { memrec::add_by_nearest(points, n, dim, weights, nearest, masses, sums); });
+}
+
+// (rows, weights, depths, codes, count, dim, stages, firsts, normal, right)
+PyObject* add_to_normal(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    Arguments given("add_to_normal", args, count, 10);
+    if (!given) return nullptr;
+    memrec::Named named{};
+    named.rows = given.address<const float>();
+    named.weights = given.address<const float>();
+    named.depths = given.address<const int8_t>();
+    named.codes = given.address<const uint8_t>();
+    named.count = given.number();
+    named.dim = given.number();
+    named.stages = given.number();
+    named.firsts = given.address<const int64_t>();
+    auto* normal = given.address<double>();
+    auto* right = given.address<double>();
+    return freely([&] { memrec::add_to_normal(named, normal, right); });
+}
+
+// (matrix, n, right, width)
+PyObject* solve_positive(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    Arguments given("solve_positive", args, count, 4);
+    if (!given) return nullptr;
+    auto* matrix = given.address<double>();
+    const int64_t n = given.number();
+    auto* right = given.address<double>();
+    const int64_t width = given.number();
+    bool solved = false;
+    PyObject* done = freely([&] { solved = memrec::solve_positive(matrix, n, right, width); });
+    if (!done) return nullptr;
+    Py_DECREF(done);
+    return PyBool_FromLong(solved);
+}

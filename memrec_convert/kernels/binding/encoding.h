@@ -1,0 +1,16 @@
+// The encoder for Python: addresses and numbers in, results written to memory of the caller, the GIL released meanwhile.
+#pragma once
+
+#ifndef Py_LIMITED_API
+#define Py_LIMITED_API 0x030A0000
+#endif
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+PyObject* encode_rows(PyObject*, PyObject* const* args, Py_ssize_t count);
+PyObject* assign_rows(PyObject*, PyObject* const* args, Py_ssize_t count);
+PyObject* measure_rows(PyObject*, PyObject* const* args, Py_ssize_t count);
+PyObject* transform_rows(PyObject*, PyObject* const* args, Py_ssize_t count);
+PyObject* add_by_nearest(PyObject*, PyObject* const* args, Py_ssize_t count);
+PyObject* add_to_normal(PyObject*, PyObject* const* args, Py_ssize_t count);
+PyObject* solve_positive(PyObject*, PyObject* const* args, Py_ssize_t count);

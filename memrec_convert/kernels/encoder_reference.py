@@ -1,0 +1,103 @@
+"""The encoder in torch, for installations without a kernel: what each function of `encoder` means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def search_codes(
+    rows: Tensor,
+    books: Sequence[Tensor],
+    *,
+    centre: Tensor | None,
+    metric: Tensor | None,
+    depths: Tensor | None,
+    beam: int,
+) -> tuple[Tensor, Tensor]:
+    """Codes uint8 [n, books] and squared distances float32 [n]; see `encoder.search_codes`."""
+    points = _points(rows, centre, metric)
+    codes, squared = torch.zeros(len(rows), len(books), dtype=torch.uint8), torch.zeros(len(rows))
+    own = torch.full((len(rows),), len(books), dtype=torch.int8) if depths is None else depths
+    for depth in range(len(books) + 1):
+        members = (own == depth).nonzero().squeeze(1)
+        if len(members):
+            codes[members, :depth], squared[members] = _search(points[members], books[:depth], beam)
+    return codes, squared
+
+
+def code_each_depth(
+    rows: Tensor, books: Sequence[Tensor], *, centre: Tensor | None, metric: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Greedy codes uint8 [n, books] and squared distances float32 [books + 1, n]."""
+    rest = _points(rows, centre, metric)
+    codes, squared = torch.empty(len(rows), len(books), dtype=torch.uint8), [rest.square().sum(dim=1)]
+    for stage, book in enumerate(books):
+        nearest, distance = find_nearest(rest, book)
+        codes[:, stage] = nearest.to(torch.uint8)
+        rest = rest - book[nearest]
+        squared.append(distance)
+    return codes, torch.stack(squared)
+
+
+def find_nearest(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest centre of each point, int64 [n], and its squared distance, float32 [n]."""
+    half_norms = centres.square().sum(dim=1) / 2
+    nearest = torch.addmm(half_norms, points, centres.T, alpha=-1).argmin(dim=1)
+    return nearest, (points - centres[nearest]).square().sum(dim=1)
+
+
+def measure_rows(rows: Tensor, *, centre: Tensor | None, metric: Tensor | None) -> tuple[Tensor, float]:
+    """Squared lengths float32 [n] in the metric, and the largest |entry| before it."""
+    rest = _points(rows, centre, None)
+    widest = float(rest.abs().max()) if rest.numel() else 0.0
+    return (rest if metric is None else rest @ metric).square().sum(dim=1), widest
+
+
+def add_to_normal(
+    normal: Tensor, right: Tensor, rows: Tensor, weights: Tensor, depths: Tensor, codes: Tensor, firsts: Tensor
+) -> None:
+    """Adds coded rows to the normal equations' lower triangle and right side; see `encoder.add_to_normal`."""
+    rows, weights, named = rows.to(torch.float64), weights.to(torch.float64), codes.to(torch.int64) + firsts[:-1]
+    for stage in range(codes.shape[1]):
+        deep = (depths > stage).nonzero().squeeze(1)
+        right.index_add_(0, named[deep, stage], rows[deep] * weights[deep].unsqueeze(1))
+        for other in range(stage + 1):
+            flat = named[deep, stage] * len(normal) + named[deep, other]
+            normal.view(-1).index_add_(0, flat, weights[deep])
+
+
+def _points(rows: Tensor, centre: Tensor | None, metric: Tensor | None) -> Tensor:
+    rest = rows.to(torch.float32)
+    rest = rest if centre is None else rest - centre
+    return rest if metric is None else rest @ metric
+
+
+def _search(points: Tensor, books: Sequence[Tensor], beam: int) -> tuple[Tensor, Tensor]:
+    rest = points.unsqueeze(1)
+    codes = torch.zeros(len(points), 1, 0, dtype=torch.uint8)
+    distance = points.square().sum(dim=1, keepdim=True)
+    for book in books:
+        half_norms = book.square().sum(dim=1) / 2
+        scores = torch.addmm(half_norms, rest.reshape(-1, rest.shape[2]), book.T, alpha=-1)
+        entries = _two_smallest(scores).reshape(len(points), rest.shape[1], -1)
+        gain = scores.reshape(len(points), rest.shape[1], -1).gather(2, entries)
+        total = (distance.unsqueeze(2) + 2 * gain).reshape(len(points), -1)
+        kept = total.topk(min(beam, total.shape[1]), dim=1, largest=False, sorted=True)
+        parent = kept.indices // entries.shape[2]
+        entry = entries.reshape(len(points), -1).gather(1, kept.indices)
+        rest = rest.gather(1, parent.unsqueeze(2).expand(-1, -1, rest.shape[2])) - book[entry]
+        codes = codes.gather(1, parent.unsqueeze(2).expand(-1, -1, codes.shape[2]))
+        codes = torch.cat([codes, entry.unsqueeze(2).to(torch.uint8)], dim=2)
+        distance = kept.values
+    return codes[:, 0], rest[:, 0].square().sum(dim=1)
+
+
+def _two_smallest(scores: Tensor) -> Tensor:
+    first = scores.argmin(dim=1, keepdim=True)
+    if scores.shape[1] == 1:
+        return first
+    second = scores.scatter(1, first, float("inf")).argmin(dim=1, keepdim=True)
+    return torch.cat([first, second], dim=1)

@@ -1,0 +1,78 @@
+// Rows to codes: for each row the entries, one per stage, whose sum comes near it.
+//
+// A row less its centre, in the metric, is a point. Which entries lie near a point is asked in integers: points and entries
+// as int8, each point and each codebook with a scale of its own. Among the best four the exact distance decides, and that
+// is summed in one order on every machine: 16 sums of every 16th square, folded in halves, nothing fused. So codes and
+// distances have the same bits on every instruction set; ties go to the lower number.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace memrec {
+
+constexpr int kMostCoded = 64, kMostBeam = 64, kMostEntries = 256;
+
+// The entries of one stage (or up to 256 of more centres), in the metric, and what is asked first.
+struct Book {
+    int32_t size = 0, width = 0;        // width: dim rounded up to 16
+    int32_t quick_rows = 0;             // size rounded up to 8; 0 where entries are so few that all are candidates
+    int64_t quick_stride = 0;
+    float unit = 0;                     // of the int8 entries
+    std::vector<float> entries;         // [size, width], zeros past dim
+    std::vector<float> half_norms;      // |entry|^2 / 2, past the last entry beyond all scores
+    std::vector<int8_t> quick;          // [quick_rows, quick_stride]
+    std::vector<int32_t> sums;          // of the quick rows
+};
+
+Book make_book(const float* entries, int32_t size, int32_t dim);
+
+enum class RowKind : int32_t { fp32 = 0, bf16 = 1, fp16 = 2 };
+
+struct RowSource {
+    const void* data;
+    RowKind kind;
+    int64_t stride;       // in elements
+    int64_t count;
+    int32_t dim;
+    const float* centre;  // [dim] or null
+    const float* metric;  // [dim, dim], points are rows times it; null: the identity
+};
+
+struct Coding {
+    RowSource rows;
+    const Book* books;
+    int32_t stages;
+    const int8_t* depths;  // stages of each row, below zero: not coded; null: all of them
+    int32_t beam;          // partial codes kept, each extended by its two nearest entries; 1: greedy
+    uint8_t* codes;        // [count, stages], zeros beyond a row's depth
+    float* distances;      // squared: [count] at its depth, or with each_depth [stages + 1, count]
+    bool each_depth;       // greedy alone
+};
+
+struct Assigning {
+    RowSource rows;
+    const Book* books;  // of up to 256 centres each
+    int32_t book_count;
+    int64_t* nearest;
+    float* distances;   // squared, or null
+};
+
+struct Encoder {
+    const char* name;
+    void (*code)(const Coding&);  // these throw std::bad_alloc alone
+    void (*assign)(const Assigning&);
+    void (*measure)(const RowSource&, float* squared, float* widest);  // |point|^2, and the largest |row - centre| (or null)
+    void (*transform)(const RowSource&, float* points, int64_t stride);
+};
+
+const Encoder* avx512_encoder();  // null where this build has none
+const Encoder* avx_vnni_encoder();
+const Encoder* avx2_encoder();
+const Encoder* neon_encoder();
+const Encoder* scalar_encoder();
+
+// The encoder that goes with an instruction set of the engine.
+const Encoder* choose_encoder(const char* engine);
+
+}  // namespace memrec

@@ -1,0 +1,132 @@
+// Rows of a source as points: floats, less the centre, times the metric, a few at a time, padded to whole vectors.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "encoder.h"
+#include "products/tiles.h"
+
+namespace memrec {
+namespace {
+
+inline float widen_bf16(uint16_t half) {
+    const uint32_t bits = static_cast<uint32_t>(half) << 16;
+    float made;
+    std::memcpy(&made, &bits, 4);
+    return made;
+}
+
+inline float widen_fp16(uint16_t half) {
+    const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16, exponent = (half >> 10) & 31, rest = half & 1023;
+    if (exponent == 0) {  // zero or subnormal: a multiple of 2**-24
+        const float value = static_cast<float>(rest) * 0x1p-24f;
+        return sign ? -value : value;
+    }
+    const uint32_t bits = sign | (exponent == 31 ? 0x7F800000u : (exponent + 112) << 23) | (rest << 13);
+    float made;
+    std::memcpy(&made, &bits, 4);
+    return made;
+}
+
+template <class Isa>
+class Points {
+  public:
+    using Floats = typename Isa::Floats;
+
+    explicit Points(const RowSource& source) : source_(source), width_((source.dim + 15) / 16 * 16) {
+        centre_.assign(width(), 0);
+        if (source.centre) std::memcpy(centre_.data(), source.centre, static_cast<size_t>(source.dim) * 4);
+        if (!source.metric) return;
+        metric_.assign(static_cast<size_t>(source.dim) * width(), 0);
+        for (size_t k = 0; k < static_cast<size_t>(source.dim); ++k)
+            std::memcpy(&metric_[k * width()], source.metric + k * static_cast<size_t>(source.dim),
+                        static_cast<size_t>(source.dim) * 4);
+        plain_.assign(kAtOnce * width(), 0);
+    }
+
+    int32_t width_of_points() const { return width_; }
+
+    // The points of these rows, [count, width]; widest grows to the largest |row - centre|.
+    void read(const int64_t* rows, int64_t count, float* points, float* widest = nullptr) {
+        for (int64_t first = 0; first < count; first += kAtOnce) {
+            const int64_t n = count - first < kAtOnce ? count - first : kAtOnce;
+            float* to = metric_.empty() ? points + first * width_ : plain_.data();
+            for (int64_t i = 0; i < n; ++i) read_row(rows[first + i], to + i * width_);
+            if (widest) *widest = widest_of(to, n * width_, *widest);
+            if (!metric_.empty()) transform(to, n, points + first * width_);
+        }
+    }
+
+  private:
+    static constexpr int kAtOnce = 16, kTile = Isa::rows_at_once >= 8 ? 4 : 2;
+
+    size_t width() const { return static_cast<size_t>(width_); }
+
+    void read_row(int64_t row, float* to) const {
+        const int64_t dim = source_.dim, at = row * source_.stride;
+        const float* from = static_cast<const float*>(source_.data) + at;
+        if (source_.kind == RowKind::fp32 && dim == width_) return less_centre(from, to);
+        if (source_.kind == RowKind::fp32) {
+            std::memcpy(to, from, static_cast<size_t>(dim) * 4);
+        } else {
+            const uint16_t* halves = static_cast<const uint16_t*>(source_.data) + at;
+            const bool is_bf16 = source_.kind == RowKind::bf16;
+            for (int64_t k = 0; k < dim; ++k) to[k] = is_bf16 ? widen_bf16(halves[k]) : widen_fp16(halves[k]);
+        }
+        for (int64_t k = dim; k < width_; ++k) to[k] = 0;
+        less_centre(to, to);
+    }
+
+    void less_centre(const float* from, float* to) const {
+        for (int32_t k = 0; k < width_; k += 16)
+            Isa::store(to + k, Isa::subtract(Isa::load(from + k), Isa::load(centre_.data() + k)));
+    }
+
+    static float widest_of(const float* values, int64_t count, float before) {
+        Floats most = Isa::fill(before);
+        for (int64_t i = 0; i < count; i += 16) most = Isa::higher(most, Isa::magnitude(Isa::load(values + i)));
+        return Isa::largest(most);
+    }
+
+    // Every sum over k is taken in the order of k, whatever the tile.
+    void transform(const float* rows, int64_t count, float* to) const {
+        for (int64_t i = 0; i < count;) {
+            const bool whole = i + kTile <= count;
+            for (int32_t k = 0; k < width_;) {
+                const bool wide = k + 16 * kTile <= width_;
+                if (whole && wide) tile<kTile, kTile>(rows + i * width_, k, to + i * width_);
+                else if (whole) tile<kTile, 1>(rows + i * width_, k, to + i * width_);
+                else tile<1, 1>(rows + i * width_, k, to + i * width_);
+                k += 16 * (whole && wide ? kTile : 1);
+            }
+            i += whole ? kTile : 1;
+        }
+    }
+
+    template <int R, int V>
+    MEMREC_ALWAYS void tile(const float* rows, int32_t column, float* to) const {
+        Floats sums[R][V];
+        for (int r = 0; r < R; ++r)
+            for (int v = 0; v < V; ++v) sums[r][v] = Isa::fill(0);
+        for (int32_t k = 0; k < source_.dim; ++k) {
+            const float* metric = &metric_[static_cast<size_t>(k) * width() + static_cast<size_t>(column)];
+            Floats entries[V];
+            for (int v = 0; v < V; ++v) entries[v] = Isa::load(metric + 16 * v);
+            for (int r = 0; r < R; ++r) {
+                const Floats value = Isa::fill(rows[r * width_ + k]);
+                for (int v = 0; v < V; ++v) sums[r][v] = Isa::add(sums[r][v], Isa::multiply_floats(value, entries[v]));
+            }
+        }
+        for (int r = 0; r < R; ++r)
+            for (int v = 0; v < V; ++v) Isa::store(to + r * width_ + column + 16 * v, sums[r][v]);
+    }
+
+    RowSource source_;
+    int32_t width_;
+    std::vector<float> centre_, metric_, plain_;
+};
+
+}  // namespace
+}  // namespace memrec
