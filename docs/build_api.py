@@ -20,6 +20,8 @@ from memrec_convert.conversion.plan import Plan
 from memrec_convert.conversion.verify import Verified
 from memrec_convert.evaluation.metrics import Decile
 from memrec_convert.evaluation.slices import Slice
+from memrec_convert.exports.export import Exported, prove
+from memrec_convert.exports.place import Proved
 from memrec_convert.lab.compare import Compared
 from memrec_convert.models.network import ClickNetwork
 from memrec_convert.models.table_set import TableSet
@@ -50,7 +52,8 @@ KEYWORDS: tuple[type, ...] = (OptionChoices, ReadingChoices, InputChoices, Outpu
 SECTIONS: tuple[tuple[str, str, tuple[object, ...]], ...] = (
     (
         "Files",
-        "Verbs that take paths. Each is the command of the same name.",
+        "Verbs that take paths. Each is the command of the same name; `prove`, in `memrec_convert.exports.export`, is\n"
+        "`verify` of an export.",
         (
             memrec_convert.inspect,
             memrec_convert.plan,
@@ -58,6 +61,8 @@ SECTIONS: tuple[tuple[str, str, tuple[object, ...]], ...] = (
             memrec_convert.evaluate,
             memrec_convert.compare,
             memrec_convert.verify,
+            memrec_convert.export,
+            prove,
         ),
     ),
     (
@@ -69,7 +74,7 @@ SECTIONS: tuple[tuple[str, str, tuple[object, ...]], ...] = (
     (
         "Results",
         "Frozen dataclasses; `to_json()` of each gives what `--json` prints.",
-        (Inspection, Plan, Evaluation, Compared, Verified),
+        (Inspection, Plan, Evaluation, Compared, Verified, Exported, Proved),
     ),
     (
         "Modules",

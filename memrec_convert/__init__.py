@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from memrec_convert.conversion.evaluate import evaluate as evaluate
     from memrec_convert.conversion.plan import plan as plan
     from memrec_convert.conversion.verify import verify as verify
+    from memrec_convert.exports.export import export as export
     from memrec_convert.lab.compare import compare as compare
 
 _VERBS = {
@@ -35,10 +36,23 @@ _VERBS = {
     "load": "artifact.reader",
     "evaluate": "conversion.evaluate",
     "verify": "conversion.verify",
+    "export": "exports.export",
 }
 """Where each verb is defined, by the name of its module in this package."""
 
-__all__ = ["__version__", "compare", "compress", "convert", "evaluate", "inspect", "load", "plan", "save", "verify"]
+__all__ = [
+    "__version__",
+    "compare",
+    "compress",
+    "convert",
+    "evaluate",
+    "export",
+    "inspect",
+    "load",
+    "plan",
+    "save",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a verb, each with its own signature

@@ -8,6 +8,9 @@ Method = Literal["auto", "memrec", "codes", "int8", "sample-pooled"]
 Weights = Literal["auto", "log", "optimizer", "displacement", "uniform"]
 Targets = Literal["mixed", "soft", "labels"]
 DensePrecision = Literal["fp32", "bf16"]
+PlaceName = Literal["pt2", "onnx", "web"]
+Inputs = Literal["ids", "bags", "weighted-bags"]
+"""What an export takes per input: one id, or bags of ids, whose lookups may have weights."""
 
 Oov = Literal["error", "clip", "hash", "zero"]
 """For an id outside its table: refuse it, take the nearest id, take it modulo the rows, or give a zero vector."""

@@ -23,7 +23,7 @@ LAYERS = (
     {"__main__"},
     {"cli"},
     {"lab"},
-    {"bench"},
+    {"bench", "exports"},
     {"conversion", "recipe"},
     {"report", "artifact"},
     {"finetune", "distill"},

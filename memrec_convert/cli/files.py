@@ -1,4 +1,4 @@
-"""The commands on files as they are: `inspect` a checkpoint, `evaluate` and `verify` an artifact."""
+"""The commands on files as they are: `inspect` a checkpoint, `evaluate`, `verify` and `export` an artifact."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from memrec_convert.choices import Inputs, PlaceName
 from memrec_convert.cli.console import Progress, show
 from memrec_convert.cli.options import (
+    choose,
     force_option,
     group_option,
     list_given,
@@ -67,10 +69,32 @@ def evaluate(file: str, *, as_json: bool, quiet: bool, **options: Any) -> None: 
 @click.option("--against", metavar="CHECKPOINT", help="Decode every row and compare it with the source's.")
 @output_options
 def verify(file: str, *, against: str | None, as_json: bool, quiet: bool) -> None:
-    """Check artifact FILE: size, digests, shapes, indices."""
+    """Check artifact FILE: size, digests, shapes, indices. Of an export: run its golden samples."""
     from memrec_convert.conversion.verify import verify as run
+    from memrec_convert.exports.export import find_place, prove
 
-    show(run(file, against=against).to_json(), _render_verified, as_json=as_json, quiet=quiet)
+    if find_place(file) is None:
+        show(run(file, against=against).to_json(), _render_verified, as_json=as_json, quiet=quiet)
+    elif against is not None:
+        raise click.UsageError(f"--against goes with an artifact, and {file} is an export of one")
+    else:
+        show(prove(file).to_json(), _render_proved, as_json=as_json, quiet=quiet)
+
+
+@click.command()
+@click.argument("file")
+@choose("--to", PlaceName, "The place: AOTInductor, ONNX Runtime, or a page for the browser.", required=True)
+@click.option("--out", required=True, metavar="PATH", help="The file to write; for web a directory.")
+@choose("--inputs", Inputs, "What it takes: one id per input (default), bags of ids, bags with weights.")
+@click.option("--web-runtime", metavar="DIR", help="Directory with the files of onnxruntime-web, for web.")
+@force_option
+@output_options
+def export(file: str, *, as_json: bool, quiet: bool, **options: Any) -> None:  # noqa: ANN401
+    """Write the model of artifact FILE for another place, with golden samples that prove it."""
+    from memrec_convert.exports.export import export as run
+
+    given = {name: value for name, value in options.items() if value is not None}
+    show(run(file, **given).to_json(), _render_exported, as_json=as_json, quiet=quiet)
 
 
 def _render_verified(found: Mapping[str, Any], _width: int) -> str:
@@ -78,3 +102,15 @@ def _render_verified(found: Mapping[str, Any], _width: int) -> str:
     tables = found["against"]["tables"] if found["against"] else ()
     errors = [f"  {table['name']}: relative error of its rows {table['relative_error']:.4f}" for table in tables]
     return "\n".join([head, *errors])
+
+
+def _render_proved(found: Mapping[str, Any], _width: int) -> str:
+    return (
+        f"{found['path']}: as the artifact {found['artifact'][:8]}... it was made from. {found['samples']} samples in "
+        f"{found['runtime']}, largest difference {found['largest_difference']:.1e}. {found['bytes']} bytes."
+    )
+
+
+def _render_exported(found: Mapping[str, Any], _width: int) -> str:
+    more = found["bytes"] / found["artifact_bytes"] - 1
+    return f"{found['path']}: {found['bytes']} bytes for {found['place']}, {more:+.1%} on the artifact."

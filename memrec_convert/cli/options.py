@@ -49,9 +49,9 @@ def log_option(name: str, says: str, *, required: bool = False) -> Callable[[Com
     return click.option(name, multiple=True, required=required, metavar="LOG", help=says)
 
 
-def choose(name: str, choice: object, says: str) -> Callable[[Command], Command]:
+def choose(name: str, choice: object, says: str, *, required: bool = False) -> Callable[[Command], Command]:
     """An option that takes one of the values of a choice."""
-    return click.option(name, type=click.Choice(values_of(choice)), help=says)
+    return click.option(name, type=click.Choice(values_of(choice)), required=required, help=says)
 
 
 output_options = add(
