@@ -12,7 +12,7 @@ OLDEST ?= python3.10
 
 .PHONY: demo lint test test-all core tiers test-python test-lowest sanitize wheel clean
 
-$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) CMakeLists.txt $(wildcard memrec_convert/kernels/binding/* memrec_convert/runtime/* memrec_convert/runtime/*/*)
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) CMakeLists.txt $(wildcard memrec_convert/kernels/binding/* memrec_convert/kernels/operator/* memrec_convert/runtime/* memrec_convert/runtime/*/*)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -c $(CONSTRAINTS) -e '.[dev]'
 	touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -21,6 +22,11 @@ KEPT_MODULE = {"place": "weight"}
 
 def write_model(path: Path, model: nn.Module, metadata: Metadata) -> int:
     """Writes the model's tensors and the metadata; returns the file's bytes. OutputError leaves nothing behind."""
+    return write_file(path, list_parts(model, metadata))
+
+
+def list_parts(model: nn.Module, metadata: Metadata) -> Iterator[bytes | memoryview]:
+    """The file's bytes, in pieces: the header, then each tensor. What cannot be stored is refused before the first."""
     tensors, aliases = collect_tensors(model, dense=metadata.dense)
     _refuse_cast_tables(model)
     if dict(metadata.aliases) != aliases:
@@ -29,12 +35,7 @@ def write_model(path: Path, model: nn.Module, metadata: Metadata) -> int:
     shapes: TensorShapes = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     header = build_header(shapes, metadata.to_text())
 
-    def parts() -> Iterator[bytes | memoryview]:
-        yield header
-        for name in order_names(shapes):
-            yield tensor_bytes(tensors[name])
-
-    return write_file(path, parts())
+    return chain([header], (tensor_bytes(tensors[name]) for name in order_names(shapes)))
 
 
 def collect_tensors(model: nn.Module, *, dense: str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Where this installation keeps libmemrec, the engine for C and C++: header, library, and what build tools read."""
+"""Where this installation keeps libmemrec, the engine for C and C++, and the library with the torch operators."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from memrec_convert.errors import KernelError
 from memrec_convert.kernels.loading import import_native
 
 LIBRARIES = ("libmemrec.so", "libmemrec.dylib", "memrec.dll")
+OPERATORS = ("libmemrec_torch.so", "libmemrec_torch.dylib")
 
 
 def find_library() -> dict[str, str]:
@@ -15,17 +16,28 @@ def find_library() -> dict[str, str]:
 
     KernelError where the package was installed without a C++ compiler.
     """
-    native, problem = import_native()
-    root = Path(native.__file__ or "").parents[1] / "runtime" if native is not None else Path()
-    found = [path for path in (root / "lib" / name for name in LIBRARIES) if path.is_file()]
-    if not found:
-        raise KernelError(
-            f"libmemrec is not installed ({problem or f'no library in {root}'}); install a C++ compiler and reinstall "
-            "memrec-convert."
-        )
+    root, library = _find("libmemrec", LIBRARIES)
     return {
         "include": str(root / "include"),
-        "library": str(found[0]),
-        "cmake": str(found[0].parent / "cmake" / "memrec"),
-        "pkgconfig": str(found[0].parent / "pkgconfig"),
+        "library": str(library),
+        "cmake": str(library.parent / "cmake" / "memrec"),
+        "pkgconfig": str(library.parent / "pkgconfig"),
     }
+
+
+def find_operator() -> Path:
+    """The library with the torch operators; KernelError where the package was installed without a C++ compiler."""
+    return _find("libmemrec_torch", OPERATORS)[1]
+
+
+def _find(what: str, names: tuple[str, ...]) -> tuple[Path, Path]:
+    """The runtime's folder, and the first of these libraries that is in it."""
+    native, problem = import_native()
+    root = Path(native.__file__ or "").parents[1] / "runtime" if native is not None else Path()
+    found = [path for path in (root / "lib" / name for name in names) if path.is_file()]
+    if not found:
+        raise KernelError(
+            f"{what} is not installed ({problem or f'no library in {root}'}); install a C++ compiler and reinstall "
+            "memrec-convert."
+        )
+    return root, found[0]

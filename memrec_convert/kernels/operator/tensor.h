@@ -1,0 +1,99 @@
+// A tensor behind torch's stable interface.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+#include "torch_abi.h"
+
+namespace memrec {
+
+[[noreturn]] inline void refuse(const std::string& text) { throw std::runtime_error("memrec: " + text); }
+
+inline void check(AOTITorchError error, const char* what) {
+    if (error) refuse(std::string("torch failed in ") + what);
+}
+
+// An argument, which a kernel owns, or a result.
+class Tensor {
+  public:
+    explicit Tensor(StableIValue value) : Tensor(reinterpret_cast<AtenTensorHandle>(value)) {}
+    explicit Tensor(AtenTensorHandle handle) : handle_(handle) {}
+    ~Tensor() {
+        if (handle_) aoti_torch_delete_tensor_object(handle_);
+    }
+    Tensor(Tensor&& other) noexcept : Tensor(other) { other.handle_ = nullptr; }
+    Tensor& operator=(const Tensor&) = delete;
+
+    // Float32 [rows, columns], uninitialised.
+    static Tensor make(int64_t rows, int64_t columns) {
+        if (rows < 0 || columns < 0) refuse("the output would have a negative size.");
+        const int64_t sizes[] = {rows, columns}, strides[] = {columns, 1};
+        AtenTensorHandle made = nullptr;
+        check(aoti_torch_empty_strided(2, sizes, strides, aoti_torch_dtype_float32(), aoti_torch_device_type_cpu(), 0, &made),
+              "allocating the output");
+        Tensor output(made);
+        output.read("the output", 2);
+        return output;
+    }
+
+    // Hands the tensor on, as the result of a kernel.
+    StableIValue release() {
+        const auto value = reinterpret_cast<StableIValue>(handle_);
+        handle_ = nullptr;
+        return value;
+    }
+
+    void read(const char* name, int64_t dims) {
+        int32_t device = 0;
+        check(aoti_torch_get_device_type(handle_, &device), "reading a device");
+        check(aoti_torch_get_dtype(handle_, &dtype_), "reading a dtype");
+        check(aoti_torch_get_dim(handle_, &dims_), "reading a dimension");
+        check(aoti_torch_get_sizes(handle_, &sizes_), "reading a shape");
+        check(aoti_torch_get_strides(handle_, &strides_), "reading strides");
+        check(aoti_torch_get_data_ptr(handle_, &data_), "reading an address");
+        if (device != aoti_torch_device_type_cpu()) refuse(std::string(name) + " must be on the CPU.");
+        if (dims_ != dims) refuse(std::string(name) + " must have " + std::to_string(dims) + " dimensions.");
+    }
+
+    void read_plain(const char* name, int64_t dims, int32_t dtype) {
+        read(name, dims);
+        if (dtype_ != dtype) refuse(std::string(name) + " has the wrong dtype.");
+        if (!is_plain()) refuse(std::string(name) + " must be contiguous.");
+    }
+
+    // Bits of a whole number, of a tensor that holds ids or offsets.
+    int32_t bits(const char* name) const {
+        if (dtype_ == aoti_torch_dtype_int64()) return 64;
+        if (dtype_ == aoti_torch_dtype_int32()) return 32;
+        refuse(std::string(name) + " must be int64 or int32.");
+    }
+
+    bool is_plain() const {
+        int64_t expected = 1;
+        for (int64_t d = dims_; d-- > 0; expected *= sizes_[d])
+            if (sizes_[d] > 1 && strides_[d] != expected) return false;
+        return true;
+    }
+
+    int64_t at(int64_t place) const {
+        return dtype_ == aoti_torch_dtype_int32() ? static_cast<const int32_t*>(data_)[place]
+                                                   : static_cast<const int64_t*>(data_)[place];
+    }
+    template <class T>
+    T* data() const {
+        return static_cast<T*>(data_);
+    }
+    int64_t size(int64_t dim) const { return sizes_[dim]; }
+    int64_t stride(int64_t dim) const { return strides_[dim]; }
+
+  private:
+    Tensor(const Tensor&) = default;
+
+    AtenTensorHandle handle_;
+    void* data_ = nullptr;
+    int64_t *sizes_ = nullptr, *strides_ = nullptr, dims_ = 0;
+    int32_t dtype_ = 0;
+};
+
+}  // namespace memrec
