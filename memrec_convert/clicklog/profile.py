@@ -1,4 +1,4 @@
-"""Lookup profiles: how often each id of each table occurs in a log, and from which files that was counted."""
+"""Lookup profiles: how often each id of each table occurs in a log, from which files, and what a model feels of it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,39 @@ from memrec_convert.parallel import ordered_map
 from memrec_convert.safe_files import write_file
 
 FORMAT = "memrec-profile/1"
+FORMAT_WITH_SENSITIVITIES = "memrec-profile/2"
+
+
+@dataclass
+class Sensitivity:
+    """What a backward pass over a log tells of one table, summed over `lookups`.
+
+    With g the gradient of the logit by a looked-up row and f = 4 p (1 - p) the Fisher weight of its sample, where p is
+    the model's click probability: `moment` sums f g g^T (float64 [dim, dim]), `squares` f |g|**2 of each row (float32
+    [rows]), `seen` the lookups of each row (int32 [rows]).
+    """
+
+    squares: np.ndarray
+    seen: np.ndarray
+    moment: np.ndarray
+    lookups: int = 0
 
 
 @dataclass(frozen=True)
 class Profile:
-    """`counts`: per table, the lookups of each row (int64 [rows]); `samples`: the log's rows; `digest` of its files."""
+    """What is known of a training log.
+
+    counts         per table, the lookups of each row (int64 [rows])
+    samples        the log's rows
+    digest         of its files
+    sensitivities  of each table of the network that `model` tells from others; empty where none were measured
+    """
 
     counts: tuple[np.ndarray, ...]
     samples: int
     digest: LogDigest
+    sensitivities: tuple[Sensitivity, ...] = ()
+    model: str = ""
 
 
 def take_profile(log: ClickLog, *, workers: int = 1) -> Profile:
@@ -47,8 +71,13 @@ def save_profile(profile: Profile, path: str | Path) -> None:
     """Write a profile as .npz, complete or not at all; OutputError where that fails."""
     path = Path(path)
     arrays: dict[str, Any] = {f"counts_{table:04d}": counts for table, counts in enumerate(profile.counts)}
+    for table, one in enumerate(profile.sensitivities):
+        parts = {"squares": one.squares, "seen": one.seen, "moment": one.moment, "lookups": np.array(one.lookups)}
+        arrays |= {f"{part}_{table:04d}": array for part, array in parts.items()}
+    if profile.sensitivities:
+        arrays["model"] = np.array(profile.model)
     header: dict[str, Any] = {
-        "format": np.array(FORMAT),
+        "format": np.array(FORMAT_WITH_SENSITIVITIES if profile.sensitivities else FORMAT),
         "samples": np.array(profile.samples, dtype=np.int64),
         "combined": np.array(profile.digest.combined),
         "files": np.array(profile.digest.files),
@@ -93,13 +122,32 @@ def _count(all_counts: tuple[np.ndarray, ...], block: Block, table: int) -> None
 
 def _parse_profile(path: Path, arrays: dict[str, np.ndarray]) -> Profile:
     found = str(arrays.get("format"))
-    if found != FORMAT or not {"samples", "combined", "files", "names"} <= arrays.keys() or arrays["samples"].size != 1:
+    known = found in (FORMAT, FORMAT_WITH_SENSITIVITIES)
+    if not known or not {"samples", "combined", "files", "names"} <= arrays.keys() or arrays["samples"].size != 1:
         raise LogError(f"the profile {path} is of format {found!r}, expected {FORMAT}; take it anew.")
     counts = tuple(arrays[name] for name in sorted(arrays) if name.startswith("counts_"))
     if any(count.dtype != np.int64 or count.ndim != 1 or (count < 0).any() for count in counts):
         raise LogError(f"the profile {path} holds counts that are not numbers of lookups; take it anew.")
     files, names = (tuple(str(item) for item in np.atleast_1d(arrays[key])) for key in ("files", "names"))
-    return Profile(counts, int(arrays["samples"].item()), LogDigest(str(arrays["combined"]), files, names))
+    digest = LogDigest(str(arrays["combined"]), files, names)
+    felt, model = _parse_sensitivities(path, arrays), str(arrays.get("model", ""))
+    return Profile(counts, int(arrays["samples"].item()), digest, felt, model)
+
+
+def _parse_sensitivities(path: Path, arrays: dict[str, np.ndarray]) -> tuple[Sensitivity, ...]:
+    found = []
+    for name in sorted(one for one in arrays if one.startswith("squares_")):
+        number = name.removeprefix("squares_")
+        parts = [arrays.get(f"{part}_{number}", np.zeros(0)) for part in ("squares", "seen", "moment", "lookups")]
+        squares, seen, moment, lookups = parts
+        kinds = [str(part.dtype) for part in parts]
+        shaped = squares.ndim == 1 and squares.shape == seen.shape and moment.ndim == 2 and lookups.ndim == 0
+        if kinds != ["float32", "int32", "float64", "int64"] or not shaped or len({*moment.shape}) != 1:
+            raise LogError(f"the profile {path} holds sensitivities in another form than it should; take it anew.")
+        if not all(np.isfinite(part).all() for part in parts) or min(part.min(initial=0) for part in parts[:2]) < 0:
+            raise LogError(f"the profile {path} holds sensitivities that are no sums of squares; take it anew.")
+        found.append(Sensitivity(squares, seen, moment, int(lookups)))
+    return tuple(found)
 
 
 def _check_rows(path: Path, profile: Profile, schema: LogSchema) -> None:

@@ -1,68 +1,200 @@
-"""The metric of each table: how much the logit moves when a row moves."""
+"""What the logit feels of a table: the metric of its rows, and which rows it feels more than others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from memrec_convert.clicklog import Sensitivity
+from memrec_convert.distill.columns import IN_MEMORY, Column, Scratch, slices
 from memrec_convert.errors import ModelError
+from memrec_convert.parallel import ordered_map
 
 EIGENVALUE_FLOOR = 1e-4
 """Directions that the sample's gradients never touch still count this share of the mean: the sample is not all data."""
 
+PRIOR_LOOKUPS = 1.0
+"""A row's own sensitivity is averaged with the table's as if so many lookups of the table's mean had been seen too."""
+
+
+@dataclass(frozen=True)
+class WatchedTable:
+    """A module whose outputs are looked at: `rows` of the table, its pooling ("" for single rows) and padding id."""
+
+    module: nn.Module
+    rows: int
+    pooling: str = "sum"
+    padding_idx: int | None = None
+
+
+def mean_moment(found: Sensitivity) -> Tensor:
+    """G, the mean of f g g^T over the lookups, float64 [dim, dim]; zero where there were none."""
+    return torch.from_numpy(found.moment) / max(found.lookups, 1)
+
+
+def weigh_rows(found: Sensitivity, *, scratch: Scratch = IN_MEMORY) -> Column:
+    """Each row's sensitivity as a multiple of the table's mean, float32 [rows]: (squares + K m) / (seen + K) / m.
+
+    m is the mean of f |g|**2 over the lookups and K is PRIOR_LOOKUPS; 1 everywhere where m is zero.
+    """
+    mean = float(found.moment.trace()) / max(found.lookups, 1)
+    factors = scratch.column(len(found.squares), np.float32)
+    for part in slices(len(found.squares)):
+        if mean > 0:
+            own = found.squares[part].astype(np.float64) / mean + PRIOR_LOOKUPS
+            factors[part] = (own / (found.seen[part] + PRIOR_LOOKUPS)).astype(np.float32)
+        else:
+            factors[part] = np.ones(part.stop - part.start, dtype=np.float32)
+    return factors
+
 
 def measure_sensitivities(
-    model: nn.Module, tables: Sequence[nn.Module], batches: Iterable[Any], forward: Callable[[nn.Module, Any], Tensor]
-) -> list[Tensor]:
-    """G_f of each table: float64 [dim, dim], the second moment of d logit / d (output of the table) over the batches.
+    model: nn.Module,
+    tables: Sequence[WatchedTable],
+    batches: Iterable[Any],
+    forward: Callable[[nn.Module, Any], Tensor],
+    *,
+    workers: int = 1,
+) -> list[Sensitivity]:
+    """One backward pass of the model over the batches; a module that is called several times counts each call.
 
-    `tables` are the modules in the model whose outputs are looked at; a module called several times counts each call.
+    `workers` threads take batches, whose sums are added in the batches' order: the result is the same for any number.
+    ModelError where the logits carry no gradient.
     """
-    outputs: list[list[Tensor]] = [[] for _ in tables]
+    found = [
+        Sensitivity(np.zeros(one.rows, dtype=np.float32), np.zeros(one.rows, dtype=np.int32), np.zeros((1, 1)))
+        for one in tables
+    ]
+    with _watch(tables) as calls:
+
+        def measure(batch: Any) -> list[list[_Sums]]:  # noqa: ANN401 - a batch is what the user's loader yields
+            return _measure_batch(model, batch, forward, tables, calls)
+
+        for sums in ordered_map(measure, batches, workers=workers):
+            for table, parts in zip(found, sums, strict=True):
+                for part in parts:
+                    table.moment = table.moment + part.moment  # the zero that it starts from takes any shape
+                    table.lookups += len(part.ids)
+                    np.add.at(table.squares, part.ids, part.squares)
+                    np.add.at(table.seen, part.ids, 1)
+    return found
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of a watched module: what was asked for and its output, of which the gradient is wanted."""
+
+    ids: Tensor
+    offsets: Tensor | None
+    weights: Tensor | None
+    output: Tensor
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """What one call adds: the moment, and per lookup the id (int64 [n]) and the squared gradient (float32 [n])."""
+
+    moment: np.ndarray
+    ids: np.ndarray
+    squares: np.ndarray
+
+
+class _Calls(threading.local):
+    """The calls of each table in the batch that a thread works on."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, list[_Call]] = {}
+
+
+@contextmanager
+def _watch(tables: Sequence[WatchedTable]) -> Iterator[_Calls]:
+    calls = _Calls()
 
     def keep(number: int) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:  # noqa: ANN401 - torch's signature
+        def hook(_module: nn.Module, inputs: Any, output: Tensor) -> Tensor:  # noqa: ANN401 - torch's signature
             watched = output.detach().requires_grad_(True)
-            outputs[number].append(watched)
+            ids, offsets, weights = (*inputs, None, None)[:3]
+            calls.of.setdefault(number, []).append(_Call(ids, offsets, weights, watched))
             return watched
 
         return hook
 
-    handles = [table.register_forward_hook(keep(number)) for number, table in enumerate(tables)]
-    moments: list[Tensor | None] = [None] * len(tables)
-    counts = [0] * len(tables)
+    handles = [table.module.register_forward_hook(keep(number)) for number, table in enumerate(tables)]
     try:
-        for batch in batches:
-            for kept in outputs:
-                kept.clear()
-            with torch.enable_grad():
-                logits = forward(model, batch)
-                if not logits.requires_grad:
-                    raise ModelError(
-                        "forward gave logits without a gradient, so how much each table matters cannot be measured; "
-                        "leave out no_grad() and detach(), or set weights to 'displacement'."
-                    )
-                flat = [output for kept in outputs for output in kept]
-                gradients = iter(torch.autograd.grad(logits.sum(), flat, allow_unused=True) if flat else ())
-            for number, kept in enumerate(outputs):
-                for output in kept:
-                    gradient = next(gradients)
-                    rows = (torch.zeros_like(output) if gradient is None else gradient).reshape(-1, output.shape[-1])
-                    wide = rows.to(torch.float64)
-                    moment = wide.T @ wide
-                    known = moments[number]
-                    moments[number] = moment if known is None else known + moment
-                    counts[number] += len(rows)
+        yield calls
     finally:
         for handle in handles:
             handle.remove()
-    return [
-        torch.eye(1, dtype=torch.float64) if moment is None else moment / max(count, 1)
-        for moment, count in zip(moments, counts, strict=True)
-    ]
+
+
+def _measure_batch(
+    model: nn.Module,
+    batch: Any,  # noqa: ANN401 - as above
+    forward: Callable[[nn.Module, Any], Tensor],
+    tables: Sequence[WatchedTable],
+    calls: _Calls,
+) -> list[list[_Sums]]:
+    calls.of = {}
+    with torch.enable_grad():
+        logits = forward(model, batch)
+        if not logits.requires_grad:
+            raise ModelError(
+                "forward gave logits without a gradient, so how much each table matters cannot be measured; "
+                "leave out no_grad() and detach(), or set weights to 'displacement'."
+            )
+        chance = torch.sigmoid(logits.detach().to(torch.float64))
+        fisher = (4 * chance * (1 - chance)).sqrt()  # of gradients, so that their squares carry the weight itself
+        made = [(number, call) for number in range(len(tables)) for call in calls.of.get(number, [])]
+        flat = [call.output for _, call in made]
+        weighted = (logits * fisher.to(logits.dtype)).sum()
+        gradients = torch.autograd.grad(weighted, flat, allow_unused=True) if flat else ()
+    sums: list[list[_Sums]] = [[] for _ in tables]
+    for (number, call), gradient in zip(made, gradients, strict=True):
+        found = torch.zeros_like(call.output) if gradient is None else gradient
+        sums[number].append(_sum_call(tables[number], call, found.reshape(-1, found.shape[-1])))
+    calls.of = {}
+    return sums
+
+
+def _sum_call(table: WatchedTable, call: _Call, gradients: Tensor) -> _Sums:
+    """The sums over a call's lookups, from the gradient of each of its vectors (rows, or bags of rows) [n, dim]."""
+    ids, vectors = call.ids.detach().reshape(-1).to("cpu", torch.int64), len(gradients)
+    wide = gradients.to("cpu", torch.float64)
+    squares = wide.square().sum(dim=1)
+    if len(ids) == vectors and call.weights is None:  # one lookup each: what is pooled is the row
+        return _Sums((wide.T @ wide).numpy(), ids.numpy(), squares.to(torch.float32).numpy())
+    bags = _find_bags(len(ids), call.offsets, vectors)
+    ids = ids[: len(bags)]
+    shares = torch.ones(len(ids), dtype=torch.float64)
+    if call.weights is not None:
+        shares = call.weights.detach().reshape(-1).to("cpu", torch.float64)[: len(bags)]
+    if table.padding_idx is not None and table.pooling:
+        shares = torch.where(ids == table.padding_idx, 0.0, shares)
+    if table.pooling == "mean":
+        shares = shares / _sum_bags((shares != 0).to(torch.float64), bags, vectors).clamp(min=1)[bags]
+    shares = shares.square()
+    moment = (wide * _sum_bags(shares, bags, vectors).unsqueeze(1)).T @ wide
+    return _Sums(moment.numpy(), ids.numpy(), (shares * squares[bags]).to(torch.float32).numpy())
+
+
+def _find_bags(count: int, offsets: Tensor | None, vectors: int) -> Tensor:
+    """The bag of each of `count` ids, int64; without offsets all bags are of one length."""
+    if offsets is None:
+        return torch.repeat_interleave(torch.arange(vectors), count // max(vectors, 1))
+    starts = offsets.detach().to("cpu", torch.int64)
+    ends = torch.cat([starts, starts.new_tensor([count])])[1 : vectors + 1]
+    return torch.repeat_interleave(torch.arange(vectors), ends - starts[:vectors])
+
+
+def _sum_bags(values: Tensor, bags: Tensor, vectors: int) -> Tensor:
+    return torch.zeros(vectors, dtype=torch.float64).index_add_(0, bags, values)
 
 
 def root_of(sensitivity: Tensor) -> Tensor:

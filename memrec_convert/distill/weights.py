@@ -24,11 +24,15 @@ class TableWeights:
     metric: Tensor
 
 
-def weigh_by_log(counts: np.ndarray, *, scratch: Scratch = IN_MEMORY) -> Column:
-    """Occurrences in the training log plus COUNT_OFFSET, float32 [rows]."""
+def weigh_by_log(counts: np.ndarray, factors: Column | None = None, *, scratch: Scratch = IN_MEMORY) -> Column:
+    """Occurrences in the training log plus COUNT_OFFSET, times each row's own sensitivity (`factors`), float32 [rows].
+
+    Without factors, all rows of a table are taken to be equally sensitive.
+    """
     weights = scratch.column(len(counts), np.float32)
     for part in slices(len(counts)):
-        weights[part] = (counts[part] + COUNT_OFFSET).astype(np.float32)
+        times = counts[part] + COUNT_OFFSET
+        weights[part] = (times if factors is None else times * factors[part]).astype(np.float32)
     return weights
 
 

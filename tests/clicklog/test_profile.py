@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from memrec_convert.clicklog import (
     LogDigest,
     LogSchema,
     Profile,
+    Sensitivity,
     load_profile,
     open_log,
     refuse_leak,
@@ -69,6 +71,59 @@ def test_round_trip(profile, schema, tmp_path):
     assert (loaded.samples, loaded.digest, loaded.digest.names) == (1003, profile.digest, ("log.parquet",))
     for ours, theirs in zip(loaded.counts, profile.counts, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.fixture
+def felt(profile) -> Profile:
+    """The profile with what a model of 2 tables feels."""
+    generator = np.random.default_rng(0)
+    found = tuple(
+        Sensitivity(
+            generator.random(rows, dtype=np.float32), generator.integers(0, 9, rows, np.int32), np.eye(dim) * dim, 1003
+        )
+        for rows, dim in ((500, 4), (7, 2))
+    )
+    return replace(profile, sensitivities=found, model="0123")
+
+
+def test_sensitivities_go_along(felt, tmp_path):
+    """They are loaded as they were, with the mark of their model; a profile without them keeps the older format."""
+    save_profile(felt, tmp_path / "p.npz")
+    loaded = load_profile(tmp_path / "p.npz")
+    assert loaded.model == "0123"
+    for ours, theirs in zip(loaded.sensitivities, felt.sensitivities, strict=True):
+        for name in ("squares", "seen", "moment"):
+            np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+        assert ours.lookups == 1003
+    formats = []
+    for one in (felt, replace(felt, sensitivities=())):
+        save_profile(one, tmp_path / "q.npz")
+        with np.load(tmp_path / "q.npz") as arrays:
+            formats.append(str(arrays["format"]))
+    assert formats == ["memrec-profile/2", "memrec-profile/1"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"squares": np.array([1, np.nan], np.float32)},
+        {"squares": np.array([1, -1], np.float32)},
+        {"squares": np.zeros(3, np.float32)},
+        {"squares": np.zeros(2)},
+        {"seen": np.array([1, -1], np.int32)},
+        {"moment": np.zeros((2, 3))},
+        {"moment": np.full((2, 2), np.inf)},
+        {"moment": np.zeros(2)},
+    ],
+)
+def test_impossible_sensitivities(felt, tmp_path, change):
+    """No sums of squares, or of another shape or type: refused by the file's name."""
+    sound = Sensitivity(np.ones(2, np.float32), np.ones(2, np.int32), np.eye(2), 3)
+    save_profile(replace(felt, sensitivities=(sound,)), tmp_path / "p.npz")
+    assert load_profile(tmp_path / "p.npz").sensitivities[0].lookups == 3
+    save_profile(replace(felt, sensitivities=(replace(sound, **change),)), tmp_path / "p.npz")
+    with pytest.raises(LogError, match=r"p\.npz holds sensitivities"):
+        load_profile(tmp_path / "p.npz")
 
 
 def test_saving_is_deterministic(profile, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from memrec_convert import convert, evaluate, load, plan, verify
-from memrec_convert.clicklog import LogSchema, load_profile, open_log
+from memrec_convert.clicklog import LogSchema, load_profile, open_log, save_profile
 from memrec_convert.conversion.options import Options
 from memrec_convert.errors import LogError, NonFiniteRowsError, OptionError, ProfileLeakError
 from memrec_convert.report import Report
@@ -152,6 +153,29 @@ def test_a_profile_is_written_once_and_then_used(tiny, tmp_path):
     ids = pq.read_table(tiny.train)["C1"].to_numpy()
     assert np.array_equal(counts[0], np.bincount(ids, minlength=2000))
     assert report.provenance.profile_digest == load_profile(profile).digest.combined
+
+
+def test_a_profile_gives_what_its_log_gives(tiny, tmp_path):
+    """What the model feels of its rows lies in the profile: without the log the file is the same, to the byte."""
+    profile, made = tmp_path / "p.npz", [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    convert(tiny.checkpoint, BUDGET, data=tiny.train, profile=profile, out=made[0], epochs=0)
+    assert all(one.lookups for one in load_profile(profile).sensitivities)
+    convert(tiny.checkpoint, BUDGET, profile=profile, out=made[1], epochs=0)
+    assert made[0].read_bytes() == made[1].read_bytes()
+
+
+def test_sensitivities_of_another_model_are_not_used(tiny, tmp_path):
+    """The counts stay, the sensitivities are measured anew; with no log to measure on, all rows count alike."""
+    profile = tmp_path / "p.npz"
+    plan(tiny.checkpoint, BUDGET, data=tiny.train, profile=profile, **FAST)
+    strange = replace(load_profile(profile), model="of another")
+    save_profile(strange, profile)
+    counted = plan(tiny.checkpoint, BUDGET, profile=profile, **FAST)
+    assert load_profile(profile).model == "of another"
+    again = plan(tiny.checkpoint, BUDGET, data=tiny.train, profile=profile, **FAST)
+    assert load_profile(profile).model not in ("of another", "")
+    assert [one["sensitivity"] for one in counted.explained] == [1.0] * 3
+    assert all(one["sensitivity"] != 1 for one in again.explained)
 
 
 def test_a_profile_alone_weighs_by_the_log(tiny, tmp_path):

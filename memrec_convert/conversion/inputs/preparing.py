@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from memrec_convert.checkpoint import READINGS, Facts, SourceModel, digest_files
-from memrec_convert.clicklog import LogSchema, Profile, load_profile, refuse_leak, save_profile, take_profile
+from memrec_convert.clicklog import (
+    LogSchema,
+    Profile,
+    Sensitivity,
+    load_profile,
+    refuse_leak,
+    save_profile,
+    take_profile,
+)
 from memrec_convert.conversion.inputs.from_checkpoint import (
     LogBatches,
     LogChoices,
@@ -22,7 +31,7 @@ from memrec_convert.conversion.inputs.from_class import OwnClass, OwnModel, make
 from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.readings import refuse_doubtful
 from memrec_convert.conversion.inputs.subject import Progress, Subject
-from memrec_convert.conversion.inputs.workspace import Workspace
+from memrec_convert.conversion.inputs.workspace import Workspace, mark_model
 from memrec_convert.conversion.options import (
     NO_BUDGET,
     NO_EXTRAS,
@@ -115,6 +124,9 @@ def prepare(
             placed = space.make_choices(source, train, counted, options, progress) if space is not None else {}
             learned = None if options.tables_only else train
             subject, warnings = make_subject(source, train=learned, profile=counted, **shared, **placed)
+        path_of_profile = choices.get("profile")
+        if counted is not None and path_of_profile is not None:
+            subject = _keep_felt(subject, source, counted, Path(path_of_profile))
     warnings = (*source.warnings, *warnings, *doubts)
     return Job(source, subject, counted, judged, options, budget, warnings, watch, progress)
 
@@ -184,6 +196,18 @@ def _find_profile(
     if path is not None:
         save_profile(profile, path)
     return profile
+
+
+def _keep_felt(subject: Subject, source: SourceModel, profile: Profile, path: Path) -> Subject:
+    """The subject with what the profile knows of this model's sensitivities, or as one that will tell the profile."""
+    mark = mark_model(source)
+    if profile.sensitivities and profile.model == mark:
+        return replace(subject, felt=profile.sensitivities)
+
+    def keep(found: Sequence[Sensitivity]) -> None:
+        save_profile(replace(profile, sensitivities=tuple(found), model=mark), path)
+
+    return replace(subject, keep_felt=keep)
 
 
 def profile_facts(profile: Profile | None) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from memrec_convert.artifact.dense import narrow_shapes
+from memrec_convert.clicklog import Sensitivity
 from memrec_convert.conversion.inputs.kept_fits import NO_STORE, FitStore
 from memrec_convert.conversion.inputs.metering import Meter, Progress, count_large_bytes
 from memrec_convert.distill.columns import IN_MEMORY, Column, Scratch
@@ -99,6 +100,8 @@ class Subject:
     dense_shapes, dense_aliases   every other tensor of the state dict, and the names that share one of them
     counts   per site the lookups of each id in the training data (int64 [rows]), or None without data
     samples  how many samples those counts come from
+    felt     per site what the model feels of its rows, where a profile of this model knows it already
+    keep_felt  takes what was measured in its place
     scratch  where numbers per row are kept
     work     where fits and codes are kept for another run
     meter    counts what is read of large tables
@@ -115,6 +118,8 @@ class Subject:
     hold_out: BatchSource | None = None
     counts: tuple[np.ndarray, ...] | None = None
     samples: int = 0
+    felt: tuple[Sensitivity, ...] = ()
+    keep_felt: Callable[[Sequence[Sensitivity]], None] | None = None
     scratch: Scratch = IN_MEMORY
     work: FitStore = NO_STORE
     meter: Meter = field(default_factory=Meter)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from memrec_convert.artifact.layout import canonical_json
 from memrec_convert.checkpoint import SourceModel, digest_files
 from memrec_convert.clicklog import Profile
 from memrec_convert.conversion.inputs.from_checkpoint import LogBatches
@@ -47,6 +49,12 @@ def open_workspace(work: str | Path | None, beside: Path | None) -> Workspace:
     return Workspace(kept, Scratch(kept or beside))
 
 
+def mark_model(source: SourceModel) -> str:
+    """What tells this network from others: 32 hex digits, from the checkpoint's bytes and how they are read."""
+    text = f"{digest_files(source.files)} {canonical_json(source.architecture)}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
 def _facts(source: SourceModel, train: LogBatches | None, profile: Profile | None, options: Options) -> dict[str, Any]:
     """What fits and codes depend on, as digests and plain values."""
     return {
@@ -54,6 +62,7 @@ def _facts(source: SourceModel, train: LogBatches | None, profile: Profile | Non
         "source": digest_files(source.files),
         "architecture": source.architecture,
         "profile": profile.digest.combined if profile is not None else None,
+        "felt": train is not None or (profile is not None and bool(profile.sensitivities) and profile.model),
         "train": train.log.digest().combined if train is not None else None,
         "schema": repr(train.log.schema) if train is not None else None,
         "options": options.fit_facts(),

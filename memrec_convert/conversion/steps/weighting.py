@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 
-from memrec_convert.conversion.inputs.subject import Progress, Subject
+from memrec_convert.clicklog import Sensitivity
+from memrec_convert.conversion.inputs.subject import BatchSource, Progress, Subject
 from memrec_convert.conversion.options import Options
-from memrec_convert.distill.sensitivity import measure_sensitivities, root_of
+from memrec_convert.distill.sensitivity import WatchedTable, mean_moment, measure_sensitivities, root_of, weigh_rows
 from memrec_convert.distill.weights import (
     TableWeights,
     describe_fault,
@@ -17,7 +21,9 @@ from memrec_convert.distill.weights import (
 )
 from memrec_convert.errors import LogError
 
-SENSITIVITY_SAMPLES = 65_536
+SENSITIVITY_SAMPLES = 1 << 24
+"""Samples of the training data, from its start, that sensitivities are measured on: more would tell little more."""
+
 _MOST_NAMED = 3
 
 NO_DATA_WARNING = (
@@ -62,19 +68,32 @@ def weigh_tables(subject: Subject, source: str, options: Options, progress: Prog
     if source == "uniform":
         return weigh_uniformly(readers, scratch=scratch)
     assert subject.counts is not None
-    if subject.train is None:  # a stored profile alone: how often is known, how sensitive is not
-        metrics = [torch.eye(site.dim) for site in subject.sites]
-    else:
-        progress("sensitivities", 0, 1)
-        batches = subject.train.stream(limit=SENSITIVITY_SAMPLES)
-        modules = [site.module for site in subject.sites]
-        metrics = [root_of(one) for one in measure_sensitivities(subject.model, modules, batches, subject.forward)]
-        metrics = [
-            metric if len(metric) == site.dim else torch.eye(site.dim)
-            for metric, site in zip(metrics, subject.sites, strict=True)
-        ]
-        progress("sensitivities", 1, 1)
-    return [
-        TableWeights(weigh_by_log(count, scratch=scratch), metric)
-        for count, metric in zip(subject.counts, metrics, strict=True)
-    ]
+    found = subject.felt
+    if not found and subject.train is not None:
+        found = tuple(_measure(subject, subject.train, options, progress))
+        if subject.keep_felt is not None:
+            subject.keep_felt(found)
+    weights = []
+    for number, (count, site) in enumerate(zip(subject.counts, subject.sites, strict=True)):
+        if not found or not found[number].lookups:  # how often is known, how sensitive is not
+            weights.append(TableWeights(weigh_by_log(count, scratch=scratch), torch.eye(site.dim)))
+            continue
+        rows = weigh_by_log(count, weigh_rows(found[number], scratch=scratch), scratch=scratch)
+        weights.append(TableWeights(rows, root_of(mean_moment(found[number]))))
+    return weights
+
+
+def _measure(subject: Subject, train: BatchSource, options: Options, progress: Progress) -> list[Sensitivity]:
+    """The sensitivities of all tables and rows, from a pass over the training data."""
+    tables = [WatchedTable(site.module, site.rows, site.pooling, site.padding_idx) for site in subject.sites]
+    total = max(1, -(-min(subject.samples, SENSITIVITY_SAMPLES) // options.batch_size))
+
+    def stream() -> Iterator[Any]:
+        for number, batch in enumerate(train.stream(limit=SENSITIVITY_SAMPLES)):
+            progress("sensitivities", min(number, total - 1), total)
+            yield batch
+
+    workers = subject.scoring_workers(options.workers)
+    found = measure_sensitivities(subject.model, tables, stream(), subject.forward, workers=workers)
+    progress("sensitivities", total, total)
+    return found
