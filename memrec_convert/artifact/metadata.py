@@ -94,7 +94,8 @@ def parse_metadata(text: str | None, where: str) -> Metadata:
     """Metadata from its JSON text; ArtifactError where it is foreign, damaged or of a newer format."""
     if text is None:
         raise ArtifactError(
-            f"{where} is a safetensors file without memrec_convert metadata: not an artifact of this tool."
+            f"{where} is a safetensors file without memrec_convert metadata: not an artifact of this tool; "
+            "pass the file that convert or save wrote."
         )
     try:
         plain = json.loads(text)

@@ -63,9 +63,8 @@ def read_artifact(path: str | Path) -> Artifact:
             metadata = parse_metadata((file.metadata() or {}).get(METADATA_KEY), str(path))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except SafetensorError as error:
-        raise ArtifactError(
-            f"{path} is no readable safetensors file ({quote_error(error)}); convert the source again."
-        ) from error
+        way = "convert the source again" if is_artifact(path) else "pass the file that convert or save wrote"
+        raise ArtifactError(f"{path} is no readable safetensors file ({quote_error(error)}); {way}.") from error
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror or error}; check the file.") from error
     if set(metadata.digests) != set(tensors):

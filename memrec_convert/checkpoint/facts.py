@@ -95,10 +95,14 @@ def assume_one(fact: str, taken: str) -> Assumption:
 def parse_assumed(given: Mapping[str, str | Sequence[str] | Sequence[int]], known: Facts = NOTHING_STATED) -> Facts:
     """`known` with what `--assume` states, NAME=VALUE as texts or as lists; CheckpointError for unknown ones."""
     found: dict[str, Any] = {}
+    if not isinstance(given, Mapping):
+        raise CheckpointError(f"assume is a {type(given).__name__}; expected names and values, as {{'state': 'ema'}}.")
     for key, value in given.items():
         name = str(key).replace("-", "_")
         if name not in READINGS:
             raise CheckpointError(f"{key!r} is nothing that can be assumed; expected one of {', '.join(READINGS)}.")
+        if not isinstance(value, Sequence):
+            raise CheckpointError(f"assume > {name} is {value!r}; expected a text, or a list of texts or numbers.")
         parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
         if name == "field_sizes":
             parts = [int(part) if isinstance(part, str) and part.isdecimal() else part for part in parts]

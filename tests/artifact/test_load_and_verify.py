@@ -263,7 +263,7 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
         (tmp_path, "is no file"),
         (tmp_path / "pipe", "is no file"),
         (tmp_path / ("x" * 300), "name too long"),
-        (text, "no readable safetensors file"),
+        (text, "no readable safetensors file .*; pass the file that convert or save wrote"),
         (foreign, "not an artifact of this tool"),
     ):
         for act in (load, verify):

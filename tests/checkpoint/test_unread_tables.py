@@ -245,6 +245,16 @@ def test_an_array_of_the_other_byte_order_is_named(tmp_path):
         read_source(tmp_path / "t.npy")
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_quantised_module_of_torch_is_named(save):
+    """Whatever the module is called, and any quantised tensor that is as tall as a table."""
+    tall = torch.quantize_per_tensor(torch.ones(1200, 4), 0.1, 0, torch.quint8)
+    state = torch.nn.ModuleDict({"item": torch.ao.nn.quantized.Embedding(30, 4)}).state_dict() | {"shop": tall}
+    found = inspect(save(USERS | state)).warnings
+    for name in ("item._packed_params._packed_weight", "shop"):
+        assert any(f"{name} was not read: it is a quantised tensor" in one for one in found)
+
+
 def test_an_adapter_without_its_table_is_named(save):
     """LoRA's two factors alone are no table."""
     parts = {f"item_embedding.lora_embedding_{part}": torch.ones(4, 40) for part in "AB"}

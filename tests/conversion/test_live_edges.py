@@ -342,6 +342,7 @@ def test_models_of_other_kinds_are_refused(model, text):
         ({"forward": "x"}, "forward is a str"),
         ({"batches": list}, "batches is a type"),
         ({"batches": (1 // 0 for _ in range(1))}, "batches failed .ZeroDivisionError"),
+        ({"batches": [{"ids": IDS, "y": IDS}]}, r"forward=lambda model, batch: model\(ids=batch\['ids'\]\)"),
         ({"batches": [IDS], "forward": lambda m, b: m(b).to_sparse()}, "sparse"),
         ({"batches": [IDS], "forward": lambda m, b: torch.nested.nested_tensor([m(b)])}, "nested"),
         ({"batches": [IDS], "forward": lambda m, b: m(b) + 1j, "outputs": "probabilities"}, "complex64"),

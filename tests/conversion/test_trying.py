@@ -223,6 +223,9 @@ def test_what_is_assumed_goes_before_the_recipe(tiny, tmp_path):
     found = plan(tiny.bare, BUDGET, recipe=recipe, assume={"pairs": "lower"}, data=tiny.train, val=tiny.val)
     assert found.predicted_bytes <= BUDGET
     assert not any("tried" in line and "pairs" in line for line in found.assumed)
+    for given, text in ((("state=ema",), "assume is a tuple"), ({"state": 5}, "assume > state is 5")):
+        with pytest.raises(CheckpointError, match=text):
+            parse_assumed(given)
     texts = parse_assumed({"table-order": "a, b", "field_sizes": "3,4"})
     assert texts == parse_assumed({"table_order": ["a", "b"], "field_sizes": [3, 4]})
     assert texts == Facts(table_order=("a", "b"), field_sizes=(3, 4))

@@ -31,8 +31,7 @@ def name_unread_tables(state: StateDict, used: Iterable[StoredTensor]) -> list[s
         ):
             continue
         reason = _find_reason(name, value)
-        bare = isinstance(value, Placeholder) and value.name.startswith("numpy array")
-        if reason and (isinstance(value, StoredTensor) or bare or _is_named(name)):
+        if reason and (isinstance(value, StoredTensor) or _is_named(name) or _is_shaped(name, value)):
             found.append(f"{printable(name)} was not read: {reason}")
     more = [f"{len(found) - _MOST_NAMED} more entries like these were not read"] if len(found) > _MOST_NAMED else []
     return found[:_MOST_NAMED] + more
@@ -74,6 +73,15 @@ def name_unused(state: StateDict, used: Iterable[StoredTensor]) -> list[str]:
 
 def _is_named(name: str) -> bool:
     return TABLE_WORDS.search(name) is not None and NO_TABLE_WORDS.search(name.lower()) is None and not is_part(name)
+
+
+def _is_shaped(name: str, value: object) -> bool:
+    """Whether an unread entry is an array of an .npz, torch's own quantised table, or as tall as tables are."""
+    if isinstance(value, Placeholder) and value.name.startswith("numpy array"):
+        return True
+    rows, columns, *_ = *(shape_of_unread(value) or ()), 0, 0
+    tall = rows >= max(_MANY_ROWS, _TALL * columns) and NO_TABLE_WORDS.search(name.lower()) is None
+    return name.endswith("._packed_weight") or (tall and columns > 0 and not is_part(name))
 
 
 def _resembles_table(state: StateDict, name: str, value: StoredTensor) -> bool:

@@ -61,6 +61,6 @@ def refuse_nonfinite(where: str, count: int, first: int) -> NonFiniteRowsError:
     """The error that names the table and its first such row."""
     rows = "1 row holds" if count == 1 else f"{count} rows hold"
     return NonFiniteRowsError(
-        f"{where}: {rows} NaN or infinite values, the first is row {first}; expected finite numbers; repair the "
-        "checkpoint, or read such rows as zeros with --allow-nonfinite."
+        f"{where}: {rows} NaN or infinite values, or numbers beyond the range of float32; the first is row {first}; "
+        "expected finite numbers; repair the checkpoint, or read such rows as zeros with --allow-nonfinite."
     )
