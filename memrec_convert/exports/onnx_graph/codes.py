@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from memrec_convert.exports.onnx_graph.graph import Graph
 from memrec_convert.exports.onnx_graph.levels import Places, pick_places
 from memrec_convert.lookup import CompressedTable
+
+WORD_BITS, WORD_BYTES = 64, 8
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,7 @@ def look_up_sums(graph: Graph, tables: Sequence[CompressedTable], ids: str, plac
     parts = [part for part in (base, more) if part]
     centres = graph.const(np.stack([_centre(table) for table in tables]))
     if not parts:
-        rows = graph.op("Expand", centres, graph.op("Concat", graph.op("Shape", ids), graph.ints(1), axis=0))
-        return rows
+        return graph.op("Expand", centres, _grid(graph, ids, 1))
     entries = parts[0] if len(parts) == 1 else graph.op("Concat", *parts, axis=2)
     tokens = graph.cast(graph.op("Gather", pool.name, entries), "float32")
     total = _sum_tokens(graph, tokens, [_multipliers(table, base_stages, more_stages) for table in tables])
@@ -122,7 +124,7 @@ def _read_levels(graph: Graph, tables: Sequence[CompressedTable], places: Places
 def _list_fields(graph: Graph, table: CompressedTable, part: str, first: int, last: int) -> list[Field]:
     """The fields of stages first..last-1, which lie side by side in an entry of this tensor."""
     spec = table.spec
-    position = 8 * graph.pool("codes").add(table.get_buffer(part))
+    position = _add_codes(graph, table.get_buffer(part))
     codebook = graph.pool(f"tokens {spec.dim}").add(table.get_buffer("codebook"))
     fields = []
     for stage in range(first, last):
@@ -132,25 +134,63 @@ def _list_fields(graph: Graph, table: CompressedTable, part: str, first: int, la
 
 
 def _unpack(graph: Graph, entries: str, bits: Sequence[int], fields: Sequence[Sequence[Field]]) -> str:
-    """Tokens int64 [n, tables, stages] of entries int64 [n, tables]; `bits` of an entry, and fields, per table."""
-    firsts, masks, tokens = (
-        np.array([[getattr(field, name) for field in row] for row in fields], dtype=np.int64)
-        for name in ("first_bit", "mask", "token")
-    )
-    if not masks.any():
-        return graph.op("Add", graph.op("Mul", graph.unsqueeze(entries, 2), graph.ints(0)), graph.const(tokens))
-    bit = graph.op("Add", graph.unsqueeze(graph.op("Mul", entries, graph.ints(*bits)), 2), graph.const(firsts))
-    byte = graph.cast(
-        graph.op("BitShift", graph.cast(bit, "uint64"), graph.const(np.uint64(3)), direction="RIGHT"), "int64"
-    )
-    word = graph.cast(graph.op("Gather", "codes", byte), "int32")
-    if np.any(firsts % 8) or np.any(np.array(bits) % 8):
-        after = graph.cast(graph.op("Gather", "codes", graph.op("Add", byte, graph.ints(1))), "int32")
-        word = graph.op("Add", word, graph.op("Mul", after, graph.const(np.int32(256))))
-        powers = graph.const((1 << np.arange(8)).astype(np.int32))
-        word = graph.op("Div", word, graph.op("Gather", powers, graph.op("BitwiseAnd", bit, graph.ints(7))))
-    code = graph.op("BitwiseAnd", word, graph.const(masks.astype(np.int32)))
-    return graph.op("Add", graph.cast(code, "int64"), graph.const(tokens))
+    """Tokens int64 [n, tables, stages] of entries int64 [n, tables]; `bits` of an entry, and fields, per table.
+
+    Stages of which no table has more than 64 bits are read as one word, and shifted apart.
+    """
+    tokens = np.array([[field.token for field in row] for row in fields], dtype=np.int64)
+    if not any(field.mask for row in fields for field in row):
+        return graph.op("Expand", graph.const(tokens), _grid(graph, entries, len(tokens[0])))
+    start = graph.op("Mul", entries, graph.ints(*bits))
+    codes = []
+    for first, last in _cut_stages(fields):
+        part = np.array([[field.first_bit for field in row[first:last]] for row in fields])
+        masks = np.array([[field.mask for field in row[first:last]] for row in fields], dtype=np.uint64)
+        lowest = np.where(masks > 0, part, 1 << 62).min(axis=1)
+        lowest = np.where(masks.any(axis=1), lowest, 0)
+        shifts = np.where(masks > 0, part - lowest[:, None], 0).astype(np.uint64)
+        word = graph.unsqueeze(_read_words(graph, graph.op("Add", start, graph.ints(*lowest.tolist()))), 2)
+        shifted = graph.op("BitShift", word, graph.const(shifts), direction="RIGHT")
+        codes.append(graph.op("BitwiseAnd", shifted, graph.const(masks)))
+    joined = codes[0] if len(codes) == 1 else graph.op("Concat", *codes, axis=2)
+    return graph.op("Add", graph.cast(joined, "int64"), graph.const(tokens))
+
+
+def _grid(graph: Graph, entries: str, stages: int) -> str:
+    """The shape [n, tables, stages], of entries [n, tables]."""
+    return graph.op("Concat", graph.op("Shape", entries), graph.ints(stages), axis=0)
+
+
+def _cut_stages(fields: Sequence[Sequence[Field]]) -> list[tuple[int, int]]:
+    """Ranges of stages, as long as 64 bits allow in every table."""
+    widths = np.array([[field.mask.bit_length() for field in row] for row in fields])
+    cuts, first = [], 0
+    for stage in range(widths.shape[1]):
+        if widths[:, first : stage + 1].sum(axis=1).max() > WORD_BITS:
+            cuts.append((first, stage))
+            first = stage
+    return [*cuts, (first, widths.shape[1])]
+
+
+def _read_words(graph: Graph, bit: str) -> str:
+    """64 bits of the packed codes from a bit on, uint64; the next word gives what this one lacks, maybe nothing.
+
+    A shift by all 64 bits is not defined: two make up for it.
+    """
+    wide = graph.cast(bit, "uint64")
+    at = graph.cast(graph.op("BitShift", wide, graph.const(np.uint64(6)), direction="RIGHT"), "int64")
+    low = graph.op("BitwiseAnd", wide, graph.const(np.uint64(63)))
+    here = graph.op("BitShift", graph.op("Gather", "codes", at), low, direction="RIGHT")
+    after = graph.op("Gather", "codes", graph.op("Add", at, graph.ints(1)))
+    after = graph.op("BitShift", after, graph.const(np.uint64(1)), direction="LEFT")
+    rest = graph.op("BitwiseXor", low, graph.const(np.uint64(63)))
+    return graph.op("BitwiseOr", here, graph.op("BitShift", after, rest, direction="LEFT"))
+
+
+def _add_codes(graph: Graph, packed: torch.Tensor) -> int:
+    """The first bit of packed codes in the pool, which holds them as whole words; their slack covers a word behind."""
+    words = torch.nn.functional.pad(packed, (0, -len(packed) % WORD_BYTES)).view(torch.int64).numpy().view(np.uint64)
+    return WORD_BITS * graph.pool("codes").add(packed, torch.from_numpy(words))
 
 
 def _multipliers(table: CompressedTable, base_stages: int, more_stages: int) -> list[float]:

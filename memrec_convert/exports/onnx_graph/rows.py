@@ -13,6 +13,9 @@ from memrec_convert.exports.onnx_graph.hashed import look_up_hashed
 from memrec_convert.exports.onnx_graph.levels import Places, find_places, pick_places, take_columns
 from memrec_convert.lookup import CompressedTable
 
+MOST_SHORT = 2
+"""Tokens of a short sum."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -45,11 +48,11 @@ def is_padding(graph: Graph, tables: Sequence[CompressedTable], ids: str) -> str
 
 def _bring_inside(graph: Graph, tables: Sequence[CompressedTable], ids: str) -> tuple[str, str]:
     """Ids inside their tables, and which were changed to be; no negative one may count from a tensor's end."""
-    rows = graph.ints(*(table.spec.rows for table in tables))
     last = graph.ints(*(table.spec.rows - 1 for table in tables))
     hashes = np.array([table.oov == "hash" for table in tables])
     inside = graph.op("Max", graph.op("Min", ids, last), graph.ints(0))
     if hashes.any():
+        rows = graph.ints(*(table.spec.rows for table in tables))
         inside = graph.op("Where", graph.const(hashes), graph.op("Mod", ids, rows), inside)
     if all(table.oov in ("hash", "clip") for table in tables):
         return inside, ""
@@ -81,12 +84,12 @@ def _look_up_inside(graph: Graph, tables: Sequence[CompressedTable], ids: str) -
 
 
 def _kind_of(table: CompressedTable) -> Hashable:
-    """What tables must have in common to be looked up together."""
+    """What tables must have in common to be looked up together; short sums are not filled up to the length of long."""
     spec = table.spec
     if spec.form == "kept" and spec.codec != "int8":
         return "kept", spec.codec
     floats = frozenset(level.codec for level in spec.levels if level.codec not in ("", "int8"))
-    return id(table.group), floats
+    return id(table.group), floats, len(spec.stages) > MOST_SHORT
 
 
 def _look_up_kind(graph: Graph, tables: Sequence[CompressedTable], ids: str) -> str:
