@@ -58,7 +58,7 @@ def widen_tensors(tensors: Mapping[str, Tensor], dense: str, where: str) -> dict
         fits = rows.dtype == torch.int8 and takes_int8(rows.shape) and scale.dtype == torch.float32
         if not fits or tuple(scale.shape) != tuple(rows.shape[:1]) or not bool(scale.isfinite().all()):
             raise ArtifactError(
-                f"{where} > {name}: found {rows.dtype} {list(rows.shape)} and scales {scale.dtype} {list(scale.shape)}, "
+                f"{where} > {name}: {rows.dtype} {list(rows.shape)} with scales {scale.dtype} {list(scale.shape)}, "
                 "expected an int8 matrix and a finite float32 scale for each row; convert the source again."
             )
         widened[name] = widen_weight(rows, scale)

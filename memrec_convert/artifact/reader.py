@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from memrec_convert.artifact.dense import widen_tensors
+from memrec_convert.artifact.expanding import expand_tables
 from memrec_convert.artifact.layout import LARGEST_HEADER, METADATA_KEY
 from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE, Metadata, digest_tensor, parse_metadata
 from memrec_convert.artifact.quoting import quote_error
 from memrec_convert.choices import Compute
 from memrec_convert.encoding.index import check_index
 from memrec_convert.encoding.spec import TableSpec, table_spec_from_json
-from memrec_convert.errors import ArtifactError, ModelError
+from memrec_convert.errors import ArtifactError, BudgetError, ModelError
 from memrec_convert.lookup import (
     CompressedEmbeddingBag,
     CompressedModule,
@@ -38,6 +39,7 @@ from memrec_convert.lookup.memory import settle
 from memrec_convert.models import build_model, settle_compute
 from memrec_convert.parallel import cpu_by_default
 from memrec_convert.safe_files import as_path
+from memrec_convert.units import parse_budget
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,11 @@ def check_digests(artifact: Artifact) -> None:
 
 
 def load(
-    path: str | Path, into: nn.Module | None = None, *, compute: Compute | Literal["auto"] | None = None
+    path: str | Path,
+    into: nn.Module | None = None,
+    *,
+    compute: Compute | Literal["auto"] | None = None,
+    expand: str | int | None = None,
 ) -> nn.Module:
     """The model of an artifact, ready to run, in eval mode.
 
@@ -104,8 +110,11 @@ def load(
     its embedding modules are replaced in place, every other tensor is loaded from the file, and it is returned.
     `compute` is what products of the dense part are taken in: "fp32", "bf16", "int8", or "auto" for the narrowest that
     is fast here; without it, what the file says. It warns where that is slow on this machine.
-    ArtifactError where the file is unsound, ModelError where `into` does not match it.
+    `expand` is memory, in bytes or as "8MB" or "llc", into which small tables are decoded at once, to the same bits:
+    rows that the caches hold are copied faster than codes are decoded.
+    ArtifactError where the file is unsound, ModelError where `into` does not match it, BudgetError for no such size.
     """
+    room = 0 if expand is None else parse_room(expand)
     if into is not None and not isinstance(into, nn.Module):
         raise ModelError(
             f"into is a {type(into).__name__}; expected a fresh instance of the class that was compressed."
@@ -114,7 +123,16 @@ def load(
         artifact = read_artifact(path)
         model = _build(artifact, into)
         settle_compute(model, compute or artifact.metadata.compute, asked=compute is not None)
+        expand_tables(find_tables(model), room)
         return model
+
+
+def parse_room(text: str | int) -> int:
+    """Bytes of a size such as "8MB" or "llc"; BudgetError for a share, or where it is none."""
+    room = parse_budget(text).fixed_bytes
+    if room is None:
+        raise BudgetError(f"expand is {text!r}, a share; expected bytes, a size such as 8MB, or llc.")
+    return room
 
 
 def _build(artifact: Artifact, into: nn.Module | None) -> nn.Module:

@@ -97,18 +97,20 @@ def bench(
     seconds: float = SECONDS,
     oov: Oov | None = None,
     seed: int = 0,
+    expand: str | int | None = None,
     progress: Progress = stay_silent,
     **reading: Unpack[ReadingChoices],
 ) -> Timings:
     """Times an artifact, and with `against` the checkpoint it was made from, on the same kind of ids.
 
-    Ids come from the log `data`, read as `ReadingChoices` says, else by Zipf's law. OptionError for choices that make
-    no sense, ArtifactError for a foreign file, ModelError where the two are not of one model or memory is short.
+    Ids come from the log `data`, read as `ReadingChoices` says, else by Zipf's law. `expand` is that of `load`.
+    OptionError for choices that make no sense, ArtifactError for a foreign file, ModelError where the two are not
+    of one model or memory is short.
     """
     settings = Settings(tuple(batch), threads, seconds, ZIPF if zipf is None else zipf, seed)
     if data is not None and zipf is not None:
         raise OptionError("--data and --zipf exclude each other: ids come from a log or by Zipf's law; give one.")
-    served = open_served(Path(path))
+    served = open_served(Path(path), expand=expand)
     choices = read_choices(reading, oov=oov or served.oov, facts=read_facts(served.architecture))
     source = None
     if against is not None:
@@ -125,7 +127,7 @@ def bench(
         threads=settings.threads,
         ids=ids.describe(),
         tables=len(served.inputs),
-        memory=measure_serving(served.path, max(settings.batches), served.dense_inputs),
+        memory=measure_serving(served.path, max(settings.batches), served.dense_inputs, expand=expand),
         rows=tuple(rows),
         warnings=tuple(warn_of_noise(rows)),
     )
@@ -142,7 +144,7 @@ def _time(
     return rows
 
 
-def open_served(path: Path) -> Served:
+def open_served(path: Path, *, expand: str | int | None = None) -> Served:
     """The artifact as it is served; ArtifactError for anything else."""
     artifact = read_artifact(path)
     architecture = artifact.metadata.architecture
@@ -153,7 +155,7 @@ def open_served(path: Path) -> Served:
         names = tuple(table.name for table in tables)
         kept = nn.ModuleList(tables).eval()
         return Served(path, kept, {}, names, shapes, tables, tuple(range(len(tables))))
-    model = load(path)
+    model = load(path, expand=expand)
     shapes = tuple((int(rows), int(dim)) for rows, dim in architecture["tables"])
     own = tuple(model.tables) if isinstance(model.tables, nn.ModuleList) else ()
     plain = [artifact.metadata.modules[f"tables.{number}"] for number in range(len(own))]

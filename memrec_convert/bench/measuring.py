@@ -96,9 +96,9 @@ def add_ratios(rows: Sequence[Row]) -> None:
     for row in rows:
         original = times.get((row["stage"], row["batch"], ORIGINAL))
         row["ratio_to_original"] = None if original is None else original / row["ms_p50"]
-        if row["contender"] == CONVERTED:
+        if row["contender"].startswith(CONVERTED):
             row["ratio_to"] = {
                 name: value / row["ms_p50"]
                 for (stage, batch, name), value in times.items()
-                if (stage, batch) == (row["stage"], row["batch"]) and name != CONVERTED
+                if (stage, batch) == (row["stage"], row["batch"]) and name != row["contender"]
             }

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from memrec_convert.artifact.reader import build_modules, load, read_artifact
+from memrec_convert.artifact.reader import build_modules, load, parse_room, read_artifact
 from memrec_convert.lookup.kernel_tables import count_idle_bytes
 from memrec_convert.models import ClickNetwork
 from memrec_convert.models.sample_pooled import SamplePooled
@@ -26,7 +26,7 @@ _CODE = (
 )
 
 
-def measure_serving(path: Path, batch: int, dense: int | None) -> dict[str, Any]:
+def measure_serving(path: Path, batch: int, dense: int | None, *, expand: str | int | None = None) -> dict[str, Any]:
     """Memory of an artifact whose network has so many dense inputs (None: it brings no network along).
 
     {"file_bytes", "loaded_bytes", "loading_peak_bytes", "runtime_bytes", "running_bytes", "output_pool_bytes"}.
@@ -49,9 +49,11 @@ def measure_serving(path: Path, batch: int, dense: int | None) -> dict[str, Any]
     }
     if not STATUS.is_file():
         return found
+    room = 0 if expand is None else parse_room(expand)
+    arguments = (str(path.resolve()), str(batch), str(-1 if dense is None else dense), str(room))
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", _CODE, str(path.resolve()), str(batch), str(-1 if dense is None else dense)],
+        [sys.executable, "-c", _CODE, *arguments],
         env=environment,
         timeout=LONGEST_SECONDS,
         capture_output=True,
@@ -62,14 +64,14 @@ def measure_serving(path: Path, batch: int, dense: int | None) -> dict[str, Any]
 
 
 @torch.no_grad()
-def grow(path: str, batch: int, dense: int) -> dict[str, int | None]:
+def grow(path: str, batch: int, dense: int, room: int = 0) -> dict[str, int | None]:
     """What `measure_serving` asks for, of this process, which must have done nothing yet; -1 is no known network."""
     warm = nn.Sequential(nn.Linear(64, 64), nn.ReLU())
     torch.bmm(warm(torch.zeros(8, 4, 64)), torch.zeros(8, 64, 4))  # torch's own libraries are not the model's bytes
     kept: list[Any] = []
     seen = [read_resident("VmRSS")]
     for _ in range(2):
-        kept.append(load(path) if dense >= 0 else build_modules(read_artifact(path), filled=True))
+        kept.append(load(path, expand=room or None) if dense >= 0 else build_modules(read_artifact(path), filled=True))
         gc.collect()
         seen.append(read_resident("VmRSS"))
     first, second = seen[1] - seen[0], seen[2] - seen[1]

@@ -20,6 +20,7 @@ from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.plain_torch import plain_torch
 from memrec_convert.conversion.inputs.preparing import profile_facts, stay_silent
 from memrec_convert.conversion.inputs.subject import Progress, Subject
+from memrec_convert.conversion.measuring.precision import settle_dense
 from memrec_convert.conversion.measuring.reporting import make_report
 from memrec_convert.conversion.options import (
     InputChoices,
@@ -92,6 +93,7 @@ def compress(
             share=inplace,
         )
         check_answers(subject, outputs)
+        options = settle_dense(subject, options)
         shrunk = shrink(subject, spending, options, profile=profile_facts(None), progress=progress, watch=watch)
     small = _settle_in(inner, shrunk.model) if inplace else shrunk.model
     restore(small)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from typing_extensions import Unpack
 
@@ -17,7 +17,7 @@ from memrec_convert.conversion.inputs.preparing import Job, prepare, profile_fac
 from memrec_convert.conversion.inputs.workspace import open_workspace
 from memrec_convert.conversion.measuring.judging import Judgement
 from memrec_convert.conversion.measuring.outcome import judge_outcome
-from memrec_convert.conversion.measuring.precision import settle_dense
+from memrec_convert.conversion.measuring.precision import describe_dense, settle_dense
 from memrec_convert.conversion.measuring.rate_curve import foresee
 from memrec_convert.conversion.measuring.reporting import evaluation_facts, make_report, warn_of_outcome, with_measured
 from memrec_convert.conversion.options import Extras, InputChoices, OutputChoices, names_of, refuse_unknown
@@ -61,10 +61,12 @@ def convert(
         job.subject, shrunk, job.judged, job.options, extras, progress=job.progress, watch=job.watch
     )
     nbytes = _write(target, job, shrunk, judgement)
-    curve = {}
+    curve: dict[str, Any] = {}
     if companions.page is not None:
         with job.watch.stage("curve"):
             curve["curve"] = foresee(job.subject, shrunk, job.options)
+    with job.watch.stage("evaluate"):
+        curve |= describe_dense(job.subject, shrunk.metadata, job.judged, job.options)
     report = make_report(
         job.subject,
         shrunk,

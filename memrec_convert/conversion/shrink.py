@@ -6,9 +6,8 @@ from memrec_convert.artifact.dense import choose_compute
 from memrec_convert.artifact.metadata import Metadata
 from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.subject import Progress, Subject
-from memrec_convert.conversion.measuring.precision import settle_dense
+from memrec_convert.conversion.measuring.precision import settle_precision
 from memrec_convert.conversion.options import Options
-from memrec_convert.conversion.steps.assembly import round_dense
 from memrec_convert.conversion.steps.candidates import confirm, find_candidates
 from memrec_convert.conversion.steps.fitting import Fitted, fit_subject
 from memrec_convert.conversion.steps.outcome import Candidate, Shrunk, describe_wish
@@ -16,7 +15,6 @@ from memrec_convert.conversion.steps.recoding import teach_rows
 from memrec_convert.conversion.steps.sizing import complete_metadata, make_counter
 from memrec_convert.conversion.steps.weighting import NO_DATA_WARNING
 from memrec_convert.errors import OptionError
-from memrec_convert.models import settle_compute
 from memrec_convert.parallel import single_threaded_torch
 from memrec_convert.units import Budget
 
@@ -44,7 +42,6 @@ def shrink(
             "the method sample-pooled makes a new top too: only memrec-convert convert takes it, on the command line."
         )
     with single_threaded_torch():
-        options = settle_dense(subject, options)
         budget_bytes = budget.resolve(table_bytes=subject.table_bytes, dense_bytes=subject.dense_bytes(options.dense))
         fitted = fitted or fit_subject(subject, options, progress, watch)
         blank = Metadata(
@@ -63,15 +60,13 @@ def shrink(
         with watch.stage("compare plans"):
             chosen, *lost = confirm(subject, candidates, options, progress=progress, measure_alone=rivals)
             model = chosen.as_model(subject)
-            round_dense(model, options.dense)
-            settle_compute(model, blank.compute, asked=False)
+            settle_precision(model, blank)
         metadata = complete_metadata(subject, blank, chosen.specs, oov=options.oov)
         fine_tuning = None
         if train and options.epochs and subject.hold_out is not None and subject.train is not None:
             with watch.stage("fine-tune"):
                 model, fine_tuning = teach_rows(subject, fitted, chosen, model, options, progress=progress)
-                round_dense(model, options.dense)
-                settle_compute(model, blank.compute, asked=False)
+                settle_precision(model, blank)
     return Shrunk(
         model,
         metadata,

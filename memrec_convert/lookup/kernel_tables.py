@@ -83,7 +83,8 @@ class KernelTables:
         self.last_input = max(inputs, default=-1)
         self.columns = [0]
         descriptions = []
-        for table, number, lines in zip(tables, inputs, _build_lines(tables), strict=True):
+        shown: list[Any] = [getattr(table, "shown", table) for table in tables]
+        for table, number, lines in zip(shown, inputs, _build_lines(shown), strict=True):
             self.held.extend(one.untyped_storage() for one in lines)
             descriptions.append(_describe(table, number, self.columns[-1], lines, self.held))
             self.columns.append(self.columns[-1] + table.spec.dim)

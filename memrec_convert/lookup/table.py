@@ -14,8 +14,8 @@ from memrec_convert.encoding.description import describe_form
 from memrec_convert.encoding.index import find_places
 from memrec_convert.encoding.spec import HashSpec, LevelSpec, TableSpec, TensorShapes
 from memrec_convert.kernels.reference import scale_and_centre, sum_hashed, sum_tokens
-from memrec_convert.lookup.kernel_tables import KernelTables, kernel_can_read
-from memrec_convert.lookup.tracking import TrackedBuffers
+from memrec_convert.lookup.kernel_tables import KernelTables, TensorHolder, kernel_can_read
+from memrec_convert.lookup.tracking import Changes, TrackedBuffers
 
 _DESCRIBED = frozenset({"name", "oov", "padding_idx", "mode", "include_last_offset"})
 
@@ -52,6 +52,8 @@ class CompressedTable(TrackedBuffers):
     _kernel: tuple[int, KernelTables | None] = (-1, None)
     _uses: tuple[int, dict[Any, Any]] = (-1, {})
     """Of a generation: modules over the same buffers that pool in another way."""
+    _expanded: tuple[int, TensorHolder | None] = (-1, None)
+    """Of a generation: what the kernel reads in place of the buffers."""
 
     def __init__(
         self,
@@ -85,7 +87,7 @@ class CompressedTable(TrackedBuffers):
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and stored: all but the kernel's view and other uses, which a copy makes for itself."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_kernel", "_uses")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_kernel", "_uses", "_expanded")}
 
     def describe(self) -> None:
         """Sets `description`, where the kind of module has one."""
@@ -96,6 +98,17 @@ class CompressedTable(TrackedBuffers):
         if self._kernel[0] != generation:
             self._kernel = (generation, KernelTables([self], [0]) if kernel_can_read(self) else None)
         return self._kernel[1]
+
+    def show_expanded(self, rows: TensorHolder) -> None:
+        """Lets the kernel read these decoded rows from now on, until a tensor or setting of the table is replaced."""
+        self._buffers.latest = Changes.count()
+        self._expanded = (self.generation, rows)
+
+    @property
+    def shown(self) -> TensorHolder:
+        """What the kernel reads: the table itself, or its decoded rows."""
+        generation, rows = self._expanded
+        return rows if rows is not None and generation == self.generation else self
 
     def extra_repr(self) -> str:
         """One line for print(model)."""

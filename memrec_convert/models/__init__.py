@@ -111,7 +111,7 @@ def settle_compute(model: nn.Module, compute: Compute | Literal["auto"], *, aske
     model.compute = fast[0] if compute == "auto" else compute
     if model.compute not in fast:
         warnings.warn(
-            f"this machine has no fast {model.compute} products, so the dense part runs slowly; load with compute='auto' "
+            f"this machine has no fast {model.compute} products, so the dense part is slow; load with compute='auto' "
             f"for {fast[0]}.",
             RuntimeWarning,
             stacklevel=3,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from memrec_convert.choices import Compute
 from memrec_convert.errors import ModelError
@@ -87,6 +89,12 @@ class ClickNetwork(nn.Module):
     def pipeline_form(self) -> PipelineForm:
         """The dense part as the kernel runs it."""
         raise NotImplementedError
+
+    def in_compute(self, compute: Compute) -> Self:
+        """A second network with the very tables and weights of this one, computed otherwise."""
+        twin = copy.copy(self)
+        twin.compute, twin._pipeline = compute, Pipeline()
+        return twin
 
     def dense_weights(self) -> list[tuple[dict[str, Any], str]]:
         """Where each weight of the dense part is found now and later: a module's parameters, and a name in them."""

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from memrec_convert.choices import Compute
 from memrec_convert.kernels.loading import load_kernel
 from memrec_convert.lookup.kernel_tables import KernelTables
 from memrec_convert.lookup.tracing import must_trace
 from memrec_convert.models.narrow import Layer
-
-if TYPE_CHECKING:
-    from memrec_convert.models.network import ClickNetwork
 
 PAIRS, JOINED, CROSSED, FACTORS = range(4)
 """What stands between tables and top; the kernel's own numbers."""
@@ -42,6 +39,21 @@ class PipelineForm:
     first_order: list[float] = field(default_factory=list)
 
 
+class Piped(Protocol):
+    """A network that has a way through the kernel."""
+
+    compute: Compute
+    shapes: list[tuple[int, int]]
+
+    def pipeline_form(self) -> PipelineForm:
+        """The dense part as the kernel runs it."""
+        ...
+
+    def dense_weights(self) -> list[tuple[dict[str, Any], str]]:
+        """Where each weight of the dense part is found: a module's parameters, and a name in them."""
+        ...
+
+
 class Pipeline:
     """The kernel's copy of a network's dense part, made when first needed and again when a weight changed."""
 
@@ -55,8 +67,8 @@ class Pipeline:
         self.networks: dict[bool, object] = {}
         self.found: list[tuple[dict[str, Any], str]] = []
 
-    def find_weights(self, network: ClickNetwork) -> list[tuple[dict[str, Any], str]]:
-        """`ClickNetwork.dense_weights`, found once: a call has no time to walk through the modules."""
+    def find_weights(self, network: nn.Module) -> list[tuple[dict[str, Any], str]]:
+        """`dense_weights` of a network, found once: a call has no time to walk through the modules."""
         if not self.found:
             modules = [one for path, one in network.named_modules() if path.split(".")[0] != "tables"]
             self.found = [
@@ -64,7 +76,7 @@ class Pipeline:
             ]
         return self.found
 
-    def run(self, network: ClickNetwork, tables: KernelTables | None, dense: Tensor, ids: Tensor) -> Tensor | None:
+    def run(self, network: Piped, tables: KernelTables | None, dense: Tensor, ids: Tensor) -> Tensor | None:
         """Logits [B] of dense features [B, n] and ids [B, inputs], or without `tables` of vectors float32 [B, width].
 
         None where the kernel is not here, or does not take these tensors.
@@ -80,12 +92,12 @@ class Pipeline:
         logits: Tensor | None = native.run_network(self.networks[own], dense, ids, self.block)
         return logits
 
-    def _is_current(self, network: ClickNetwork) -> bool:
+    def _is_current(self, network: Piped) -> bool:
         if self.compute != network.compute or not self.places:
             return False
         return all(_identify(held[name]) == known for held, name, known in self.places)
 
-    def _renew(self, network: ClickNetwork, tables: KernelTables | None) -> None:
+    def _renew(self, network: Piped, tables: KernelTables | None) -> None:
         """Forgets what was packed, and remembers which weights it will be packed from."""
         self.compute, self.networks, self.tables = network.compute, {}, tables or self.tables
         self.places = [(held, name, _identify(held[name])) for held, name in network.dense_weights()]
@@ -99,7 +111,7 @@ class Pipeline:
         return Pipeline, ()
 
 
-def learns(network: ClickNetwork, *given: Tensor) -> bool:
+def learns(network: Piped, *given: Tensor) -> bool:
     """Whether a call is traced, or a gradient may be asked of it: both need the network in torch."""
     if any(must_trace(one) for one in given[:1]):
         return True
@@ -115,7 +127,7 @@ def _identify(weight: Tensor) -> tuple[object, ...]:
     return id(weight), weight.data_ptr(), weight._version
 
 
-def _build(native: Any, network: ClickNetwork, tables: KernelTables | None) -> object:  # noqa: ANN401 - the extension
+def _build(native: Any, network: Piped, tables: KernelTables | None) -> object:  # noqa: ANN401 - the extension
     form = network.pipeline_form()
 
     def pack(layers: Sequence[Layer]) -> list[object]:

@@ -105,6 +105,13 @@ def describe_groups(groups: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def describe_dense(dense: Mapping[str, Any]) -> str:
+    """What the precision of the dense part alone costs and gains."""
+    said = f"Dense part: {dense['stored']}, computed in {dense['compute']}; {format_size(dense['bytes'])} instead of "
+    said += f"{format_size(dense['bytes_fp32'])}"
+    return said if dense["auc_drop"] is None else f"{said}; by this alone the AUC changes by {-dense['auc_drop']:+.5f}"
+
+
 def describe_control(control: Mapping[str, Any]) -> str:
     """How the control was trained, and what its hold-out said."""
     kept = f"step {control['best_step']:,}" if control["best_step"] else "step 0, the original itself"

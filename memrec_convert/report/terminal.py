@@ -9,6 +9,7 @@ from memrec_convert.report.figures import (
     describe_auc,
     describe_control,
     describe_conversion,
+    describe_dense,
     describe_groups,
     describe_mapping,
     describe_provenance,
@@ -200,6 +201,7 @@ def _artifact_lines(values: Mapping[str, Any], width: int) -> list[str]:
         f"Serving memory: {format_size(values['serving_bytes'])}",
         f"Rows weighted by: {values['weights']}",
         *([f"Quality gate: {values['plan']['gate']['says']}"] if "gate" in values["plan"] else []),
+        *([describe_dense(values["plan"]["dense"])] if "dense" in values["plan"] else []),
     ]
     return [line for fact in facts for line in wrap(fact, width, indent="  ")]
 

@@ -35,10 +35,10 @@ def test_the_second_reader_shares_no_code() -> None:
     assert imported == {"__future__", "hashlib", "json", "pathlib", "typing", "numpy"}
 
 
-@pytest.mark.parametrize("dense", ["fp32", "bf16"])
+@pytest.mark.parametrize("dense", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_rows_are_the_same_to_the_bit(tmp_path: Path, name: str, dense: str) -> None:
-    """Every row of every table, in every form, of files of either dense precision; each digest; the file verifies."""
+    """Every row of every table, in every form, of files of every dense precision; each digest; the file verifies."""
     path = save_network(name, tmp_path, dense=dense)
     file, model = second.ArtifactFile(path), load(path)
     assert file.metadata["digests"] == {tensor: file.digest(tensor) for tensor in file.header}
@@ -53,10 +53,13 @@ def test_rows_are_the_same_to_the_bit(tmp_path: Path, name: str, dense: str) -> 
 
 
 @pytest.mark.parametrize("bags", [False, True], ids=["one id", "bags"])
-@pytest.mark.parametrize("dense", ["fp32", "bf16"])
+@pytest.mark.parametrize("dense", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("name", WITH_LOGITS)
 def test_logits_are_the_same(tmp_path: Path, name: str, dense: str, bags: bool) -> None:
-    """From the file alone, to 1e-5: raw dense values and ids in, one by one or in bags with weights, logits out."""
+    """From the file alone: raw dense values and ids in, one by one or in bags with weights, logits out.
+
+    To 1e-5 where the file is computed in fp32.
+    """
     path = save_network(name, tmp_path, dense=dense)
     file, architecture = second.ArtifactFile(path), NETWORKS[name][1]
     values, inputs = make_batch(file.metadata["architecture"], bags=bags)
@@ -70,7 +73,9 @@ def test_logits_are_the_same(tmp_path: Path, name: str, dense: str, bags: bool) 
         expected = load(path)(torch.from_numpy(transformed), ids).numpy()
     assert found.shape == (SAMPLES,)
     assert np.ptp(expected) > 0.1
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    # A value that two orders of summing put on either side of a rounding differs by a whole step of it afterwards.
+    slack = 1e-5 if file.metadata.get("compute", "fp32") == "fp32" else 2e-3
+    np.testing.assert_allclose(found, expected, rtol=slack, atol=slack * max(1, np.abs(expected).max()))
 
 
 def test_a_bag_for_a_table_of_single_ids_is_refused(tmp_path: Path) -> None:
@@ -91,7 +96,9 @@ def test_tables_have_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [GOLDEN / f"format-1-{name}.safetensors" for name in INPUTS], ids=lambda path: path.stem
+    "path",
+    sorted(one for name in INPUTS for one in GOLDEN.glob(f"format-*-{name}.safetensors")),
+    ids=lambda path: path.stem,
 )
 def test_golden_files_answer_alike(path: Path) -> None:
     """The second reader gives the logits that the writing version gave, to 1e-5."""

@@ -12,8 +12,10 @@ from random_tables import random_kept, random_table
 from torch import nn
 
 from memrec_convert import save
+from memrec_convert.artifact.dense import choose_compute
 from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE, Metadata
 from memrec_convert.artifact.writer import write_model
+from memrec_convert.conversion.steps.assembly import round_dense
 from memrec_convert.lookup import CompressedEmbedding, CompressedEmbeddingBag
 from memrec_convert.models import build_model
 
@@ -59,6 +61,12 @@ NETWORKS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
             "dense_transform": "identity",
             "table_inputs": [0, 2, 1, 1, 3, 0, 4],
         },
+    ),
+    "dlrm, wide layers": (EQUAL, DLRM | {"interaction": "dot", "bottom": [2, 36, 3], "top": [13, 40, 33, 1]}),
+    "dlrm-dcn, wide layers": (
+        (9, 9, 9),
+        {"name": "dlrm-dcn", "interaction": "cross", "bottom": [2, 9], "top": [36, 33, 1]}
+        | {"cross_layers": 2, "cross_rank": 33, "dense_transform": "identity"},
     ),
     **{
         f"deepfm, {linear}": (
@@ -129,7 +137,9 @@ def save_around(model: nn.Module, architecture: dict[str, Any], path: Path, *, d
     """Writes a model as a conversion does; `save` refuses the sample-pooled one, which has no table left."""
     plan = {"budget": "9kB", "budget_bytes": 9000, "method": "auto"}
     facts = {"weights": "log", "digest": None, "files": [], "samples": 0}
-    metadata = Metadata(modules={}, architecture=architecture, dense=dense, profile=facts, plan=plan, seed=3)
+    compute = choose_compute(architecture, dense)
+    metadata = Metadata({}, architecture, dense, profile=facts, plan=plan, seed=3, compute=compute)
+    round_dense(model, dense)
     if architecture["name"] == "sample-pooled":
         write_model(path, model, metadata)
     else:

@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from memrec_convert.artifact.dense import choose_compute
-from memrec_convert.choices import Compute
+from memrec_convert.artifact.metadata import Metadata
+from memrec_convert.choices import Compute, values_of
 from memrec_convert.conversion.inputs.subject import BatchSource, Subject
 from memrec_convert.conversion.measuring.prediction import measure_drop
 from memrec_convert.conversion.options import Options
@@ -37,12 +38,26 @@ def settle_dense(subject: Subject, options: Options) -> Options:
     return options.change(dense="fp32")
 
 
-def drop_of_dense(subject: Subject, source: BatchSource, dense: Compute, *, workers: int) -> float | None:
+def describe_dense(
+    subject: Subject, metadata: Metadata, source: BatchSource | None, options: Options
+) -> dict[str, dict[str, Any]]:
+    """What a report says of a dense part that is not in fp32: {"dense": {"stored", "compute", "bytes", "bytes_fp32",
+    "auc_drop"}}, the drop on `source` by this alone and None without it; {} for fp32.
+    """
+    stored = next((one for one in values_of(Compute) if one == metadata.dense and one != "fp32"), None)
+    if stored is None:
+        return {}
+    drop = None if source is None else drop_of_dense(subject, source, stored, workers=options.workers)
+    sizes = {"bytes": subject.dense_bytes(stored), "bytes_fp32": subject.dense_bytes("fp32")}
+    return {"dense": {"stored": stored, "compute": metadata.compute, **sizes, "auc_drop": drop}}
+
+
+def drop_of_dense(subject: Subject, source: BatchSource, dense: str, *, workers: int) -> float | None:
     """The AUC that the original loses if its dense part alone is stored and computed so; None if there is none."""
     return measure_drop(subject, narrow_original(subject, dense), source, workers=workers)
 
 
-def narrow_original(subject: Subject, dense: Compute) -> nn.Module:
+def narrow_original(subject: Subject, dense: str) -> nn.Module:
     """A copy of the original with its dense part as a file would have it; the tables are the original's own."""
     memo: dict[int, Any] = {id(one): one for one in subject.uncopied}
     tables = [subject.model.get_submodule(path) for site in subject.sites for path in site.paths]
@@ -51,3 +66,9 @@ def narrow_original(subject: Subject, dense: Compute) -> nn.Module:
     round_dense(model, dense, kept=shared)
     settle_compute(model, choose_compute(subject.architecture, dense), asked=False)
     return model
+
+
+def settle_precision(model: nn.Module, metadata: Metadata) -> None:
+    """Rounds and computes a converted model's dense part as its file will say, so that this is what is measured."""
+    round_dense(model, metadata.dense)
+    settle_compute(model, metadata.compute, asked=False)
