@@ -98,15 +98,14 @@ def find_places(spec: IndexSpec, index: Tensor, ids: Tensor) -> Tensor:
     return _find_in_bitmap(index, ids) if spec.kind == "bitmap" else _find_in_keys(spec, index, ids)
 
 
-def list_ids(spec: IndexSpec, index: Tensor, *, rows_per_chunk: int = 1 << 18) -> Tensor:
-    """All ids in the index, in the order of their places, found by asking for every row of the table."""
-    ids, places = [], []
-    for start in range(0, spec.rows, rows_per_chunk):
-        chunk = torch.arange(start, min(start + rows_per_chunk, spec.rows))
-        place = find_places(spec, index, chunk)
-        ids.append(chunk[place >= 0])
-        places.append(place[place >= 0])
-    return torch.cat(ids)[torch.argsort(torch.cat(places))]
+def list_ids(spec: IndexSpec, index: Tensor) -> Tensor:
+    """All ids in the index, int64 [count], in the order of their places."""
+    if spec.count == 0:
+        return torch.zeros(0, dtype=torch.int64)
+    if spec.kind == "bitmap":
+        bits = np.unpackbits(index.view(-1, LINE_BYTES)[:, 4:].numpy(), axis=1, bitorder="little")
+        return torch.from_numpy(np.flatnonzero(bits))
+    return unmix_ids(_read_mixed(spec, index)[0], spec.mixed_bits)
 
 
 def mix_ids(ids: Tensor, bits: int) -> Tensor:
