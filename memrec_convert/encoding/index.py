@@ -99,7 +99,9 @@ def find_places(spec: IndexSpec, index: Tensor, ids: Tensor) -> Tensor:
 
 
 def list_ids(spec: IndexSpec, index: Tensor) -> Tensor:
-    """All ids (int64) in an index that `check_index` found right, in the order of their places."""
+    """All ids (int64 [count]) in an index that `check_index` found right, in the order of their places."""
+    if spec.count == 0:
+        return torch.zeros(0, dtype=torch.int64)
     if spec.kind == "bitmap":
         bits = np.unpackbits(index.view(-1, LINE_BYTES)[:, 4:].numpy(), axis=1, bitorder="little")
         return torch.from_numpy(np.flatnonzero(bits))

@@ -64,21 +64,33 @@ def assign_levels(
 
     centre = float(np.log2(price)) if price > 0 else 0.0
     low, high = centre - 30, centre + 60
-    generous = at(low)
-    if generous.nbytes <= budget_bytes:
-        return _spread(generous, tables)
-    best = at(high)
+    over, best = at(low), at(high)
+    if over.nbytes <= budget_bytes:
+        return _spread(over, tables)
     if best.nbytes > budget_bytes:
         return None
-    for _ in range(_STEPS if all(table.ids is None for table in tables) else _STEPS_OF_MANY):
-        middle = (low + high) / 2
+    fits = best
+    for step in range(_STEPS if all(table.ids is None for table in tables) else _STEPS_OF_MANY):
+        middle = centre + (-1, 1)[step] if step < 2 and low < centre + (-1, 1)[step] < high else (low + high) / 2
         found = at(middle)
         if found.nbytes <= budget_bytes:
-            high = middle
+            high, fits = middle, found
             best = min(best, found, key=lambda member: sum(choice.distortion for choice in member.choices))
         else:
-            low = middle
+            low, over = middle, found
+        if _are_neighbours(over, fits):
+            break
     return _spread(best, tables)
+
+
+def _are_neighbours(one: Membership, other: Membership) -> bool:
+    """Whether at most one id is elsewhere, by the counts of the levels."""
+    moved = 0
+    for mine, yours in zip(one.choices, other.choices, strict=True):
+        if mine.levels != yours.levels:
+            return False
+        moved += sum(abs(a - b) for a, b in zip(mine.counts, yours.counts, strict=True))
+    return moved <= 1
 
 
 def _spread(member: Membership, tables: Sequence[LevelCandidates]) -> Membership:

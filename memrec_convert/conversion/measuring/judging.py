@@ -128,13 +128,15 @@ def _slice(
     names = list(dict.fromkeys(name for _, module in tables for name in module.form_names()))
     forms: dict[str, list[np.ndarray]] = {module.name: [] for _, module in tables}
     unseen: dict[str, list[np.ndarray]] = {module.name: [] for _, module in tables}
+    known = {number: module.forms_of_rows() for number, module in tables if module.spec.rows <= 4 * len(labels)}
     for batch in batches.stream():
         if not isinstance(batch.ids, Tensor):
             return ()
         for number, module in tables:
             ids = batch.ids[:, number if inputs is None else inputs[number]]
             own = np.array([names.index(name) for name in module.form_names()], dtype=np.int8)
-            forms[module.name].append(own[module.form_of(ids).numpy()])
+            form = known[number][ids] if number in known else module.form_of(ids)
+            forms[module.name].append(own[form.numpy()])
             if counts is not None:
                 unseen[module.name].append(counts[number][ids.numpy()] == 0)
     joined = {name: np.concatenate(parts) for name, parts in forms.items()}
