@@ -63,7 +63,7 @@ def export_program(network: nn.Module, inputs: tuple[Tensor, ...], names: Sequen
 
 def _compile(network: nn.Module, inputs: tuple[Tensor, ...], subject: Subject) -> Any:  # noqa: ANN401 - torch's own
     """The files of a compiled program; ExportError where there is no C++ compiler that torch can use."""
-    from torch._inductor import aot_compile
+    from torch._inductor import aot_compile, config
     from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
     facts = {
@@ -72,7 +72,9 @@ def _compile(network: nn.Module, inputs: tuple[Tensor, ...], subject: Subject) -
         "memrec.widths": " ".join(str(feed[0].size) for feed in subject.golden.feeds.values()),
     }
     program = export_program(network, inputs, list(subject.golden.feeds))
-    options = {"aot_inductor.package": True, "aot_inductor.metadata": facts}
+    options: dict[str, Any] = {"aot_inductor.package": True, "aot_inductor.metadata": facts}
+    if hasattr(config.aot_inductor, "enable_line_tables"):  # torch 2.11 and later; it is most of a small package
+        options["aot_inductor.enable_line_tables"] = False
     try:
         return aot_compile(program.module(), inputs, options=options)
     except (InvalidCxxCompiler, CppCompileError) as error:
