@@ -76,8 +76,8 @@ def pack_model(model: nn.Module) -> nn.Module:
     left = next((name for name, one in packed.named_parameters() if isinstance(one, CompressedWeight)), None)
     if left is not None:
         raise ModelError(
-            f"{type(model).__name__} > {left} is a compressed weight with another use than lookups, which alone have an "
-            "operator without Python. Serve the model with load()."
+            f"{type(model).__name__} > {left} is a compressed weight with another use than lookups, which alone have "
+            "an operator without Python. Serve the model with load()."
         )
     return packed
 
