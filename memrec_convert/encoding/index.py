@@ -25,8 +25,8 @@ BUCKETS_PER_GROUP = 64
 KEY_BITS = range(4, 17)
 MOST_KEYS_PER_BUCKET = 24
 """On average: a lookup compares its key with every one in the bucket."""
-_MIX_1 = 0x9E3779B1
-_MIX_2 = 0x85EBCA6B
+MIX_FACTORS = (0x9E3779B1, 0x85EBCA6B)
+"""Odd, so that a product with each has an inverse modulo a power of two."""
 _BIT_COUNTS = torch.tensor([value.bit_count() for value in range(256)], dtype=torch.int64)
 
 
@@ -110,9 +110,9 @@ def mix_ids(ids: Tensor, bits: int) -> Tensor:
     """A bijection of [0, 2**bits) onto itself that scatters neighbouring ids: odd products and xor-shifts."""
     mask = (1 << bits) - 1
     half = (bits + 1) // 2
-    mixed = (ids * _MIX_1) & mask
+    mixed = (ids * MIX_FACTORS[0]) & mask
     mixed = mixed ^ (mixed >> half)
-    mixed = (mixed * _MIX_2) & mask
+    mixed = (mixed * MIX_FACTORS[1]) & mask
     return mixed ^ (mixed >> half)
 
 
@@ -120,8 +120,8 @@ def unmix_ids(mixed: Tensor, bits: int) -> Tensor:
     """The inverse of `mix_ids`; its xor-shifts by half of the bits or more undo themselves."""
     mask = (1 << bits) - 1
     half = (bits + 1) // 2
-    ids = ((mixed ^ (mixed >> half)) * pow(_MIX_2, -1, 1 << bits)) & mask
-    return ((ids ^ (ids >> half)) * pow(_MIX_1, -1, 1 << bits)) & mask
+    ids = ((mixed ^ (mixed >> half)) * pow(MIX_FACTORS[1], -1, 1 << bits)) & mask
+    return ((ids ^ (ids >> half)) * pow(MIX_FACTORS[0], -1, 1 << bits)) & mask
 
 
 def _build_bitmap(spec: IndexSpec, ordered_ids: np.ndarray) -> np.ndarray:

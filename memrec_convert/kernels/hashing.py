@@ -17,16 +17,14 @@ FIRST_HASH_SEED = 16
 which then leaves nothing to tell them apart, and all tokens of an id would follow from its first."""
 
 _LOW_32 = 0xFFFFFFFF
-_C1 = 0x87C37B91114253D5 - 2**64
-_C2 = 0x4CF5AD432745937F
-_FMIX_1 = 0xFF51AFD7ED558CCD - 2**64
-_FMIX_2 = 0xC4CEB9FE1A85EC53 - 2**64
+KEY_FACTORS = (0x87C37B91114253D5 - 2**64, 0x4CF5AD432745937F)
+FMIX_FACTORS = (0xFF51AFD7ED558CCD - 2**64, 0xC4CEB9FE1A85EC53 - 2**64)
 
 
 def hash_ids(ids: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """The two 64-bit halves (h1, h2) of each id's hash, as int64 of the same shape: their bits, read as signed."""
-    key = ids.to(torch.int64) * _C1
-    key = ((key << 31) | _shift_right(key, 33)) * _C2
+    key = ids.to(torch.int64) * KEY_FACTORS[0]
+    key = ((key << 31) | _shift_right(key, 33)) * KEY_FACTORS[1]
     first = (key ^ seed) ^ 8  # the 8 is the length of the hashed bytes
     second = torch.full_like(first, seed ^ 8)
     first = first + second
@@ -57,8 +55,8 @@ def _shift_right(value: Tensor, bits: int) -> Tensor:
 
 
 def _finish(value: Tensor) -> Tensor:
-    value = (value ^ _shift_right(value, 33)) * _FMIX_1
-    value = (value ^ _shift_right(value, 33)) * _FMIX_2
+    value = (value ^ _shift_right(value, 33)) * FMIX_FACTORS[0]
+    value = (value ^ _shift_right(value, 33)) * FMIX_FACTORS[1]
     return value ^ _shift_right(value, 33)
 
 

@@ -1,0 +1,29 @@
+"""The whole graph of an artifact: inputs, lookups, network, outputs."""
+
+from __future__ import annotations
+
+import onnx
+
+from memrec_convert.exports.onnx_graph.graph import Graph
+from memrec_convert.exports.onnx_graph.networks import Described, build_network
+from memrec_convert.exports.place import Subject
+
+
+def build_graph(subject: Subject) -> onnx.ModelProto:
+    """The model of a subject, with the inputs that its golden samples have."""
+    tables = list(subject.model.tables)  # type: ignore[arg-type]
+    widths = [level.index.key_bits for table in tables for level in table.spec.levels]
+    graph = Graph(key_bits=max(widths, default=0))
+    inputs: Described = {}
+    for name, value in subject.golden.feeds.items():
+        kind = "int64" if value.dtype.kind == "i" else "float32"
+        inputs[name] = (kind, [_first_length(name, subject), *value.shape[1:]])
+    outputs = build_network(graph, subject.model, subject.architecture, subject.inputs)
+    return graph.finish(inputs, outputs)
+
+
+def _first_length(name: str, subject: Subject) -> str:
+    """The name of an input's first dimension; an input of bags has as many ids as weights."""
+    kind, _, number = name.partition("_")
+    has_bags = f"offsets_{number}" in subject.golden.feeds or subject.architecture["name"] == "tables"
+    return f"count_{number}" if kind in ("ids", "weights") and number and has_bags else "batch"
