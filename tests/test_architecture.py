@@ -23,7 +23,7 @@ LAYERS = (
     {"__main__"},
     {"cli"},
     {"lab"},
-    {"bench", "exports"},
+    {"bench", "exports", "torchrec"},
     {"conversion", "recipe"},
     {"report", "artifact"},
     {"finetune", "distill"},

@@ -44,7 +44,7 @@ def bench(file: str, *, chart: str | None, force: bool, as_json: bool, quiet: bo
 
 
 @click.command()
-@click.option("--paths", is_flag=True, help="Show where header and library for C and C++ are, and nothing else.")
+@click.option("--paths", is_flag=True, help="Show where header and libraries for C and C++ are, and nothing else.")
 @output_options
 def doctor(*, paths: bool, as_json: bool, quiet: bool) -> None:
     """Show what lookups run on: kernel, instruction set, caches, threads, large pages, versions."""

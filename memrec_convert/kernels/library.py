@@ -12,7 +12,7 @@ OPERATORS = ("libmemrec_torch.so", "libmemrec_torch.dylib")
 
 
 def find_library() -> dict[str, str]:
-    """{"include", "library", "cmake", "pkgconfig"}: a folder each, but for the library's own file.
+    """{"include", "library", "operator", "cmake", "pkgconfig"}: a folder each, but for the two libraries' own files.
 
     KernelError where the package was installed without a C++ compiler.
     """
@@ -20,6 +20,7 @@ def find_library() -> dict[str, str]:
     return {
         "include": str(root / "include"),
         "library": str(library),
+        "operator": str(find_operator()),
         "cmake": str(library.parent / "cmake" / "memrec"),
         "pkgconfig": str(library.parent / "pkgconfig"),
     }

@@ -102,7 +102,7 @@ class CompressedWeight(Tensor):
         """Returns the rows [..., dim] of ids (int64 or int32 [...]); for untraced calls."""
         table: Any = self._table or self.table
         if type(table) is not CompressedEmbedding:
-            table = _use_as(table)
+            table = use_as(table)
         rows: Tensor = table.look_up(ids)
         return rows if self.cast is None else rows.to(self.cast)
 
@@ -123,7 +123,7 @@ class CompressedWeight(Tensor):
             or with_end != table.include_last_offset
             or padding_idx != table.padding_idx
         ):
-            table = _use_as(table, mode, with_end, padding_idx)
+            table = use_as(table, mode, with_end, padding_idx)
         pooled: Tensor = table.pool(ids, offsets, weights)
         return pooled if self.cast is None else pooled.to(self.cast)
 
@@ -268,7 +268,7 @@ def _restore(table: CompressedModule, cast: torch.dtype | None, turned: bool, is
     return shown
 
 
-def _use_as(
+def use_as(
     table: CompressedModule, mode: str = "", with_end: bool = False, padding_idx: int | None = None
 ) -> CompressedModule:
     """A module over the same buffers for calls that pool in another way; `mode` "" gives rows.

@@ -126,10 +126,10 @@ class SamplePooled(nn.Module):
             tokens.flatten(), self.tokens, offsets * self.sizes.K, mode="sum", per_sample_weights=scales
         )
         if not self.sizes.kw:
-            return vectors, vectors.new_zeros(len(offsets))
-        ends = torch.cat([offsets[1:], offsets.new_tensor([len(ids)])])
-        sample = torch.repeat_interleave(torch.arange(len(offsets), device=ids.device), ends - offsets)
-        alpha = vectors.new_zeros(len(offsets)).index_add(0, sample, self.weights[weights].sum(dim=1))
+            return vectors, vectors.new_zeros(offsets.shape[0])
+        # len() and repeat_interleave would fix the sizes of an exported program
+        sample = torch.searchsorted(offsets, torch.arange(ids.shape[0], device=ids.device), right=True) - 1
+        alpha = vectors.new_zeros(offsets.shape[0]).index_add(0, sample, self.weights[weights].sum(dim=1))
         return vectors, alpha
 
     def locate(self, keys: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from memrec_convert.errors import KernelError
+from memrec_convert.artifact.metadata import Metadata
+from memrec_convert.artifact.writer import collect_tensors, list_parts
+from memrec_convert.errors import KernelError, ModelError
 from memrec_convert.kernels.library import find_operator
+from memrec_convert.lookup import CompressedModule, CompressedTable, describe_module
 
 LEAST_TORCH = (2, 10)
 """From this version on torch has the interface that the library was built for."""
@@ -40,7 +43,7 @@ def load_operators() -> Any:  # noqa: ANN401 - torch's own namespace of operator
         )
     path = find_operator()
     try:
-        torch.ops.load_library(str(path))
+        torch.ops.load_library(str(path))  # type: ignore[no-untyped-call] # torch's own
     except OSError as error:
         raise KernelError(
             f"{path} cannot be loaded into torch {torch.__version__} ({error}); reinstall memrec-convert."
@@ -74,9 +77,10 @@ class PackedTables(nn.Module):
     inputs  how many inputs the ids have; by default as many as the plan uses
     """
 
-    packed: Tensor
-    plan: Tensor
-    no_weights: Tensor
+    if TYPE_CHECKING:  # TorchScript takes no annotations of this kind
+        packed: Tensor
+        plan: Tensor
+        no_weights: Tensor
 
     def __init__(
         self, packed: Tensor, plan: Sequence[tuple[int, int]], dims: Sequence[int], inputs: int | None = None
@@ -91,19 +95,49 @@ class PackedTables(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """The vectors side by side, float32 [B, width], of ids (int64 or int32 [B, inputs])."""
-        return torch.ops.memrec.look_up_ids(self.packed, ids, self.plan, self.width)
+        vectors: Tensor = torch.ops.memrec.look_up_ids(self.packed, ids, self.plan, self.width)
+        return vectors
 
     def pool(self, ids: Tensor, offsets: Tensor, weights: Tensor | None = None) -> Tensor:
         """The pooled vectors float32 [B, width] of bags: ids [n] cut by offsets [inputs * B + 1], weights [n]."""
         scales = self.no_weights if weights is None else weights
-        return torch.ops.memrec.look_up_bags(
+        pooled: Tensor = torch.ops.memrec.look_up_bags(
             self.packed, ids, offsets, scales, self.plan, self.inputs, self.width
         )
+        return pooled
 
     def look_up_rows(self, ids: Tensor, offsets: Tensor) -> Tensor:
         """A row per id, float32 [n, dim], where each input has one table and all tables have one dim."""
-        return torch.ops.memrec.look_up_rows(self.packed, ids, offsets, self.plan, self.inputs, self.dims[0])
+        rows: Tensor = torch.ops.memrec.look_up_rows(self.packed, ids, offsets, self.plan, self.inputs, self.dims[0])
+        return rows
 
     def extra_repr(self) -> str:
         """One line for print(model)."""
         return f"{len(self.dims)} vectors, {self.width} wide, {self.packed.numel():,} bytes"
+
+
+def pack_tables(tables: Sequence[CompressedModule], inputs: Sequence[int] | None = None) -> PackedTables:
+    """The tables as one module: one vector each, fed by `inputs` (by default each by its own), as they are now.
+
+    ModelError for a table that is in training or was cast, KernelError where the operators cannot be loaded.
+    """
+    for table in tables:
+        if not isinstance(table, CompressedTable) or table.decoder is not None:
+            raise ModelError(
+                f"a {type(table).__name__} cannot be packed; pass compressed tables that are not in training."
+            )
+    distinct = list(dict.fromkeys(tables))
+    numbers = [distinct.index(table) for table in tables]
+    feeds = range(len(tables)) if inputs is None else inputs
+    plan = list(zip(numbers, feeds, strict=True))
+    return PackedTables(pack_bytes(distinct), plan, [table.spec.dim for table in tables])
+
+
+def pack_bytes(tables: Sequence[CompressedModule]) -> Tensor:
+    """An artifact of these tables alone, as uint8 [bytes]; its tables are in the order of the list."""
+    holder = nn.Module()
+    holder.tables = nn.ModuleList(tables)
+    modules = {f"tables.{number}": describe_module(table) for number, table in enumerate(tables)}
+    _, aliases = collect_tensors(holder, dense="fp32")
+    metadata = Metadata(modules=modules, architecture=None, dense="fp32", profile={}, plan={}, seed=0, aliases=aliases)
+    return torch.frombuffer(bytearray().join(list_parts(holder, metadata)), dtype=torch.uint8)
