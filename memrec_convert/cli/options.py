@@ -114,7 +114,7 @@ tables_only_option = click.option(
     "--tables-only", is_flag=True, default=None, help="Convert only the tables; works for unknown networks."
 )
 group_option = click.option(
-    "--group", metavar="COLUMN", help="Column of --eval that groups rows, such as the user id; adds GAUC."
+    "--group", metavar="COLUMN", help="Column that groups rows, such as the user id; adds GAUC."
 )
 force_option = click.option("--force", is_flag=True, help="Replace existing files.")
 

@@ -224,8 +224,8 @@ def refuse_unknown(given: Mapping[str, object], known: type) -> None:
 
 @dataclass(frozen=True)
 class Extras:
-    """group: the evaluation log's column that says which rows belong together; ablation: every replaced table alone;
-    control: the original fine-tuned as the converted model is.
+    """group: the column of evaluation log and hold-out that says which rows belong together; ablation: every replaced
+    table alone; control: the original fine-tuned as the converted model is.
     """
 
     group: str | None = None
@@ -234,7 +234,9 @@ class Extras:
 
     def check(self, options: Options, *, data: bool, val: bool, evaluation: bool) -> None:
         """LogError where a measurement lacks its data, OptionError for a control run of no training."""
-        for wanted, name in ((self.group, "--group"), (self.ablation, "--ablation"), (self.control, "--control")):
+        if self.group and not (val or evaluation):
+            raise LogError("--group needs a hold-out or evaluation data; add --val or --eval.")
+        for wanted, name in ((self.ablation, "--ablation"), (self.control, "--control")):
             if wanted and not evaluation:
                 raise LogError(f"{name} needs evaluation data; add --eval.")
         if not self.control:

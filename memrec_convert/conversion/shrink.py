@@ -15,6 +15,7 @@ from memrec_convert.conversion.steps.recoding import teach_rows
 from memrec_convert.conversion.steps.sizing import complete_metadata, make_counter
 from memrec_convert.conversion.steps.weighting import NO_DATA_WARNING
 from memrec_convert.errors import OptionError
+from memrec_convert.finetune.loop import FineTuning
 from memrec_convert.parallel import single_threaded_torch
 from memrec_convert.units import Budget
 
@@ -76,12 +77,19 @@ def shrink(
         fitted.source,
         fitted,
         fine_tuning,
-        _warn(subject, fitted, chosen, options, budget_bytes, train=train),
+        _warn(subject, fitted, chosen, options, budget_bytes, train=train, told=fine_tuning),
     )
 
 
 def _warn(
-    subject: Subject, fitted: Fitted, chosen: Candidate, options: Options, budget_bytes: int, *, train: bool
+    subject: Subject,
+    fitted: Fitted,
+    chosen: Candidate,
+    options: Options,
+    budget_bytes: int,
+    *,
+    train: bool,
+    told: FineTuning | None,
 ) -> tuple[str, ...]:
     warnings = []
     if fitted.source == "displacement":
@@ -94,4 +102,6 @@ def _warn(
     missing = [name for name, source in needed.items() if source is None]
     if train and options.epochs and missing:
         warnings.append(f"no fine-tuning: it needs {' and '.join(missing)}")
+    if told is not None and told.refused and not told.best_step:
+        warnings.append(f"fine-tuning is not used, since its gain may be luck: on the hold-out, {told.refused}")
     return tuple(warnings)

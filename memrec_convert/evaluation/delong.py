@@ -51,6 +51,36 @@ def compare_auc(
     return AucDifference(auc_before, auc_after, delta, ci95, judge(ci95, margin=margin))
 
 
+def auc_gain(
+    clicked: Labels, before: Float64, after: Float64, *, groups: np.ndarray | None = None
+) -> tuple[float, float]:
+    """AUC of `after` less that of `before` [n], and its standard error; both classes must be there.
+
+    The error is DeLong's; with `groups` (int64 [n]), whose rows are not independent of each other, that of clustered
+    placements (Obuchowski 1997).
+    """
+    wins_before, losses_before = _placements(clicked, before)
+    wins_after, losses_after = _placements(clicked, after)
+    wins, losses = wins_after - wins_before, losses_after - losses_before
+    gain = float(wins.mean())
+    influences = np.empty(len(clicked))
+    influences[clicked] = (wins - gain) / len(wins)
+    influences[~clicked] = (losses - losses.mean()) / len(losses)
+    return gain, standard_error(influences, groups)
+
+
+def standard_error(influences: Float64, groups: np.ndarray | None = None) -> float:
+    """Of an estimate, from what each row adds to its deviation [n]; rows of one group (int64 [n]) are taken together.
+
+    Infinite for a single row or group.
+    """
+    if groups is not None:
+        members = np.unique(groups, return_inverse=True)[1].reshape(-1)
+        influences = np.bincount(members, weights=influences).astype(np.float64)
+    count = len(influences)
+    return math.sqrt(float(influences @ influences) * count / (count - 1)) if count > 1 else math.inf
+
+
 def judge(ci95: tuple[float, float], *, margin: float = SAME_MARGIN) -> Verdict:
     """'same' inside +-margin, else 'better' or 'worse' where the whole interval is on one side of zero."""
     low, high = ci95

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from memrec_convert.evaluation.support import ScoredRows, find_doubt
 from memrec_convert.finetune.trainable import open_codes
 from memrec_convert.lookup import find_tables
 
@@ -26,10 +27,20 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class HoldOutScore:
-    """How good a state is on the hold-out: `score` decides (higher is better), `name` says what it is."""
+    """How good a state is on the hold-out: `score` decides (higher is better), `name` says what it is.
+
+    `rows` tell gain from luck; without them every gain counts.
+    """
 
     name: str
     score: float
+    rows: ScoredRows | None = field(default=None, compare=False, repr=False)
+
+    def doubt(self, start: HoldOutScore) -> str:
+        """Why this state cannot be called better than the one at the start; "" where it can."""
+        if self.score <= start.score:
+            return f"{self.name} does not gain"
+        return "" if self.rows is None or start.rows is None else find_doubt(start.rows, self.rows)
 
 
 @dataclass(frozen=True)
@@ -39,7 +50,9 @@ class FineTuning:
     rate, dense_rate   the learning rates at the start
     planned_steps      more than `steps` where training ended early
     start              the state that came in
+    came               its score, with the rows that it rests on
     recoded            the score once rows that had moved by themselves were coded anew; None where none had
+    refused            why a state with a higher score than the start's was not taken, "" where none was refused
     """
 
     metric: str
@@ -50,13 +63,15 @@ class FineTuning:
     dense_rate: float = field(default=0.0, compare=False)
     planned_steps: int = field(default=0, compare=False)
     start: State = field(default_factory=dict, compare=False, repr=False)
+    came: HoldOutScore | None = field(default=None, compare=False, repr=False)
     recoded: float | None = None
+    refused: str = ""
 
     @property
     def gain(self) -> float:
         """Score of what was kept less that of step 0."""
-        best = max(score for _, score in self.history) if self.recoded is None else self.recoded
-        return best - self.history[0][1]
+        kept = dict(self.history)[self.best_step] if self.recoded is None else self.recoded
+        return kept - self.history[0][1]
 
 
 @dataclass(frozen=True)
@@ -119,23 +134,26 @@ def fine_tune(
     start, state, total = hold_out(model), _copy_state(model), plan.steps
     check_every = max(1, math.ceil(plan.steps_per_epoch / CHECKS_PER_EPOCH))
     history = [(0, start.score)]
-    best_step, best_state, step = 0, state, 0
+    best_step, best_state, step, refused = 0, state, 0, ""
     with open_model(model) as trainee:
         optimizers = trainee.make_optimizers(
             model, rate=plan.codebook_rate, dense_rate=plan.dense_rate, train_dense=plan.train_dense
         )
         if not optimizers:
-            return FineTuning(start.name, tuple(history), 0, 0, start=state)
+            return FineTuning(start.name, tuple(history), 0, 0, start=state, came=start)
         schedules = [torch.optim.lr_scheduler.LambdaLR(one, lambda done: _fall(done, total)) for one in optimizers]
         for step, lesson in _number_lessons(lessons, plan.epochs, total):
             _step(model, lesson, optimizers, schedules)
             progress("fine-tune", step, total)
             if step % check_every == 0 or step == total:
                 trainee.write_back()
-                score = _score_with_reference(model, hold_out)
-                history.append((step, score))
-                if score > history[0][1] and score >= max(value for _, value in history):
-                    best_step, best_state = step, _copy_state(model)
+                found = _score_with_reference(model, hold_out)
+                history.append((step, found.score))
+                if found.score > start.score and found.score >= max(value for _, value in history):
+                    doubt = found.doubt(start)
+                    if not doubt:
+                        best_step, best_state = step, _copy_state(model)
+                    refused = doubt
                 if _has_stalled(history, best_step):
                     break
     model.zero_grad(set_to_none=True)
@@ -149,6 +167,8 @@ def fine_tune(
         dense_rate=plan.dense_rate if plan.train_dense else 0.0,
         planned_steps=total,
         start=state,
+        came=start,
+        refused=refused,
     )
 
 
@@ -185,13 +205,13 @@ def _number_lessons(lessons: Lessons, epochs: int, total: int) -> Iterator[tuple
                 return
 
 
-def _score_with_reference(model: nn.Module, hold_out: HoldOut) -> float:
+def _score_with_reference(model: nn.Module, hold_out: HoldOut) -> HoldOutScore:
     """The hold-out is scored as the artifact will be: through the stored integers, not the float parameters."""
     decoders = [(table, table.decoder) for table in find_tables(model)]
     for module, _ in decoders:
         module.decoder = None
     try:
-        return hold_out(model).score
+        return hold_out(model)
     finally:
         for module, decoder in decoders:
             module.decoder = decoder

@@ -17,7 +17,7 @@ CHOICES = {"method": "codes", "batch_size": 256}
 def run(tiny, tmp_path, name="a", **choices):
     """A conversion that trains; (bytes of the file, report)."""
     out = tmp_path / f"{name}.safetensors"
-    report = convert(tiny.checkpoint, 8_000, data=tiny.train, val=tiny.val, out=out, **CHOICES | choices)
+    report = convert(tiny.checkpoint, 8_000, data=tiny.train, out=out, **{"val": tiny.val} | CHOICES | choices)
     return out.read_bytes(), report
 
 
@@ -30,6 +30,21 @@ def test_training_that_hurts_is_not_kept(tiny, tmp_path, monkeypatch):
     assert report.fine_tune["gain"] == 0
     assert min(entry["score"] for entry in report.fine_tune["history"]) < report.fine_tune["history"][0]["score"]
     assert trained == untrained
+
+
+def test_rows_of_one_group_are_one_witness(tiny, tmp_path):
+    """A hold-out that is all one request supports no gain, though its rows one by one would: the report says so."""
+    table = pq.read_table(tiny.val)
+    val = tmp_path / "val.parquet"
+    pq.write_table(table.append_column("request", pa.array(["one"] * len(table))), val)
+    choices = {"method": "int8", "train_dense": True, "targets": "labels", "epochs": 2, "val": val}
+    loose, alone = run(tiny, tmp_path, "loose", **choices)
+    grouped, report = run(tiny, tmp_path, "grouped", group="request", **choices)
+    assert alone.fine_tune["best_step"] > 0 == report.fine_tune["best_step"]
+    assert "within its standard error" in report.fine_tune["refused"]
+    assert any("may be luck" in warning for warning in report.warnings)
+    assert len(loose) == len(grouped)
+    assert loose != grouped
 
 
 def _with_rate(init, rate):
@@ -51,19 +66,20 @@ def test_the_history_begins_at_step_zero_and_holds_the_best(tiny, tmp_path):
     assert told["steps"] == steps[-1]
     assert told["steps"] == told["planned_steps"] or sum(step > told["best_step"] for step in steps) == loop.PATIENCE
     assert told["metric"] == "auc"
-    assert scores[told["best_step"]] == max(scores.values())
-    kept = told.get("recoded", max(scores.values()))
+    assert scores[told["best_step"]] == max(scores.values()) or told["refused"]
+    kept = told.get("recoded", scores[told["best_step"]])
     assert told["gain"] == pytest.approx(kept - scores[0])
 
 
 def test_the_kept_state_is_the_one_that_is_written(tiny, tmp_path):
-    """The hold-out measured on the written file gives the best score of the history."""
+    """The hold-out measured on the written file gives the score of the step that was kept."""
     from memrec_convert import evaluate
 
     _, report = run(tiny, tmp_path)
     measured = evaluate(tmp_path / "a.safetensors", tiny.val).auc
     told = report.fine_tune
-    kept = told.get("recoded", max(entry["score"] for entry in told["history"]))
+    scores = {entry["step"]: entry["score"] for entry in told["history"]}
+    kept = told.get("recoded", scores[told["best_step"]])
     assert measured == pytest.approx(kept, abs=1e-6)
 
 
@@ -118,7 +134,7 @@ def test_the_dense_part_stays_unless_asked(tiny, tmp_path):
     state = torch.load(tiny.bare, weights_only=True)["state_dict"]
     run(tiny, tmp_path, "still", method="int8")
     assert torch.equal(load(tmp_path / "still.safetensors").bottom[0].weight, state["bot_l.0.weight"])
-    _, report = run(tiny, tmp_path, "moved", method="int8", train_dense=True, targets="labels")
+    _, report = run(tiny, tmp_path, "moved", method="int8", train_dense=True, targets="labels", epochs=2)
     moved = not torch.equal(load(tmp_path / "moved.safetensors").bottom[0].weight, state["bot_l.0.weight"])
     assert moved == (report.fine_tune["best_step"] > 0)
     assert moved

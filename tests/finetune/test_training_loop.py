@@ -3,12 +3,14 @@
 import copy
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from students import DIM, ROWS, make_batches, make_lessons, make_original, make_student
 from torch import nn
 from torch.nn import functional
 
+from memrec_convert.evaluation.support import ScoredRows
 from memrec_convert.finetune import trainable
 from memrec_convert.finetune.loop import FineTuning, HoldOutScore, Lesson, TrainingPlan, fine_tune
 from memrec_convert.finetune.rows import open_rows
@@ -57,6 +59,22 @@ def divergence_score(student, *, seed=99):
             return HoldOutScore("-loss", -float(functional.binary_cross_entropy_with_logits(model(ids), targets)))
 
     return score
+
+
+def test_a_gain_that_may_be_luck_is_not_taken():
+    """Scores rise, but on a single row: none is better beyond its standard error; the model stays as it came."""
+    student, script = make_student(), Script([0, 1, 2, 3, 4])
+    before = state_of(student)
+    logits = iter(np.arange(5.0))
+
+    def score(model):
+        found = script(model)
+        return HoldOutScore(found.name, found.score, ScoredRows(np.array([next(logits)]), np.array([9.0])))
+
+    told = train(student, score)
+    assert (told.best_step, told.gain) == (0, 0)
+    assert "within its standard error" in told.refused
+    assert not changed(student, before)
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,9 @@ class LoaderBatches:
             raise LogError(f"the labels of {self.name} are not all between 0 and 1; pass labels= to select the clicks.")
         return labels
 
+    def groups_of(self, batch: Any) -> None:  # noqa: ANN401 - the protocol's
+        """None: a caller's batches do not say which rows belong together."""
+
 
 def make_loader(
     batches: Iterable[Any] | None, labels: Callable[[Any], Tensor] | None, name: str, *, hold: bool = False

@@ -70,6 +70,11 @@ class LogBatches:
         labels: Tensor = batch.labels
         return labels
 
+    def groups_of(self, batch: Any) -> Tensor | None:  # noqa: ANN401 - the protocol's
+        """The log's group column, int64 [rows]."""
+        groups: Tensor | None = batch.groups
+        return groups
+
 
 @dataclass(frozen=True)
 class LogChoices:

@@ -104,10 +104,11 @@ def prepare(
         names = own_names(source) if own is not None else [table.name for table in source.tables]
         schema = make_schema(source.architecture, names, log_choices)
         grouped = replace(schema, group=extras.group)
-        train, hold_out, judged = (
+        train, judged = (
             open_batches(one, wanted, options.batch_size) if one is not None else None
-            for one, wanted in ((data, schema), (val, schema), (eval, grouped))
+            for one, wanted in ((data, schema), (eval, grouped))
         )
+        hold_out = None if val is None else _open_hold_out(val, schema, grouped, options.batch_size)
         if judged is not None:
             require_labels(judged)
         doubts: tuple[str, ...] = ()
@@ -138,6 +139,14 @@ def _read_source(
     if own is not None:
         return read_own_source(Path(path), own, choices)
     return read_checked(path, facts=choices.facts, tables_only=options.tables_only), None
+
+
+def _open_hold_out(val: LogPaths, schema: LogSchema, grouped: LogSchema, batch_size: int) -> LogBatches:
+    """The hold-out, with the groups of its rows where it has the column that the evaluation has."""
+    try:
+        return open_batches(val, grouped, batch_size)
+    except LogError:
+        return open_batches(val, schema, batch_size)
 
 
 def _refuse_beside_class(options: Options, facts: Facts, profile: str | Path | None, extras: Extras) -> None:

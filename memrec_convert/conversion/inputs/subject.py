@@ -51,6 +51,10 @@ class BatchSource(Protocol):
         """Labels float32 [rows] of a batch."""
         ...
 
+    def groups_of(self, batch: Any) -> Tensor | None:  # noqa: ANN401 - what the caller's loader yields
+        """Which rows of a batch belong together, int64 [rows]; None where nothing says so."""
+        ...
+
 
 @dataclass(frozen=True)
 class TableSite:

@@ -215,6 +215,7 @@ def describe_training(training: FineTuning | None) -> dict[str, Any] | None:
         "rate": training.rate,
         **({"dense_rate": training.dense_rate} if training.dense_rate else {}),
         **({"recoded": training.recoded} if training.recoded is not None else {}),
+        **({"refused": training.refused} if training.refused else {}),
         "history": [{"step": step, "score": score} for step, score in training.history],
     }
 

@@ -53,7 +53,8 @@ def teach_rows(
         return model, teach(subject, model, options, progress=progress)
     start = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     student = swap_tables(subject, model, loose)
-    told = replace(teach(subject, student, options, progress=progress, apart=apart), start=start)
+    mark = make_mark(subject, options)
+    told = replace(teach(subject, student, options, progress=progress, apart=apart, mark=mark), start=start)
     if told.best_step == 0:
         return model, told
     modules: dict[int, CompressedModule] = {}
@@ -71,10 +72,13 @@ def teach_rows(
             workers=options.workers,
         )
     coded = swap_tables(subject, student, modules)
-    score = make_mark(subject, options)(coded).score
-    if score <= told.history[0][1]:
-        return model, replace(told, best_step=0, recoded=told.history[0][1])
-    return coded, replace(told, recoded=score)
+    found = mark(coded)
+    assert told.came is not None
+    doubt = found.doubt(told.came)
+    if doubt:
+        refused = f"once coded anew, {doubt}"
+        return model, replace(told, best_step=0, recoded=told.history[0][1], refused=refused)
+    return coded, replace(told, recoded=found.score)
 
 
 def find_mapped(subject: Subject, chosen: Candidate) -> tuple[str, ...]:

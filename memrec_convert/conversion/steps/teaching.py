@@ -16,6 +16,7 @@ from memrec_convert.conversion.options import Options
 from memrec_convert.errors import LogError
 from memrec_convert.evaluation.metrics import auc
 from memrec_convert.evaluation.scoring import mean_divergence, score_batches
+from memrec_convert.evaluation.support import ScoredRows
 from memrec_convert.finetune.loop import FineTuning, HoldOut, HoldOutScore, Lesson, Lessons, TrainingPlan, fine_tune
 from memrec_convert.finetune.rows import open_rows
 from memrec_convert.finetune.trainable import open_codes
@@ -25,11 +26,18 @@ LABEL_SHARE = 0.2
 
 
 def teach(
-    subject: Subject, model: nn.Module, options: Options, *, progress: Progress, apart: Collection[nn.Module] = ()
+    subject: Subject,
+    model: nn.Module,
+    options: Options,
+    *,
+    progress: Progress,
+    apart: Collection[nn.Module] = (),
+    mark: HoldOut | None = None,
 ) -> FineTuning:
     """Trains `model` on the subject's training data and keeps its best state on the hold-out.
 
-    Of the kept tables those `apart` have rows that move each by themselves alone.
+    Of the kept tables those `apart` have rows that move each by themselves alone. `mark` scores states, where the
+    caller has one already.
     """
     train = _require_train(subject)
     if options.targets == "labels" and not train.has_labels:
@@ -43,7 +51,7 @@ def teach(
             model,
             _make_lessons(subject, options, options.targets),
             plan,
-            hold_out=make_mark(subject, options),
+            hold_out=mark or make_mark(subject, options),
             progress=progress,
             open_model=partial(open_codes, apart=apart),
         )
@@ -128,18 +136,28 @@ def make_mark(subject: Subject, options: Options) -> HoldOut:
     assert hold_out is not None
     score: Callable[[nn.Module], np.ndarray] = partial(_score, subject, hold_out, options)
     original = score(subject.model)
-    labels: np.ndarray | None = None
-    if hold_out.has_labels:
-        labels = np.concatenate([hold_out.labels_of(batch).numpy() for batch in hold_out.stream()])
-        labels = labels if len(np.unique(labels)) > 1 else None
+    labels, groups = _read_rows(hold_out)
 
     def mark(student: nn.Module) -> HoldOutScore:
         logits = score(student)
+        rows = ScoredRows(logits.astype(np.float64), original.astype(np.float64), labels, groups)
         if labels is None:
-            return HoldOutScore("-divergence", -mean_divergence(original, logits))
-        return HoldOutScore("auc", auc(labels, logits) or 0.0)
+            return HoldOutScore("-divergence", -mean_divergence(original, logits), rows)
+        return HoldOutScore("auc", auc(labels, logits) or 0.0, rows)
 
     return mark
+
+
+def _read_rows(hold_out: BatchSource) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Labels [n] where there are some of both classes, and groups int64 [n] where there are some."""
+    labels, groups = list[np.ndarray](), list[np.ndarray]()
+    for batch in hold_out.stream():
+        if hold_out.has_labels:
+            labels.append(hold_out.labels_of(batch).numpy())
+        found = hold_out.groups_of(batch)
+        groups += [found.numpy()] if found is not None else []
+    joined = np.concatenate(labels) if labels else np.zeros(0)
+    return joined if len(np.unique(joined)) > 1 else None, np.concatenate(groups) if groups else None
 
 
 def _score(subject: Subject, hold_out: BatchSource, options: Options, model: nn.Module) -> np.ndarray:
