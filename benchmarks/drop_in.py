@@ -8,7 +8,8 @@ turns of several calls, on one thread; figures are medians in microseconds a cal
 kernel     the lookup itself, into a given output
 module     CompressedEmbedding or CompressedEmbeddingBag over the same table, as in the file of a known network
 direct     nn.Embedding or nn.EmbeddingBag as `compress` returns it
-subclass   a class of the user's own that scales its rows
+subclass   a class of the user's own, whose calls go through torch's functions
+operator   torch.ops.memrec.embed, which compiled and exported models call
 plain      the uncompressed module of torch
 """
 
@@ -28,6 +29,7 @@ from memrec_convert import compress
 from memrec_convert.bench.timing import calls_in_a_row, time_interleaved
 from memrec_convert.kernels.loading import describe_path
 from memrec_convert.lookup import CompressedEmbedding, CompressedEmbeddingBag
+from memrec_convert.lookup.tracing import embed
 
 ROWS, DIM, BAG = 100_000, 32, 8
 BATCHES = (1, 64, 512, 2048, 16384)
@@ -35,20 +37,12 @@ CALLS = 64
 """Sets of ids that the calls go through."""
 
 
-class Scaled(nn.Embedding):
-    """Rows times four."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """float32 [..., dim]."""
-        return 4 * super().forward(input)
+class Own(nn.Embedding):
+    """A class of the user's own, which `compress` leaves as it is."""
 
 
-class ScaledBag(nn.EmbeddingBag):
-    """Pooled rows times four."""
-
-    def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
-        """float32 [bags, dim]."""
-        return 4 * super().forward(input, offsets, per_sample_weights)
+class OwnBag(nn.EmbeddingBag):
+    """A class of the user's own, which `compress` leaves as it is."""
 
 
 class Model(nn.Module):
@@ -58,15 +52,15 @@ class Model(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         weight = torch.randn(ROWS, DIM)
-        self.rows, self.scaled = (kind.from_pretrained(weight.clone()) for kind in (nn.Embedding, Scaled))
-        self.bags, self.scaled_bags = (
-            kind.from_pretrained(weight.clone(), mode="sum") for kind in (nn.EmbeddingBag, ScaledBag)
+        self.rows, self.own = (kind.from_pretrained(weight.clone()) for kind in (nn.Embedding, Own))
+        self.bags, self.own_bags = (
+            kind.from_pretrained(weight.clone(), mode="sum") for kind in (nn.EmbeddingBag, OwnBag)
         )
 
     def forward(self, ids: Tensor) -> Tensor:
         """Logits [B] of ids [B]: every table is read."""
-        pooled = self.bags(ids[:, None]) + self.scaled_bags(ids[:, None])
-        return (self.rows(ids) + self.scaled(ids) + pooled).sum(1)
+        pooled = self.bags(ids[:, None]) + self.own_bags(ids[:, None])
+        return (self.rows(ids) + self.own(ids) + pooled).sum(1)
 
 
 def draw_ids(shape: tuple[int, ...], seed: int) -> Tensor:
@@ -79,7 +73,7 @@ def list_contenders(model: Model, small: Any, batch: int, *, bags: bool) -> dict
     """What takes turns over batches of single ids, or of bags."""
     shape = (batch, BAG) if bags else (batch,)
     ids = [draw_ids(shape, seed) for seed in range(CALLS)]
-    direct, own, plain = (small.bags, small.scaled_bags, model.bags) if bags else (small.rows, small.scaled, model.rows)
+    direct, own, plain = (small.bags, small.own_bags, model.bags) if bags else (small.rows, small.own, model.rows)
     table = direct.weight.table
     module = (CompressedEmbeddingBag if bags else CompressedEmbedding)(table.spec, name="exact", group=table.group)
     module.fill(dict(table.named_buffers(recurse=False)))
@@ -97,6 +91,7 @@ def list_contenders(model: Model, small: Any, batch: int, *, bags: bool) -> dict
         "module": lambda call: module(ids[call % CALLS]),
         "direct": lambda call: direct(ids[call % CALLS]),
         "subclass": lambda call: own(ids[call % CALLS]),
+        "operator": lambda call: embed(module, ids[call % CALLS], None, None),
         "plain": lambda call: plain(ids[call % CALLS]),
     }
 
