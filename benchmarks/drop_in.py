@@ -2,7 +2,7 @@
 
     python benchmarks/drop_in.py --json drop_in.json
 
-Tables of 100,000 rows of dim 32, compressed at 20x. Ids fall off steeply and are new in every call. Contenders take
+Tables of 50,000 rows of dim 32, compressed at 20x. Ids fall off steeply and are new in every call. Contenders take
 turns of several calls, on one thread; figures are medians in microseconds a call.
 
 kernel     the lookup itself, into a given output
@@ -31,7 +31,7 @@ from memrec_convert.kernels.loading import describe_path
 from memrec_convert.lookup import CompressedEmbedding, CompressedEmbeddingBag
 from memrec_convert.lookup.tracing import embed
 
-ROWS, DIM, BAG = 100_000, 32, 8
+ROWS, DIM, BAG = 50_000, 32, 8
 BATCHES = (1, 64, 512, 2048, 16384)
 CALLS = 64
 """Sets of ids that the calls go through."""
@@ -99,7 +99,7 @@ def list_contenders(model: Model, small: Any, batch: int, *, bags: bool) -> dict
 def main() -> None:
     """Times both kinds of module at every batch size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=15)
+    parser.add_argument("--repetitions", type=int, default=11)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
