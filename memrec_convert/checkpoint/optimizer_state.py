@@ -135,7 +135,8 @@ def _is_foreign(keys: str, path: Sequence[str]) -> bool:
 def _note_unplaced(entries: Sequence[_Entry], named: Sequence[_Entry]) -> list[str]:
     """What to say of sums under names that are no parameter's, or that do not fit the one they name."""
     held = {id(entry) for entry in named}
-    lost = [entry.name for entry in entries if entry.name is not None and entry.accumulator() and id(entry) not in held]
+    unheld = [entry for entry in entries if entry.accumulator() and id(entry) not in held]
+    lost = list(dict.fromkeys(entry.name for entry in unheld if entry.name is not None))
     if not lost:
         return []
     names = ", ".join(printable(name) for name in lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")

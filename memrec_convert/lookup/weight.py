@@ -243,15 +243,20 @@ class CompressedWeight(Tensor):
             if found is not None:
                 return _correct_aliasing(func, args, kwargs, found) if func in VIEWS else found
         if func._schema.is_mutable and _changes_weight(func._schema.arguments, args, kwargs):
-            raise ModelError(
-                f"{func} would change a compressed weight in place, but its values are not stored singly; fine-tune "
-                "the tables with compress(..., batches=, val=), or compress again."
-            )
+            raise refuse_change(str(func))
         parts = func.decompose(*args, **kwargs)
         if parts is not NotImplemented:
             return parts
         args, kwargs = tree_map(_to_dense, (args, kwargs))
         return func(*args, **kwargs)
+
+
+def refuse_change(what: str) -> ModelError:
+    """The error for a call that would write into a compressed weight."""
+    return ModelError(
+        f"{what} would change a compressed weight in place, but its values are not stored singly; fine-tune the tables "
+        "with compress(..., batches=, val=), or compress again."
+    )
 
 
 def _parts_of(table: CompressedTable) -> dict[str, Tensor]:

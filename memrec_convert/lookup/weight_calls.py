@@ -23,6 +23,7 @@ from memrec_convert.lookup.weight import (
     VIEWS,
     CompressedWeight,
     must_show,
+    refuse_change,
 )
 
 aten = torch.ops.aten
@@ -125,7 +126,14 @@ def _set_data(weight: Tensor, value: Tensor) -> None:
         raise ModelError("the .data of a compressed weight cannot be set: its numbers are not stored one by one.")
 
 
+def _set_item(weight: Any, *_: object) -> None:  # noqa: ANN401 - a tensor of any kind
+    """`weight[index] = value`, which torch would do to rows that are decoded for it, and lost."""
+    if isinstance(weight, CompressedWeight):
+        raise refuse_change("weight[...] = ...")
+
+
 FUNCTIONS |= {
+    Tensor.__setitem__: _set_item,
     Tensor.data.__set__: _set_data,  # type: ignore[attr-defined]
     functional.embedding: _embedding,
     functional.embedding_bag: _embedding_bag,
@@ -206,9 +214,12 @@ def _to_copy(
 
 
 def _copy(target: Any, source: Any, *_: object) -> Tensor | None:  # noqa: ANN401 - tensors of any kind
-    """`copy_` between weights of one form."""
-    if not isinstance(target, CompressedWeight) or not isinstance(source, CompressedWeight):
+    """`copy_` between weights of one form, or of the rows as they are, which every rank of DDP sends to the others."""
+    if not isinstance(target, CompressedWeight):
         return None
+    if not isinstance(source, CompressedWeight):
+        alike = target.has_memory() and source.shape == target.shape
+        return target if alike and torch.equal(target.dense(), source.to(target.dtype)) else None
     old, new = target.parts(), source.parts()
     if target.table.spec != source.table.spec or target.turned != source.turned:
         raise ModelError(

@@ -72,3 +72,14 @@ def test_random_models_answer_as_before(tmp_path: Path) -> None:
 def test_the_page_lists_every_refusal(pattern: str) -> None:
     """The closed list of own-model.md has the words of each reason."""
     assert re.search(pattern, PAGE.read_text())
+
+
+def test_the_sentences_of_the_page_are_those_of_the_code() -> None:
+    """Whoever searches the page for the words of an error finds them, for no error has other words."""
+    table = PAGE.read_text().partition("| the sentence says |")[2].partition("\n\n")[0]
+    cells = [line.split("|")[1] for line in table.splitlines()[2:]]
+    sources = " ".join(path.read_text() for path in (PAGE.parents[1] / "memrec_convert").rglob("*.py"))
+    joined = re.sub(r'"\s+f?"', "", sources)  # texts that are continued on the next line
+    missing = [phrase for cell in cells for phrase in cell.strip().split(", ") if phrase not in joined]
+    assert len(cells) > 15
+    assert not missing

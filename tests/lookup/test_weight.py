@@ -13,6 +13,7 @@ import torch
 from random_tables import BASES, random_table
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 
 from memrec_convert.errors import ModelError
 from memrec_convert.lookup import (
@@ -191,12 +192,30 @@ def test_a_net_is_compiled_exported_and_traced(base, tmp_path):
                 torch.testing.assert_close(one(*inputs), wanted, atol=1e-3, rtol=1e-4)
 
 
+def test_a_weight_takes_over_its_own_rows():
+    """What DDP sends to every rank, and a running average of the model, are the rows as they are: nothing changes."""
+    net = Net("codes").eval()
+    wanted = net.rows.weight.dense()
+    with torch.no_grad():
+        assert net.rows.weight.copy_(wanted.clone()) is net.rows.weight
+        net.rows.weight.copy_(wanted.double())
+    average = AveragedModel(net)
+    average.update_parameters(net)
+    average.update_parameters(net)
+    assert isinstance(average.module.rows.weight, CompressedWeight)
+    assert torch.equal(average.module.rows.weight.dense(), wanted)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_what_would_be_wrong_is_refused(tmp_path):
     """Writing into the weight, a state of another form, and the exporter that would store numbers of one batch."""
     net = Net("codes").eval()
     with pytest.raises(ModelError, match="in place"):
         nn.init.normal_(net.rows.weight)
+    with pytest.raises(ModelError, match="in place"), torch.no_grad():
+        net.rows.weight[0] = 0
+    with pytest.raises(ModelError, match="in place"), torch.no_grad():
+        net.rows.weight.copy_(net.rows.weight.dense() + 1)
     with pytest.raises(ModelError, match="same compression"), torch.no_grad():
         net.rows.weight.copy_(make_weight("mean"))
     hasten(net)
