@@ -69,10 +69,13 @@ def build_model(subject: Subject) -> bytes:
 
 def recognise_start(path: Path) -> bool:
     """Whether a file begins as those that `write` makes."""
-    if not path.is_file():
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as stream:
+            return stream.read(len(_START)) == _START
+    except (OSError, ValueError):  # whoever reads it next says what is the matter
         return False
-    with path.open("rb") as stream:
-        return stream.read(len(_START)) == _START
 
 
 def prove(path: Path) -> Proved:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from test_golden import KINDS, takes
 from tiny_networks import NETWORKS, make_batch, make_table, save_network
 
 from memrec_convert import convert, export, load
+from memrec_convert.encoding.index import IndexSpec, build_index, order_ids, unmix_ids
 from memrec_convert.errors import ExportError
 from memrec_convert.exports.export import find_place, prove, read_subject
 from memrec_convert.exports.golden import make_golden
@@ -171,3 +173,21 @@ def test_damage_is_found(tmp_path):
         assert find_place(tmp_path / "b.onnx") is not None
         with pytest.raises(ExportError, match="export"):
             prove(tmp_path / "b.onnx")
+
+
+def test_a_form_that_graphs_do_not_hold_is_refused(tmp_path):
+    """The sentence names table and form, and what to do; so does that about a bucket with too many ids."""
+    from memrec_convert.exports.onnx_graph.graph import Graph
+    from memrec_convert.exports.onnx_graph.levels import Level, _add_keys
+    from memrec_convert.exports.onnx_graph.model import build_graph
+
+    subject = read_subject(save_network("dlrm, side by side", tmp_path), "ids")
+    table = next(table for table in subject.model.tables if table.spec.form == "kept")
+    table.spec = replace(table.spec, codec="int4")
+    with pytest.raises(ExportError, match=f"table {table.name} has rows in int4.*--method codes"):
+        build_graph(subject)
+    spec = IndexSpec("keys", 1 << 20, 300, 12)
+    ids = unmix_ids(torch.arange(300), spec.mixed_bits)  # which share the first bucket
+    index = torch.from_numpy(build_index(spec, order_ids(spec, ids.numpy())))
+    with pytest.raises(ExportError, match=r"table words: .* 300 ids in one bucket"):
+        _add_keys(Graph(key_bits=12), Level("words", spec, index))

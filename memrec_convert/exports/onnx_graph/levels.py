@@ -37,13 +37,20 @@ def find_places(graph: Graph, tables: Sequence[CompressedTable], ids: str) -> Pl
         own = [(t, number) for t, number in levels if tables[t].spec.levels[number].index.kind == kind]
         if own:
             asked = take_columns(graph, ids, [t for t, _ in own], len(tables))
-            specs = [tables[t].spec.levels[number].index for t, number in own]
-            buffers = [tables[t].get_buffer(f"level{number}_index") for t, number in own]
-            parts.append(find(graph, specs, buffers, asked))
+            parts.append(find(graph, [_read_level(tables[t], number) for t, number in own], asked))
             column |= {level: len(column) + at for at, level in enumerate(own)}
     if not parts:
         return None
     return Places(parts[0] if len(parts) == 1 else graph.op("Concat", *parts, axis=1), column)
+
+
+@dataclass(frozen=True)
+class Level:
+    """The index of a level, with the name of its table."""
+
+    table: str
+    spec: IndexSpec
+    index: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,10 @@ def pick_places(
     return Picked(hit, graph.op("Where", hit, place, graph.ints(0)), has)
 
 
+def _read_level(table: CompressedTable, number: int) -> Level:
+    return Level(table.name, table.spec.levels[number].index, table.get_buffer(f"level{number}_index"))
+
+
 def take_columns(graph: Graph, value: str, columns: Sequence[int], width: int) -> str:
     """Some columns of a value [n, width, ...], in this order; the value itself where that is what it is."""
     if list(columns) == list(range(width)):
@@ -81,13 +92,13 @@ def take_columns(graph: Graph, value: str, columns: Sequence[int], width: int) -
     return graph.op("Gather", value, graph.ints(*columns), axis=1)
 
 
-def _find_in_bitmaps(graph: Graph, specs: Sequence[IndexSpec], indices: Sequence[torch.Tensor], ids: str) -> str:
+def _find_in_bitmaps(graph: Graph, levels: Sequence[Level], ids: str) -> str:
     """place = ids of the level in bytes before the id's own + set bits before it in that byte (artifact.md, 7.1)."""
     pool = graph.pool("bitmaps")
     starts, firsts = [], []
-    for spec, index in zip(specs, indices, strict=True):
-        starts.append(pool.add(index, _members(index, spec.rows)))
-        firsts.append(pool.count_before(starts[-1], spec.count))
+    for level in levels:
+        starts.append(pool.add(level.index, _members(level.index, level.spec.rows)))
+        firsts.append(pool.count_before(starts[-1], level.spec.count))
     byte = graph.op("Add", graph.op("Div", ids, graph.ints(8)), graph.ints(*starts))
     bit = graph.op("BitwiseAnd", ids, graph.ints(7))
     held = graph.cast(graph.op("Gather", pool.name, byte), "int64")
@@ -121,16 +132,16 @@ def _bits_before() -> np.ndarray:
     return np.where(byte >> bit & 1, below, _ABSENT).astype(np.int32).reshape(-1)
 
 
-def _find_in_keys(graph: Graph, specs: Sequence[IndexSpec], indices: Sequence[torch.Tensor], ids: str) -> str:
+def _find_in_keys(graph: Graph, levels: Sequence[Level], ids: str) -> str:
     """The mixed id's bucket, and in it the place whose key is the id's own (artifact.md, 7.2).
 
     Stored are the sizes of buckets and the keys in planes of four bits. Running sums of the sizes are places in all
     levels together.
     """
-    sizes = [_add_keys(graph, spec, index) for spec, index in zip(specs, indices, strict=True)]
+    sizes = [_add_keys(graph, level) for level in levels]
     starts, keys = _bucket_starts(graph), _unpacked_keys(graph)
-    mixed = _mix(graph, specs, ids)
-    bits = [spec.key_bits for spec in specs]
+    mixed = _mix(graph, [level.spec for level in levels], ids)
+    bits = [level.spec.key_bits for level in levels]
     bucket = graph.op("Div", mixed, graph.ints(*(1 << count for count in bits)))
     bucket = graph.op("Add", bucket, graph.ints(*(first for first, _, _ in sizes)))
     key = graph.cast(graph.op("BitwiseAnd", mixed, graph.ints(*((1 << count) - 1 for count in bits))), "int32")
@@ -148,15 +159,16 @@ def _find_in_keys(graph: Graph, specs: Sequence[IndexSpec], indices: Sequence[to
     return graph.op("Sub", place, graph.ints(*firsts)) if any(firsts) else place
 
 
-def _add_keys(graph: Graph, spec: IndexSpec, index: torch.Tensor) -> tuple[int, int, int]:
+def _add_keys(graph: Graph, level: Level) -> tuple[int, int, int]:
     """Adds a level's keys to the pools: its first bucket, its first place, and the size of its largest bucket."""
+    spec, index = level.spec, level.index
     mixed = mix_ids(list_ids(spec, index), spec.mixed_bits)
     sizes = torch.bincount(mixed >> spec.key_bits, minlength=spec.buckets)
     widest, odd = int(sizes.max()), len(mixed) % 2
     if widest > MOST_KEYS:
         raise ExportError(
-            f"a level's index has {widest} ids in one bucket, and a graph looks at {MOST_KEYS} at most; convert the "
-            "source again."
+            f"table {level.table or '?'}: the keys of a level have {widest} ids in one bucket, and a graph looks at "
+            f"{MOST_KEYS} at most; convert the source again, with another budget."
         )
     bucket = graph.pool("bucket sizes").add(index, torch.cat([sizes, torch.tensor([odd])]).to(torch.uint8))
     keys = mixed & ((1 << spec.key_bits) - 1)
