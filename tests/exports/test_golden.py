@@ -82,7 +82,8 @@ def test_another_model_is_found(tmp_path):
     for wrong in (golden.logits + np.float32(1e-3), np.full(SAMPLES, np.nan, np.float32)):
         with pytest.raises(ExportError, match=r"here: sample \d+ gives the logit"):
             golden.compare({"logit": wrong}, "here")
-    subject = read_subject(save_network("tables", tmp_path), "ids")
+    (tmp_path / "tables").mkdir()
+    subject = read_subject(save_network("tables", tmp_path / "tables"), "ids")
     rows = {
         f"rows_{n}": table(torch.from_numpy(subject.golden.feeds[f"ids_{n}"])).numpy().copy()
         for n, table in enumerate(subject.model.tables)

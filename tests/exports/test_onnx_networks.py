@@ -75,6 +75,7 @@ def test_bags_are_pooled_to_the_bit(mode, weighted):
     """Sums and means of bags with padding, zeros, weights and no ids at all are those of the modules."""
     from memrec_convert.exports.onnx_file import run
     from memrec_convert.exports.onnx_graph.graph import Graph
+    from memrec_convert.exports.onnx_graph.levels import widest_keys
     from memrec_convert.exports.onnx_graph.stage import Bags
 
     if weighted and mode == "mean":
@@ -86,8 +87,7 @@ def test_bags_are_pooled_to_the_bit(mode, weighted):
     feeds["ids_0"][:3] = 3  # the padding of one of the tables
     if weighted:
         feeds["weights_0"] = draw.normal(size=sizes.sum()).astype(np.float32)
-    widths = [level.index.key_bits for table in tables for level in table.spec.levels]
-    graph = Graph(key_bits=max(widths))
+    graph = Graph(key_bits=widest_keys(tables))
     graph.name("rows", Bags(graph, 0, single=False, weighted=weighted).look_up(tables).name)
     shapes = {
         name: ("int64" if value.dtype == np.int64 else "float32", ["b" if name == "offsets_0" else "n"])

@@ -47,10 +47,10 @@ def run_lookups(tables, ids: np.ndarray, *, padding: bool = True) -> tuple[np.nd
 
     from memrec_convert.exports.onnx_file import run
     from memrec_convert.exports.onnx_graph.graph import Graph
+    from memrec_convert.exports.onnx_graph.levels import widest_keys
     from memrec_convert.exports.onnx_graph.rows import look_up
 
-    widths = [level.index.key_bits for table in tables for level in table.spec.levels]
-    graph = Graph(key_bits=max(widths, default=0))
+    graph = Graph(key_bits=widest_keys(tables))
     found = look_up(graph, tables, "ids", padding=padding)
     graph.name("rows", found.name)
     outputs = {"rows": ("float32", ["n", len(tables), tables[0].spec.dim])}

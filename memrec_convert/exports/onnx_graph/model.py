@@ -6,6 +6,7 @@ import onnx
 
 from memrec_convert.errors import ExportError
 from memrec_convert.exports.onnx_graph.graph import Graph
+from memrec_convert.exports.onnx_graph.levels import widest_keys
 from memrec_convert.exports.onnx_graph.networks import Described, build_network
 from memrec_convert.exports.place import Subject
 from memrec_convert.lookup import CompressedTable
@@ -18,8 +19,7 @@ def build_graph(subject: Subject) -> onnx.ModelProto:
     tables = list(subject.model.tables)  # type: ignore[arg-type]
     for table in tables:
         check_form(table)
-    widths = [level.index.key_bits for table in tables for level in table.spec.levels]
-    graph = Graph(key_bits=max(widths, default=0))
+    graph = Graph(key_bits=widest_keys(tables))
     inputs: Described = {}
     for name, value in subject.golden.feeds.items():
         kind = "int64" if value.dtype.kind == "i" else "float32"
