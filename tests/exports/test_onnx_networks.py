@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -191,3 +192,34 @@ def test_a_form_that_graphs_do_not_hold_is_refused(tmp_path):
     index = torch.from_numpy(build_index(spec, order_ids(spec, ids.numpy())))
     with pytest.raises(ExportError, match=r"table words: .* 300 ids in one bucket"):
         _add_keys(Graph(key_bits=12), Level("words", spec, index))
+
+
+@pytest.mark.parametrize("name", ["outside", "custom", "subgraph"])
+def test_what_refers_to_other_files_or_operators_is_not_run(name, tmp_path):
+    """A forger's file with fitting digests: numbers in another file, an operator of somebody's own, a branch."""
+    from memrec_convert.exports.onnx_file import _digest_graph
+
+    export(save_network("dlrm, lower", tmp_path), to="onnx", out=tmp_path / "a.onnx")
+    model = onnx.load(tmp_path / "a.onnx")
+    if name == "outside":
+        tensor = model.graph.initializer[0]
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="network.safetensors")
+    elif name == "custom":
+        model.graph.node[0].domain = "somebody"
+    else:
+        model.graph.node[0].attribute.add(name="then_branch", type=onnx.AttributeProto.GRAPH).g.name = "branch"
+    said = json.loads(model.metadata_props[0].value)
+    model.metadata_props[0].value = json.dumps(said | {"graph": _digest_graph(model)})
+    (tmp_path / "b.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ExportError, match="other files or operators"):
+        prove(tmp_path / "b.onnx")
+
+
+@pytest.mark.parametrize("name", ["format-1-converted", "format-1-forms"])
+def test_golden_artifacts_are_exported(name, tmp_path):
+    """Files of the first release become exports that prove themselves."""
+    path = Path(__file__).parents[1] / "artifact" / "golden" / f"{name}.safetensors"
+    export(path, to="onnx", out=tmp_path / "a.onnx")
+    assert prove(tmp_path / "a.onnx").samples == 64
