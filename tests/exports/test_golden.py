@@ -13,7 +13,7 @@ from tiny_networks import NETWORKS, save_network
 from memrec_convert import export, load
 from memrec_convert.errors import ExportError, OptionError, OutputError
 from memrec_convert.exports.export import find_place, prove, read_subject
-from memrec_convert.exports.golden import SAMPLES, golden_from_json, read_inputs
+from memrec_convert.exports.golden import SAMPLES, golden_from_json, make_golden, read_inputs
 
 KINDS = ("ids", "bags", "weighted-bags")
 
@@ -118,3 +118,11 @@ def test_what_is_no_export_is_named(tmp_path):
     assert find_place(path) is None
     with pytest.raises(ExportError, match="no export of this program"):
         prove(path)
+
+
+def test_a_model_whose_logits_are_no_numbers_is_refused(tmp_path):
+    """Such samples prove nothing, and JSON holds none."""
+    subject = read_subject(save_network("dlrm, lower", tmp_path), "ids")
+    subject.model.top[-1].bias.fill_(float("nan"))
+    with pytest.raises(ExportError, match="finite"):
+        make_golden(subject.model, subject.architecture, "ids")
