@@ -83,8 +83,8 @@ def golden_from_json(plain: Mapping[str, Any]) -> Golden:
 def make_golden(model: nn.Module, architecture: Mapping[str, Any], inputs: Inputs, *, samples: int = SAMPLES) -> Golden:
     """Seeded samples for a loaded model: ids of every level and form, and outside the tables where `oov` allows that.
 
-    `inputs` decides between one id per input and bags of up to three. ExportError where a logit is not finite. Dense values are as the model takes them, already
-    transformed.
+    `inputs` decides between one id per input and bags of up to three. Dense values are as the model takes them, already
+    transformed. ExportError where a logit is not finite.
     """
     draw = np.random.default_rng(_SEED)
     tables: Any = model.tables
