@@ -124,7 +124,7 @@ def learns(network: Piped, *given: Tensor) -> bool:
 
 def _identify(weight: Tensor) -> tuple[object, ...]:
     """Changes when a weight is replaced or written to."""
-    return id(weight), weight.data_ptr(), weight._version
+    return id(weight), weight.data_ptr(), 0 if weight.is_inference() else weight._version
 
 
 def _build(native: Any, network: Piped, tables: KernelTables | None) -> object:  # noqa: ANN401 - the extension
