@@ -15,6 +15,8 @@ ours_out     the same into a given output
 c            the same through memrec.h, from an artifact of the tables, into a given output
 gather       the tokens of the same lookups summed with all row numbers given (where the form has tokens)
 memset       zeros written to the output
+fbgemm8, 4   FBGEMM's int8 and int4 rows of the full tables (extra [bench]): it makes and zeroes its output in every
+             call, so set MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_ and MALLOC_TOP_PAD_ high
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ import torch
 from c_contender import CTables
 from torch import Tensor, nn
 
+from memrec_convert.bench.contenders import make_fbgemm
 from memrec_convert.bench.timing import Timing, calls_in_a_row, time_interleaved
 from memrec_convert.encoding import HashSpec, LevelSpec, TableSpec, count_bytes
 from memrec_convert.encoding.build import build_replaced
@@ -51,7 +54,7 @@ INDEXED_LOOKUPS = 0.8
 STAGES = (256,) * 6
 BATCHES = (1, 8, 64, 512, 2048, 16384)
 GATHERED = (512, 2048)
-CONTENDERS = ("bags", "bags_freed", "full", "ours", "ours_out", "c", "memset", "gather")
+CONTENDERS = ("bags", "bags_freed", "full", "ours", "ours_out", "c", "memset", "gather", "fbgemm8", "fbgemm4")
 SECONDS_PER_BATCH = 12.0
 MOST_DRAWN = 20_000_000
 
@@ -68,6 +71,7 @@ class Stage:
     kernel: KernelTables
     library: CTables
     nbytes: int
+    fbgemm: dict[str, Callable[[Tensor, Tensor], Tensor]]
 
 
 class Ids:
@@ -116,7 +120,9 @@ def make_stage(dim: int, form: str, artifact_bytes: int, *, k: int, k_weights: i
         shapes += list(tables[0].group.spec.tensors().values())
     kernels = KernelTables(full, range(TABLES)), KernelTables(tables, range(TABLES))
     library = CTables(tables, torch.get_num_threads())
-    return Stage(dim, rows, bags, kernels[0], tables, kernels[1], library, count_bytes(shapes))
+    made = {f"fbgemm{bits}": make_fbgemm([(rows, dim)] * TABLES, bits=bits) for bits in (8, 4)}
+    fbgemm = {name: joint for name, joint in made.items() if joint is not None}
+    return Stage(dim, rows, bags, kernels[0], tables, kernels[1], library, count_bytes(shapes), fbgemm)
 
 
 def make_tables(
@@ -285,6 +291,10 @@ def measure(stage: Stage, ids: Ids, batch: int, *, seconds: float) -> tuple[dict
         "c": lambda number: bound[own("c", number)](),
         "memset": lambda number: out.zero_(),
     }
+    joined = [one.t().reshape(-1).int() for one in drawn] if stage.fbgemm else []
+    ends = torch.arange(TABLES * batch + 1, dtype=torch.int32)
+    for name, joint in stage.fbgemm.items():
+        contenders[name] = lambda number, name=name, joint=joint: joint(joined[own(name, number)], ends)  # type: ignore[misc]
     if batch in GATHERED:
         given = [given_tokens(stage, drawn[own("gather", number)]) for number in range(min(len(drawn), 40))]
         if given[0] is not None:

@@ -205,7 +205,7 @@ def test_unknown_keys_are_errors_with_a_suggestion(refuse, text, said):
         ("epochs: 1.5", "epochs: found 1.5 (a number), expected a whole number from 0 to"),
         ("seed: true", "seed: found True (true or false), expected a whole number from 0 to"),
         ("seed: 9223372036854775808", "seed: found 9223372036854775808 (a whole number), expected"),
-        ("dense: int8", "dense: found 'int8' (text), expected fp32 or bf16"),
+        ("dense: int4", "dense: found 'int4' (text), expected fp32, bf16, int8 or auto"),
         ("oov: ignore", "oov: found 'ignore' (text), expected error, clip, hash or zero"),
         ("batch_size: 0", "batch_size: found 0 (a whole number), expected a whole number from 1 to"),
         ("batch_size: '512'", "batch_size: found '512' (text), expected a whole number from 1 to"),

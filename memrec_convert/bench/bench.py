@@ -12,6 +12,7 @@ from torch import nn
 from typing_extensions import Unpack
 
 from memrec_convert.artifact.reader import build_modules, load, read_artifact
+from memrec_convert.bench.concurrency import time_load
 from memrec_convert.bench.contenders import Contender, converted_contenders, int8_contenders, original_contenders
 from memrec_convert.bench.doctor import describe_kernel
 from memrec_convert.bench.draws import LogSource, Source, ZipfSource, list_hottest
@@ -72,7 +73,8 @@ class Served:
 class Timings(Result):
     """What serving takes: a row per stage ("embedding", and "model" where the network is known), batch and contender.
 
-    `kernel`, `ids` and `memory` say what ran, where ids came from, and the bytes of a serving process.
+    `load` has a row per batch, contender and number of threads that call at once. `kernel`, `ids` and `memory` say what
+    ran, where ids came from, and the bytes of a serving process.
     """
 
     artifact: ArtifactFile
@@ -84,6 +86,7 @@ class Timings(Result):
     memory: Mapping[str, Any]
     rows: tuple[Row, ...]
     warnings: tuple[str, ...]
+    load: tuple[Row, ...] = ()
 
 
 def bench(
@@ -98,16 +101,18 @@ def bench(
     oov: Oov | None = None,
     seed: int = 0,
     expand: str | int | None = None,
+    concurrency: Sequence[int] = (),
     progress: Progress = stay_silent,
     **reading: Unpack[ReadingChoices],
 ) -> Timings:
     """Times an artifact, and with `against` the checkpoint it was made from, on the same kind of ids.
 
-    Ids come from the log `data`, read as `ReadingChoices` says, else by Zipf's law. `expand` is that of `load`.
+    Ids come from the log `data`, read as `ReadingChoices` says, else by Zipf's law. `expand` is that of `load`;
+    `concurrency` are numbers of threads that call the whole model at once.
     OptionError for choices that make no sense, ArtifactError for a foreign file, ModelError where the two are not
     of one model or memory is short.
     """
-    settings = Settings(tuple(batch), threads, seconds, ZIPF if zipf is None else zipf, seed)
+    settings = Settings(tuple(batch), threads, seconds, ZIPF if zipf is None else zipf, seed, tuple(concurrency))
     if data is not None and zipf is not None:
         raise OptionError("--data and --zipf exclude each other: ids come from a log or by Zipf's law; give one.")
     served = open_served(Path(path), expand=expand)
@@ -118,7 +123,14 @@ def bench(
         refuse_other_model(served, source, Path(against))
     ids = open_ids(served, data, choices, settings)
     with torch_threads(settings.threads):
-        rows = _time(line_up(served, source), ids, served.inputs, settings, progress)
+        contenders = line_up(served, source)
+        rows = _time(contenders, ids, served.inputs, settings, progress)
+        load = [
+            row
+            for size in settings.batches
+            for callers in settings.concurrency
+            for row in time_load(contenders, ids, size, callers, seconds=settings.seconds)
+        ]
     progress("serving memory", 0, 1)
     return Timings(
         artifact=ArtifactFile(str(path), served.path.stat().st_size),
@@ -130,6 +142,7 @@ def bench(
         memory=measure_serving(served.path, max(settings.batches), served.dense_inputs, expand=expand),
         rows=tuple(rows),
         warnings=tuple(warn_of_noise(rows)),
+        load=tuple(load),
     )
 
 

@@ -130,13 +130,11 @@ def fbgemm_contenders(
 
     With `model`, the original, its whole graph too over such tables, with each precision of its Linear layers.
     """
-    if importlib.util.find_spec("fbgemm_gpu") is None:
-        return []
     made = []
     for bits, name in FBGEMM.items():
         joint = make_fbgemm(shapes, bits=bits)
         if joint is None:
-            return []
+            continue
         made.append(_look_up_fbgemm(name, joint, inputs))
         if model is not None:
             made += [_run_over_fbgemm(f"{name}, dense {one}", model, one, joint, inputs) for one in COMPUTES]
@@ -164,6 +162,8 @@ def make_fbgemm(shapes: Sequence[tuple[int, int]], *, bits: int = 8) -> Callable
 
     None where it does not load. Called with ids int32 [total], table by table, and offsets int32 [tables * B + 1].
     """
+    if importlib.util.find_spec("fbgemm_gpu") is None:
+        return None
     try:
         importlib.import_module("fbgemm_gpu")  # its operators
         types: Any = importlib.import_module("fbgemm_gpu.split_embedding_configs").SparseType

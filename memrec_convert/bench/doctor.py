@@ -19,6 +19,7 @@ import torch
 from memrec_convert.errors import KernelError
 from memrec_convert.kernels.loading import KERNEL_VARIABLE, describe_path, import_native
 from memrec_convert.lookup.memory import LARGE_PAGE_BYTES, OutputPool
+from memrec_convert.models.narrow import list_fast
 from memrec_convert.parallel import usable_cores
 from memrec_convert.results import Result
 from memrec_convert.version import __version__
@@ -41,7 +42,7 @@ LEAST_STEP = 1.7
 class Machine(Result):
     """What `doctor` says.
 
-    kernel           {"path", "instruction_set", "available", "variable", "problem"}
+    kernel           {"path", "instruction_set", "available", "products", "variable", "problem"}
     caches           {"level", "kind", "bytes", "shared_by"} each, as the system states them
     effective_cache  {"bytes", "curve": [{"bytes", "ns"}]}: where random reads get slow; None where they show no step
     """
@@ -72,16 +73,16 @@ def describe_machine(*, chase: bool = True) -> Machine:
 
 
 def describe_kernel() -> dict[str, Any]:
-    """`describe_path`, the environment's wish, and what stands in the way of the kernel ("" where nothing does)."""
+    """`describe_path`, what has fast "products" here, the environment's wish, and the kernel's "problem" or ""."""
     wish = os.environ.get(KERNEL_VARIABLE)
     native, problem = import_native()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # the problem is told in its own place
-            path = describe_path()
+            path = describe_path() | {"products": list_fast()}
     except KernelError as error:
         available = [] if native is None else list(native.instruction_sets())
-        path = {"path": None, "instruction_set": None, "available": [*available, "reference"]}
+        path = {"path": None, "instruction_set": None, "available": [*available, "reference"], "products": ["fp32"]}
         problem = str(error)
     return path | {"variable": wish, "problem": problem}
 

@@ -100,5 +100,5 @@ def add_ratios(rows: Sequence[Row]) -> None:
             row["ratio_to"] = {
                 name: value / row["ms_p50"]
                 for (stage, batch, name), value in times.items()
-                if (stage, batch) == (row["stage"], row["batch"]) and name != row["contender"]
+                if (stage, batch) == (row["stage"], row["batch"]) and not name.startswith(CONVERTED)
             }

@@ -17,10 +17,11 @@ MOST_BATCH, MOST_THREADS, MOST_SECONDS = 1 << 20, 4096, 3600.0
 class Settings:
     """Choices of a measurement; OptionError where one makes no sense.
 
-    batches   samples of a call, measured one after the other
-    threads   inside each operation
-    seconds   aimed at per batch size, all contenders together
-    zipf      exponent of the ids where there is no log: the id of rank r is read in proportion to r**-zipf
+    batches       samples of a call, measured one after the other
+    threads       inside each operation
+    seconds       aimed at per batch size, all contenders together
+    zipf          exponent of the ids where there is no log: the id of rank r is read in proportion to r**-zipf
+    concurrency   numbers of threads that call at once
     """
 
     batches: tuple[int, ...] = BATCHES
@@ -28,6 +29,7 @@ class Settings:
     seconds: float = SECONDS
     zipf: float = ZIPF
     seed: int = 0
+    concurrency: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.batches:
@@ -35,6 +37,8 @@ class Settings:
         for batch in self.batches:
             _check_whole("a batch size", batch, MOST_BATCH)
         _check_whole("threads", self.threads, MOST_THREADS)
+        for callers in self.concurrency:
+            _check_whole("a number of callers", callers, MOST_THREADS)
         _check_number("seconds", self.seconds, MOST_SECONDS)
         _check_number("the Zipf exponent", self.zipf, STEEPEST)
 

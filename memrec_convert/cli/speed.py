@@ -20,6 +20,7 @@ from memrec_convert.cli.options import force_option, list_given, log_option, out
 @click.option("--threads", type=int, metavar="N", help="Threads (default 1).")
 @click.option("--seconds", type=float, metavar="S", help="Time to spend per batch size (default 4).")
 @click.option("--seed", type=int, metavar="N", help="Seed of the ids (default 0).")
+@click.option("--concurrency", metavar="N,N,...", callback=read_sizes, help="Threads that call the model at once.")
 @click.option("--expand", metavar="SIZE", help="Decode small tables at loading, into this much memory: 8MB, or llc.")
 @reading_options
 @click.option("--chart", metavar="FILE.svg", help="Draw time against batch size (needs the extra 'plots').")

@@ -54,6 +54,22 @@ class Piped(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Packed:
+    """What was packed, and from what; `networks` over ids (True) and over vectors, each made when first needed."""
+
+    compute: Compute
+    tables: KernelTables | None
+    weights: list[tuple[dict[str, Any], str, tuple[object, ...]]]
+    networks: dict[bool, object] = field(default_factory=dict)
+
+    def stands_for(self, network: Piped, tables: KernelTables | None) -> bool:
+        """Whether nothing was replaced, written to or set otherwise since."""
+        if self.compute != network.compute or (tables is not None and tables is not self.tables):
+            return False
+        return all(_identify(held[name]) == known for held, name, known in self.weights)
+
+
 class Pipeline:
     """The kernel's copy of a network's dense part, made when first needed and again when a weight changed."""
 
@@ -61,10 +77,7 @@ class Pipeline:
     """Samples at a time; 0 lets the kernel choose by the caches."""
 
     def __init__(self) -> None:
-        self.compute: Compute = "fp32"
-        self.places: list[tuple[dict[str, Any], str, tuple[object, ...]]] = []
-        self.tables: KernelTables | None = None
-        self.networks: dict[bool, object] = {}
+        self.packed: _Packed | None = None
         self.found: list[tuple[dict[str, Any], str]] = []
 
     def find_weights(self, network: nn.Module) -> list[tuple[dict[str, Any], str]]:
@@ -84,23 +97,17 @@ class Pipeline:
         native = load_kernel()
         if native is None:
             return None
-        if not self._is_current(network) or (tables is not None and tables is not self.tables):
-            self._renew(network, tables)
-        own = tables is not None
-        if own not in self.networks:
-            self.networks[own] = _build(native, network, tables)
-        logits: Tensor | None = native.run_network(self.networks[own], dense, ids, self.block)
+        packed = self.packed  # once: another thread may exchange it
+        if packed is None or not packed.stands_for(network, tables):
+            weights = [(held, name, _identify(held[name])) for held, name in network.dense_weights()]
+            known = packed.tables if packed is not None else None
+            packed = self.packed = _Packed(network.compute, tables or known, weights)
+        over_ids = tables is not None
+        handle = packed.networks.get(over_ids)
+        if handle is None:
+            handle = packed.networks.setdefault(over_ids, _build(native, network, tables))
+        logits: Tensor | None = native.run_network(handle, dense, ids, self.block)
         return logits
-
-    def _is_current(self, network: Piped) -> bool:
-        if self.compute != network.compute or not self.places:
-            return False
-        return all(_identify(held[name]) == known for held, name, known in self.places)
-
-    def _renew(self, network: Piped, tables: KernelTables | None) -> None:
-        """Forgets what was packed, and remembers which weights it will be packed from."""
-        self.compute, self.networks, self.tables = network.compute, {}, tables or self.tables
-        self.places = [(held, name, _identify(held[name])) for held, name in network.dense_weights()]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Pipeline:
         """Empty."""
@@ -124,7 +131,7 @@ def learns(network: Piped, *given: Tensor) -> bool:
 
 def _identify(weight: Tensor) -> tuple[object, ...]:
     """Changes when a weight is replaced or written to."""
-    return id(weight), weight.data_ptr(), weight._version
+    return id(weight), weight.data_ptr(), 0 if weight.is_inference() else weight._version
 
 
 def _build(native: Any, network: Piped, tables: KernelTables | None) -> object:  # noqa: ANN401 - the extension

@@ -19,6 +19,8 @@ def render_latency(found: Mapping[str, Any], width: int = 80) -> str:
         rows = [row for row in found["rows"] if row["stage"] == stage]
         if rows:
             parts.append([f"{title}:", *_table(rows, width)])
+    if found.get("load"):
+        parts.append(["Under load, each caller a thread:", *_load(found["load"], width)])
     parts += [wrap(_memory(found["memory"]), width), list_lines("Warnings:", found["warnings"], width)]
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
@@ -50,6 +52,21 @@ def _table(rows: Sequence[Mapping[str, Any]], width: int) -> list[str]:
         for row in rows
     ]
     return table_lines(headers, cells, width, left=(1,))
+
+
+def _load(rows: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+    cells = [
+        [
+            f"{row['batch']}",
+            f"{row['callers']}",
+            row["contender"],
+            f"{row['items_per_second']:,.0f}",
+            _milliseconds(row["ms_p50"]),
+            _milliseconds(row["ms_p99"]),
+        ]
+        for row in rows
+    ]
+    return table_lines(["batch", "callers", "who", "items/s", "p50 ms", "p99 ms"], cells, width, left=(2,))
 
 
 def format_speed(ratio: float | None) -> str:

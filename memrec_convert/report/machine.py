@@ -17,6 +17,7 @@ def render_machine(found: Mapping[str, Any], width: int = 80) -> str:
     width = max(width, NARROWEST)
     lines = [
         _lookups(found["kernel"]),
+        f"dense part: fast products in {', '.join(found['kernel']['products'])}",
         f"processor: {found['processor']}, {_count(found['cores'], 'core')} to use; torch takes "
         f"{_count(found['threads'], 'thread')}",
         _caches(found["caches"]),

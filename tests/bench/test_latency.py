@@ -58,7 +58,7 @@ def artifact(tiny, tmp_path_factory) -> Path:
 @pytest.fixture
 def _quick(monkeypatch):
     """No process is started to measure memory."""
-    monkeypatch.setattr(bench_module, "measure_serving", lambda *_: MEMORY)
+    monkeypatch.setattr(bench_module, "measure_serving", lambda *_, **__: MEMORY)
 
 
 @pytest.fixture
@@ -83,7 +83,8 @@ def test_figures_of_both_sides(artifact, tiny):
     rows = {(row["stage"], row["batch"], row["contender"]): row for row in found.rows}
     for batch in (1, 16):
         assert {key[2] for key in rows if key[:2] == ("embedding", batch)} >= {"converted", "original", "torch int8"}
-        assert {key[2] for key in rows if key[:2] == ("model", batch)} == {"converted", "original"}
+        both = {f"{who}{precision}" for who in ("converted", "original") for precision in ("", " bf16", " int8")}
+        assert {key[2] for key in rows if key[:2] == ("model", batch)} == both
     for row in rows.values():
         assert 0 < row["ms_p50"] <= row["ms_p99"]
         assert row["repetitions"] >= 9
@@ -110,11 +111,26 @@ def test_contenders_compute_what_the_models_do(artifact, tiny):
         results = {(one.name, one.stage): one.run(one.prepare(draw)) for one in made}
         torch.testing.assert_close(results["converted", "model"], served.model(draw.dense, draw.ids), rtol=0, atol=0)
         torch.testing.assert_close(results["original", "model"], original(draw.dense, draw.ids))
+        for precision in ("bf16", "int8"):
+            torch.testing.assert_close(results[f"converted {precision}", "model"], results["converted", "model"])
+            torch.testing.assert_close(results[f"original {precision}", "model"], results["original", "model"])
         exact, narrow = results["original", "embedding"], results["torch int8", "embedding"]
     for table, one, other in zip(tables, exact, narrow, strict=True):
         weight = table.weight.detach()
         step = float((weight.amax(1) - weight.amin(1)).max()) / 255
         torch.testing.assert_close(one, other, rtol=0, atol=step)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_threads_that_call_at_once(artifact, tiny):
+    """A row per batch, number of callers and whole model; a number that is none is refused."""
+    found = bench(artifact, against=tiny.bare, batch=(1, 16), seconds=0.05, concurrency=(1, 3), expand="1MB")
+    models = {row["contender"] for row in found.rows if row["stage"] == "model"}
+    expected = {(batch, callers, who) for batch in (1, 16) for callers in (1, 3) for who in models}
+    assert {(row["batch"], row["callers"], row["contender"]) for row in found.load} == expected
+    assert all(0 < row["ms_p50"] <= row["ms_p99"] and row["items_per_second"] > 0 for row in found.load)
+    with pytest.raises(OptionError, match="a number of callers is 0"):
+        bench(artifact, concurrency=(0,))
 
 
 def test_contenders_have_ids_of_their_own(artifact):
@@ -234,11 +250,13 @@ def test_joined_columns_are_one_bag_per_table_and_sample():
 
 @pytest.mark.usefixtures("_quick")
 def test_an_artifact_alone(artifact):
-    """Without --against there is one contender and no ratio; ids follow Zipf's law."""
+    """Without --against there is the converted model alone, at each precision, and no ratio; ids follow Zipf's law."""
     found = bench(artifact, zipf=1.2, batch=(4,), seconds=0.01)
     assert [(row["stage"], row["contender"]) for row in found.rows] == [
         ("embedding", "converted"),
         ("model", "converted"),
+        ("model", "converted bf16"),
+        ("model", "converted int8"),
     ]
     assert all(row["ratio_to_original"] is None and row["ratio_to"] == {} for row in found.rows)
     assert found.ids == {"source": "zipf", "exponent": 1.2}

@@ -139,7 +139,7 @@ def test_a_wrong_option_is_one_sentence():
         ({"seed": True}, "seed is True; expected a whole number from 0 to 2147483647."),
         ({"train_dense": 1}, "train_dense is 1; expected true or false."),
         ({"threshold": "tall"}, "threshold is 'tall'; expected 0, a size such as 100kB, or rows such as 10000rows."),
-        ({"dense": "fp16"}, "dense is 'fp16'; expected fp32 or bf16."),
+        ({"dense": "fp16"}, "dense is 'fp16'; expected fp32, bf16, int8 or auto."),
     ):
         with pytest.raises(OptionError) as caught:
             make_options(value)
