@@ -114,6 +114,7 @@ def prepare(
         else:
             placed = space.make_choices(source, train, counted, options, progress) if space is not None else {}
             learned = None if options.tables_only else train
+            shared["workers"] = options.workers
             subject, warnings = make_subject(source, train=learned, profile=counted, **shared, **placed)
     warnings = (*source.warnings, *warnings, *doubts)
     return Job(source, subject, counted, judged, options, budget, warnings, watch, progress)
