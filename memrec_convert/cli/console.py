@@ -59,8 +59,8 @@ def text_width() -> int:
 class Progress:
     """Progress on stderr: a bar per stage on a terminal, a line per stage elsewhere, nothing when quiet.
 
-    Stages that count bytes of rows (LEAST_BYTES in all, or more) show them with what time is left; off a terminal every
-    half minute.
+    Stages that count bytes of rows (LEAST_BYTES in all, or more) show them, bytes per second, and what time is left;
+    off a terminal every half minute.
     """
 
     def __init__(self, *, quiet: bool) -> None:
@@ -91,9 +91,12 @@ class Progress:
         if now - self.told < SECONDS_BETWEEN_LINES or not 0 < done < total:
             return
         self.told = now
-        left = (now - self.started) * (total - done) / done
+        rate = done / (now - self.started)
+        left = (total - done) / rate
         click.echo(
-            f"{self.stage}: {format_bytes(done)} of {format_bytes(total)}, about {left / 60:.0f} min left", err=True
+            f"{self.stage}: {format_bytes(done)} of {format_bytes(total)}, {rate / 1e6:.0f} MB/s, "
+            f"about {left / 60:.0f} min left",
+            err=True,
         )
 
     def _begin(self, stage: str, total: int) -> None:

@@ -44,6 +44,7 @@ def fit_table(
     lists: Sequence[tuple[int, ...]] = STAGE_LISTS,
     sample_rows: int = SAMPLE_ROWS,
     scratch: Scratch = IN_MEMORY,
+    workers: int = 1,
 ) -> TableFit:
     """Fits every stage list on a sample and measures every form; a table that is not replaceable only as kept.
 
@@ -52,7 +53,7 @@ def fit_table(
     rows, dim = reader.shape
     large = is_large(reader.shape)
     classes = group_by_value(survey.values, scratch=scratch)
-    sample = draw_sample(reader, survey, size=sample_rows, seed=seed)
+    sample = draw_sample(reader, survey, size=sample_rows, seed=seed, workers=workers)
     number = torch.from_numpy(gather(classes.number, sample.numbers).astype(np.int64))
     fitted: dict[tuple[int, ...], FittedList] = {}
     curves = list[ListCurve]()

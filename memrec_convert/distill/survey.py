@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from memrec_convert.distill.columns import IN_MEMORY, Column, Scratch, gather, slices
-from memrec_convert.distill.rows import RowReader, chunk_bounds, read_chunks
+from memrec_convert.distill.rows import RowReader, chunk_bounds
 from memrec_convert.distill.stages import SampleRows, seeded_generator
 from memrec_convert.kernels.encoder import measure_rows, sum_by_nearest
+from memrec_convert.parallel import ordered_map
 
 CLASSES_PER_OCTAVE = 2
 _LOWEST_CLASS, _HIGHEST_CLASS = -160, 160
@@ -62,20 +63,29 @@ class Sample:
     stands_for: Tensor
 
 
-def survey_table(reader: RowReader, weights: Column, metric: Tensor, *, scratch: Scratch = IN_MEMORY) -> Survey:
+def survey_table(
+    reader: RowReader, weights: Column, metric: Tensor, *, scratch: Scratch = IN_MEMORY, workers: int = 1
+) -> Survey:
     """Two passes over the rows: the weighted centre, then each row's value. Rows must be finite."""
     rows, dim = reader.shape
-    total, mass = torch.zeros(1, dim, dtype=torch.float64), 0.0
-    for start, chunk in read_chunks(reader):
-        weight = torch.from_numpy(weights[start : start + len(chunk)])
-        own, sums = sum_by_nearest(chunk, weight, torch.zeros(len(chunk), dtype=torch.int64), 1)
-        total += sums
+    bounds = chunk_bounds(rows, dim)
+    total, mass = torch.zeros(dim, dtype=torch.float64), 0.0
+
+    def add_up(part: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        chunk, weight = torch.from_numpy(reader.read_rows(*part)), torch.from_numpy(weights[slice(*part)])
+        return sum_by_nearest(chunk, weight, torch.zeros(len(chunk), dtype=torch.int64), 1)
+
+    for own, sums in ordered_map(add_up, bounds, workers=workers):
+        total += sums[0]
         mass += float(own)
-    centre = (total[0] / max(mass, 1e-30)).to(torch.float32)
+    centre = (total / max(mass, 1e-30)).to(torch.float32)
     values, widest = scratch.column(rows, np.float32), 0.0
-    for start, chunk in read_chunks(reader):
-        distance, largest = measure_rows(chunk, centre=centre, metric=metric)
-        values[start : start + len(chunk)] = weights[start : start + len(chunk)] * distance.numpy()
+
+    def measure(part: tuple[int, int]) -> tuple[Tensor, float]:
+        return measure_rows(torch.from_numpy(reader.read_rows(*part)), centre=centre, metric=metric)
+
+    for part, (distance, largest) in zip(bounds, ordered_map(measure, bounds, workers=workers), strict=True):
+        values[slice(*part)] = weights[slice(*part)] * distance.numpy()
         widest = max(widest, largest)
     return Survey(centre, metric, weights, values, widest)
 
@@ -104,7 +114,7 @@ def _key_of(values: np.ndarray) -> np.ndarray:
     return key
 
 
-def draw_sample(reader: RowReader, survey: Survey, *, size: int, seed: int) -> Sample:
+def draw_sample(reader: RowReader, survey: Survey, *, size: int, seed: int, workers: int = 1) -> Sample:
     """About `size` rows, drawn in proportion to the root of their value (all of them where the table is smaller)."""
     rows, _ = reader.shape
     chances = _Chances(survey.values, size)
@@ -117,7 +127,7 @@ def draw_sample(reader: RowReader, survey: Survey, *, size: int, seed: int) -> S
         numbers.append(drawn + part.start)
         inverse.append((1.0 / chance[drawn]).astype(np.float32))
     drawn = np.concatenate(numbers)
-    picked = torch.from_numpy(_gather_rows(reader, drawn)) - survey.centre
+    picked = torch.from_numpy(_gather_rows(reader, drawn, workers)) - survey.centre
     stands_for = torch.from_numpy(np.concatenate(inverse))
     weights = torch.from_numpy(gather(survey.weights, drawn)) * stands_for
     return Sample(drawn, SampleRows(picked, weights), stands_for)
@@ -149,12 +159,16 @@ class _Chances:
         return float(sum(self.of(part).sum() for part in slices(len(self.values))))
 
 
-def _gather_rows(reader: RowReader, numbers: np.ndarray) -> np.ndarray:
+def _gather_rows(reader: RowReader, numbers: np.ndarray, workers: int) -> np.ndarray:
     """The rows of these rising numbers, read chunk by chunk in the order of the file."""
     rows, dim = reader.shape
     picked = np.empty((len(numbers), dim), dtype=np.float32)
-    for start, stop in chunk_bounds(rows, dim):
-        low, high = np.searchsorted(numbers, [start, stop])
+
+    def pick(bounds: tuple[int, int]) -> None:
+        low, high = np.searchsorted(numbers, bounds)
         if high > low:
-            picked[low:high] = reader.read_rows(start, stop)[numbers[low:high] - start]
+            picked[low:high] = reader.read_rows(*bounds)[numbers[low:high] - bounds[0]]
+
+    for _ in ordered_map(pick, chunk_bounds(rows, dim), workers=workers):
+        pass
     return picked

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from memrec_convert.distill.columns import IN_MEMORY, Column, Scratch, slices
 from memrec_convert.distill.rows import RowReader, read_chunks
+from memrec_convert.kernels.encoder import square_norms as row_norms
 
 COUNT_OFFSET = 0.25
 """What an id that the log never shows still counts: the original may have been trained on it."""
@@ -84,7 +85,7 @@ def weigh_by_displacement(
 
 def square_norms(rows: Tensor) -> np.ndarray:
     """|row|**2 of each row (float32 [n, dim]), float64 [n]; not finite where a row is not."""
-    found: np.ndarray = rows.to(torch.float64).square().sum(dim=1).numpy()
+    found: np.ndarray = row_norms(rows).numpy()
     return found
 
 

@@ -60,10 +60,10 @@ class RowsTrainee:
         optimizers: list[torch.optim.Optimizer] = [torch.optim.SparseAdam(groups)] if groups else []
         if self.mapped:
             matrices = [one.map.matrix for one in self.mapped]
-            optimizers.append(torch.optim.Adam(matrices, lr=rate * MAP_FACTOR, foreach=False))
+            optimizers.append(torch.optim.Adam(matrices, lr=rate * MAP_FACTOR, fused=True))
         dense = [p for p in model.parameters() if p.requires_grad and id(p) not in of_tables] if train_dense else []
         if dense:
-            optimizers.append(torch.optim.Adam(dense, lr=dense_rate, foreach=False))
+            optimizers.append(torch.optim.Adam(dense, lr=dense_rate, fused=True))
         return optimizers
 
     def write_back(self) -> None:

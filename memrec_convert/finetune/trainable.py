@@ -188,7 +188,7 @@ class CodesTrainee:
             {"params": dense, "lr": dense_rate},
         ]
         groups = [group for group in groups if group["params"]]
-        return [torch.optim.Adam(groups, foreach=False)] if groups else []
+        return [torch.optim.Adam(groups, fused=True)] if groups else []
 
     def write_back(self) -> None:
         """Stores the trained numbers in the tables' buffers."""

@@ -114,6 +114,16 @@ def sum_by_nearest(points: Tensor, weights: Tensor, nearest: Tensor, k: int) -> 
     return masses, sums
 
 
+def square_norms(rows: Tensor) -> Tensor:
+    """|row|**2 of each row (float32 [n, dim]), float64 [n]; not finite where a row is not."""
+    native = load_kernel()
+    if native is None:
+        return rows.to(torch.float64).square().sum(dim=1)
+    own, norms = rows.contiguous(), torch.empty(len(rows), dtype=torch.float64)
+    native.square_norms(own.data_ptr(), *own.shape, norms.data_ptr())
+    return norms
+
+
 def add_to_normal(
     normal: Tensor, right: Tensor, *, rows: Tensor, weights: Tensor, depths: Tensor, codes: Tensor, firsts: Tensor
 ) -> None:

@@ -9,9 +9,10 @@ import torch
 
 from memrec_convert.checkpoint.tensor_ref import StoredTensor
 from memrec_convert.distill.columns import Column
-from memrec_convert.distill.rows import RowReader, read_chunks
+from memrec_convert.distill.rows import RowReader, chunk_bounds
 from memrec_convert.distill.weights import square_norms
 from memrec_convert.errors import NonFiniteRowsError
+from memrec_convert.parallel import ordered_map
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,25 @@ def _make_finite(rows: np.ndarray) -> np.ndarray:
     return finite
 
 
-def find_nonfinite_rows(reader: RowReader, *, norms: Column | None = None) -> tuple[int, int]:
+def find_nonfinite_rows(reader: RowReader, *, norms: Column | None = None, workers: int = 1) -> tuple[int, int]:
     """How many rows hold NaN or infinite values, and the first of them (-1 where there is none).
 
     norms is filled with |row|**2 (float64 [rows]), rows being read as FiniteRows does.
     """
     count, first = 0, -1
-    for start, chunk in read_chunks(reader):
-        odd = (~torch.isfinite(chunk).all(dim=1)).nonzero().flatten()
+
+    def measure(bounds: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        chunk = reader.read_rows(*bounds)
+        found = square_norms(torch.from_numpy(chunk))  # in double no finite row's square is out of range
+        odd = np.flatnonzero(~np.isfinite(found))
+        if len(odd):
+            found[odd] = square_norms(torch.from_numpy(_make_finite(chunk[odd])))
+        return odd, found
+
+    bounds = chunk_bounds(*reader.shape)
+    for (start, stop), (odd, found) in zip(bounds, ordered_map(measure, bounds, workers=workers), strict=True):
         if norms is not None:
-            finite = torch.from_numpy(_make_finite(chunk.numpy())) if len(odd) else chunk
-            norms[start : start + len(chunk)] = square_norms(finite)
+            norms[start:stop] = found
         if len(odd) and first < 0:
             first = start + int(odd[0])
         count += len(odd)

@@ -171,6 +171,7 @@ def make_subject(
     held_bytes: int = sys.maxsize,
     work: FitStore = NO_STORE,
     progress: Progress | None = None,
+    workers: int = 1,
 ) -> tuple[Subject, tuple[str, ...]]:
     """The subject and what there is to warn of; NonFiniteRowsError for NaN or infinite rows unless they are allowed.
 
@@ -188,7 +189,9 @@ def make_subject(
     reading = 0 if progress is None else count_large_bytes([table.weight for table in source.tables])
     with meter.stage("read rows", reading, progress or (lambda *_: None)):
         for number, table in enumerate(source.tables):
-            site, note = _make_site(source, number, table, model, scratch, meter, allow_nonfinite=allow_nonfinite)
+            site, note = _make_site(
+                source, number, table, model, scratch, meter, allow_nonfinite=allow_nonfinite, workers=workers
+            )
             sites.append(site)
             warnings += [note] if note else []
     shapes: TensorShapes = {
@@ -223,12 +226,13 @@ def _make_site(
     meter: Meter,
     *,
     allow_nonfinite: bool,
+    workers: int,
 ) -> tuple[TableSite, str]:
     """A table and where it stands, its rows looked at once; and what there is to warn of, or ""."""
     large = is_large(table.weight.shape)
     norms = scratch.column(table.rows, np.float64) if large else None
     seen = MeteredRows(table.weight, meter) if large else table.weight
-    count, first = find_nonfinite_rows(seen, norms=norms)
+    count, first = find_nonfinite_rows(seen, norms=norms, workers=workers)
     if count and not allow_nonfinite:
         raise refuse_nonfinite(f"{source.path} > {table.name}", count, first)
     module, reader, note = model.get_submodule(f"tables.{number}"), cast("RowReader", table.weight), ""

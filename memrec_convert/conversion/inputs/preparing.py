@@ -124,6 +124,7 @@ def prepare(
         else:
             placed = space.make_choices(source, train, counted, options, progress) if space is not None else {}
             learned = None if options.tables_only else train
+            shared["workers"] = options.workers
             subject, warnings = make_subject(source, train=learned, profile=counted, **shared, **placed)
         path_of_profile = choices.get("profile")
         if counted is not None and path_of_profile is not None:

@@ -21,6 +21,9 @@ from memrec_convert.planning.search import CountFile, TablePlan
 CONFIRM_SAMPLES = 131_072
 """Samples on which candidates are compared by their logits."""
 
+FAR_BEHIND = 2.0
+"""A plan that is predicted to lose so many times what the best one loses is not built."""
+
 PASSES_TO_CODE = 2
 """Passes over a large table for one candidate: what its likely ids lose, and the codes of all rows."""
 
@@ -51,8 +54,7 @@ def find_candidates(
     methods = ("auto", "int8") if options.method == "auto" and rivals else (options.method,)
     found = list[Candidate]()
     without_data = subject.hold_out is None and subject.train is None
-    sparing = without_data and subject.large_bytes > 0
-    reading = PASSES_TO_CODE * subject.large_bytes * (1 if sparing else len(methods))
+    reading = PASSES_TO_CODE * subject.large_bytes * (1 if without_data else len(methods))
     with subject.meter.stage("plan and code", reading, progress):
         for done, method in enumerate(methods):
             if not reading:
@@ -64,8 +66,10 @@ def find_candidates(
                 if not found:
                     raise
                 continue
-            if sparing and found:  # nothing can be measured, so the plan that predicts least is the one to build
-                found.append(Candidate(_NAMES[method], (), plan.nbytes, plan.distortion, plan.price, plan.distortion))
+            # Where nothing can be measured, the plan that predicts least is the one to build.
+            if found and (without_data or plan.distortion > FAR_BEHIND * found[0].planned):
+                figures = plan.nbytes, plan.distortion, plan.price, plan.distortion
+                found.append(Candidate(_NAMES[method], (), *figures, note=_describe_behind(plan, found[0])))
                 continue
             with watch.stage("code"):
                 made = _make_candidate(search, plan, method)
@@ -88,6 +92,10 @@ def _make_candidate(search: Search, plan: TablePlan, method: str) -> Candidate |
     return Candidate(
         _NAMES[method], tuple(modules), members.nbytes, distortion, plan.price, plan.distortion, members=members
     )
+
+
+def _describe_behind(plan: TablePlan, best: Candidate) -> str:
+    return f"not built: predicted loss is {plan.distortion / max(best.planned, 1e-30):.3f} times the plan's"
 
 
 def _name_base(base: HashedBase) -> Candidate:

@@ -66,7 +66,7 @@ def fit_subject(subject: Subject, options: Options, progress: Progress, watch: S
 
     def fit(number: int) -> TableFit:
         site, weight = subject.sites[number], weights[number]
-        survey = survey_table(site.reader, weight.rows, weight.metric, scratch=subject.scratch)
+        survey = survey_table(site.reader, weight.rows, weight.metric, scratch=subject.scratch, workers=options.workers)
         replaceable = options.method != "memrec" and options.may_replace(site.rows, site.nbytes)
         made = fit_table(
             site.name,
@@ -77,6 +77,7 @@ def fit_subject(subject: Subject, options: Options, progress: Progress, watch: S
             lists=lists,
             sample_rows=sample_rows,
             scratch=subject.scratch,
+            workers=options.workers,
         )
         subject.work.keep(names[number], made, FIT_CLASSES)
         return made

@@ -34,6 +34,9 @@ SHARES = {"auto": (0.01, 0.03, 0.1, 0.25), "mean": (0.25, 0.5)}
 and with all codes for all rows given up for them.
 """
 
+ROWS_TRIED_ANYWAY = 1 << 18
+"""Replaced rows up to which tokens are fitted whatever their price says: it takes a second at most."""
+
 NAME = "plan with hashed tokens for the other ids"
 
 
@@ -66,14 +69,16 @@ class _Attempt:
 def try_hashed_base(search: Search, plan: TablePlan) -> HashedBase | None:
     """What hashed tokens would make of a plan; None where its budget has more bits per row than they are good for."""
     subject, budget_bytes = search.subject, search.budget_bytes
-    members = assign_members(search, plan)
     replaced = [
         number
         for number, choice in enumerate(plan.choices)
         if not choice.kept and not is_large(subject.sites[number].reader.shape)
     ]
     rows = sum(subject.sites[number].rows for number in replaced)
-    if members is None or not replaced or 8 * budget_bytes > LOW_RATE_BITS * rows:
+    if not replaced or 8 * budget_bytes > LOW_RATE_BITS * rows:
+        return None
+    members = assign_members(search, plan)
+    if members is None or (rows > ROWS_TRIED_ANYWAY and not _can_pay(search, plan, members, replaced)):
         return None
     plain = sum(choice.distortion for choice in members.choices)
     best: _Attempt | None = None
@@ -93,6 +98,26 @@ def try_hashed_base(search: Search, plan: TablePlan) -> HashedBase | None:
     members = replace(best.members, specs=best.specs)
     modules, distortion = build_tables(search, members, groups)
     return HashedBase(tuple(modules), nbytes, distortion - best.saved, ratio, best.plan.price, members)
+
+
+def _can_pay(search: Search, plan: TablePlan, members: Membership, numbers: Sequence[int]) -> bool:
+    """Whether hashed tokens of some size could save what their bytes cost at the plan's price.
+
+    Tokens of r rows have r free vectors, so hashes that scatter the ids leave them little more than the r most valuable
+    of the rows that are in no level, were they to meet those exactly. Rows that were made of hashed tokens are the
+    exception, which this does not see.
+    """
+    values = np.concatenate(
+        [search.fitted.fits[number].survey.values[:][members.levels[number] < 0] for number in numbers]
+    )
+    dim = min(search.subject.sites[number].dim for number in numbers)
+    highest = np.cumsum(np.sort(values)[::-1], dtype=np.float64)
+    for share in {share for shares in SHARES.values() for share in shares}:
+        nbytes = int(share * search.budget_bytes)
+        reach = min(max(1, nbytes // dim), len(highest)) - 1
+        if len(highest) and highest[reach] > plan.price * nbytes:
+            return True
+    return False
 
 
 def _takes_mean_row(spec: TableSpec) -> bool:

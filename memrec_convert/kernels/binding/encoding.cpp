@@ -153,6 +153,16 @@ PyObject* add_by_nearest(PyObject*, PyObject* const* args, Py_ssize_t count) {
     return freely([&] { memrec::add_by_nearest(points, n, dim, weights, nearest, masses, sums); });
 }
 
+// (rows, count, dim, norms)
+PyObject* square_norms(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    Arguments given("square_norms", args, count, 4);
+    if (!given) return nullptr;
+    const auto* rows = given.address<const float>();
+    const int64_t n = given.number(), dim = given.number();
+    auto* norms = given.address<double>();
+    return freely([&] { memrec::square_norms(rows, n, dim, norms); });
+}
+
 // (rows, weights, depths, codes, count, dim, stages, firsts, normal, right)
 PyObject* add_to_normal(PyObject*, PyObject* const* args, Py_ssize_t count) {
     Arguments given("add_to_normal", args, count, 10);

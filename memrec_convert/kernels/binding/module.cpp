@@ -391,6 +391,7 @@ PyMethodDef methods[] = {
     {"measure_rows", as_function(measure_rows), METH_FASTCALL, "The squared length of each row in a metric."},
     {"transform_rows", as_function(transform_rows), METH_FASTCALL, "Rows times a metric."},
     {"add_by_nearest", as_function(add_by_nearest), METH_FASTCALL, "Weighted sums of the points of each centre."},
+    {"square_norms", as_function(square_norms), METH_FASTCALL, "The squared length of each row, in double."},
     {"add_to_normal", as_function(add_to_normal), METH_FASTCALL, "What coded rows add to the normal equations of entries."},
     {"solve_positive", as_function(solve_positive), METH_FASTCALL, "Solves a positive definite system in place."},
     {"sum_rows", as_function(sum_rows), METH_FASTCALL, "Sums of int8 rows whose numbers are given."},

@@ -40,6 +40,22 @@ void add_by_nearest(const float* points, int64_t count, int64_t dim, const float
     }
 }
 
+void square_norms(const float* rows, int64_t count, int64_t dim, double* norms) {
+    for (int64_t i = 0; i < count; ++i) {
+        const float* row = rows + i * dim;
+        double sums[8] = {};
+        int64_t k = 0;
+        for (; k + 8 <= dim; k += 8) {
+#pragma omp simd
+            for (int64_t j = 0; j < 8; ++j) sums[j] += static_cast<double>(row[k + j]) * row[k + j];
+        }
+        for (; k < dim; ++k) sums[k % 8] += static_cast<double>(row[k]) * row[k];
+        for (int half = 4; half; half /= 2)
+            for (int j = 0; j < half; ++j) sums[j] += sums[j + half];
+        norms[i] = sums[0];
+    }
+}
+
 void add_to_normal(const Named& named, double* normal, double* right) {
     const int64_t entries = named.firsts[named.stages];
     for (int64_t i = 0; i < named.count; ++i) {
