@@ -17,10 +17,12 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS) CMakeLists.txt $(wildcard memr
 	$(PIP) -c $(CONSTRAINTS) -e '.[dev]'
 	touch $@
 
-# torchrec comes without its dependencies, which would bring CUDA; the extra has the others.
+# torchrec comes without its dependencies, which would bring CUDA; the extra has the others. npm fetches the runtime of
+# the browser's tests.
 $(VENV)/.installed-all: $(VENV)/.installed
 	$(PIP) -c $(CONSTRAINTS) -e '.[dev-all]'
 	$(PIP) -c $(CONSTRAINTS) --no-deps torchrec
+	if command -v npm > /dev/null; then npm ci --prefix examples/browser --ignore-scripts --no-audit --no-fund; fi
 	touch $@
 
 demo: $(VENV)/.installed

@@ -31,7 +31,7 @@ _SHOWN = ("name", "tables", "table_inputs", "input_names", "names", "dense_trans
 def check(target: Target) -> None:
     """OutputError where no file can be written at the target; ExportError without the library."""
     check_target(target.path, force=target.force)
-    _require("onnx")
+    require("onnx")
 
 
 def write(subject: Subject, target: Target) -> Sequence[Path]:
@@ -67,7 +67,7 @@ def build_model(subject: Subject) -> bytes:
     return content
 
 
-def recognise(path: Path) -> bool:
+def recognise_start(path: Path) -> bool:
     """Whether a file begins as those that `write` makes."""
     if not path.is_file():
         return False
@@ -77,13 +77,13 @@ def recognise(path: Path) -> bool:
 
 def prove(path: Path) -> Proved:
     """Checks every byte of the graph against its digest, then runs the golden samples in ONNX Runtime."""
-    _require("onnx")
-    _require("onnxruntime")
     return prove_bytes(path.read_bytes(), path, "onnx")
 
 
 def prove_bytes(content: bytes, path: Path, place: str) -> Proved:
     """`prove` of a file's content."""
+    require("onnx")
+    require("onnxruntime")
     import onnxruntime
 
     said = read_metadata(content, path)
@@ -135,10 +135,10 @@ def _digest_graph(model: onnx.ModelProto) -> str:
     return hashlib.blake2b(model.graph.SerializeToString(deterministic=True), digest_size=16).hexdigest()
 
 
-def _require(library: str) -> None:
+def require(library: str) -> None:
     """ExportError unless a library of the extra is installed."""
     if find_spec(library) is None:
         raise ExportError(f"{library} is not installed; pip install 'memrec-convert[onnx]'.")
 
 
-ONNX = Place(check, write, recognise, prove)
+ONNX = Place(check, write, recognise_start, prove)

@@ -48,12 +48,12 @@ class Graph:
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:  # noqa: ANN401 - what ONNX takes
         """A node of one result; its name."""
         result = self._name()
-        self._target.append(helper.make_node(kind, inputs, [result], **attributes))
+        self._target.append(helper.make_node(kind, inputs, [result], name=result, **attributes))
         return result
 
     def name(self, name: str, value: str) -> None:
         """Gives a result the name of an output."""
-        self._target.append(helper.make_node("Identity", [value], [name]))
+        self._target.append(helper.make_node("Identity", [value], [name], name=name))
 
     def cast(self, value: str, kind: str) -> str:
         """A value as one of KINDS."""

@@ -85,15 +85,17 @@ class Bags:
     def look_up(self, tables: Sequence[CompressedTable]) -> Rows:
         """Pooled rows float32 [batch, tables, dim], and bool [batch]: which bags hold a refused id."""
         graph = self.graph
-        column = graph.unsqueeze(self.ids, 1)
+        column = graph.unsqueeze(self.ids if self.single else self._never_empty(), 1)
         ids = column if len(tables) == 1 else graph.op("Gather", column, graph.ints(*[0] * len(tables)), axis=1)
         rows = look_up(graph, tables, ids, padding=self.single)
         refused = _any_column(graph, rows.refused) if rows.refused else ""
         if self.single:
             return Rows(rows.name, refused)
+        ids, found = self._drop_last(ids), self._drop_last(rows.name)
         if refused:
+            refused = self._drop_last(refused)
             refused = graph.op("Greater", self.add(graph.cast(refused, "int64"), "int64"), graph.ints(0))
-        return Rows(self._pool(tables, ids, rows.name), refused)
+        return Rows(self._pool(tables, ids, found), refused)
 
     def weigh(self, rows: str) -> str:
         """Rows [n, tables, dim] times the weight of their lookup."""
@@ -121,6 +123,13 @@ class Bags:
         begun = graph.op("ScatterElements", zeros, self.offsets, ones, axis=0, reduction="add")
         begun = graph.op("Slice", graph.op("CumSum", begun, graph.const(np.int64(0))), graph.ints(0), count)
         return graph.op("Sub", begun, graph.ints(1))
+
+    def _never_empty(self) -> str:
+        """The ids and one more: some versions of ONNX Runtime multiply no empty matrices."""
+        return self.graph.op("Concat", self.ids, self.graph.ints(0), axis=0)
+
+    def _drop_last(self, value: str) -> str:
+        return self.graph.op("Slice", value, self.graph.ints(0), self.graph.ints(-1), self.graph.ints(0))
 
     def _pool(self, tables: Sequence[CompressedTable], ids: str, rows: str) -> str:
         graph, rows = self.graph, self.weigh(rows)
