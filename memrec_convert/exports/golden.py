@@ -84,7 +84,7 @@ def make_golden(model: nn.Module, architecture: Mapping[str, Any], inputs: Input
     """Seeded samples for a loaded model: ids of every level and form, and outside the tables where `oov` allows that.
 
     `inputs` decides between one id per input and bags of up to three. Dense values are as the model takes them, already
-    transformed.
+    transformed. ExportError where a logit is not finite.
     """
     draw = np.random.default_rng(_SEED)
     tables: Any = model.tables
@@ -108,6 +108,10 @@ def make_golden(model: nn.Module, architecture: Mapping[str, Any], inputs: Input
                     feeds[f"weights_{number}"] = draw.uniform(0.5, 2, int(sizes.sum())).astype(np.float32)
     with torch.inference_mode():
         logits = model(torch.from_numpy(feeds["dense"]), read_inputs(feeds, len(fed)))
+    if not bool(logits.isfinite().all()):
+        raise ExportError(
+            "the model gives logits that are no finite numbers, which prove nothing; check its dense part."
+        )
     return Golden(feeds, logits.numpy(), {})
 
 

@@ -69,10 +69,13 @@ def build_model(subject: Subject) -> bytes:
 
 def recognise_start(path: Path) -> bool:
     """Whether a file begins as those that `write` makes."""
-    if not path.is_file():
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as stream:
+            return stream.read(len(_START)) == _START
+    except (OSError, ValueError):  # whoever reads it next says what is the matter
         return False
-    with path.open("rb") as stream:
-        return stream.read(len(_START)) == _START
 
 
 def prove(path: Path) -> Proved:
@@ -109,6 +112,10 @@ def read_metadata(content: bytes, path: Path) -> dict[str, Any]:
         sound = said["graph"] == _digest_graph(model)
     except (DecodeError, StopIteration, ValueError, LookupError, TypeError) as error:
         raise ExportError(f"{path} is no readable export; export the artifact again.") from error
+    if not _stands_alone(model):
+        raise ExportError(
+            f"{path} refers to other files or operators, which no export does; export the artifact again."
+        )
     if not sound:
         raise ExportError(f"{path}: its graph does not match its digest: the file was changed; export it again.")
     return said
@@ -129,6 +136,17 @@ def run(content: bytes, feeds: Mapping[str, np.ndarray], path: Path) -> dict[str
     except refusals as error:
         said = str(error).splitlines()[0][:200]
         raise ExportError(f"{path}: ONNX Runtime {onnxruntime.__version__} does not run it ({said}).") from error
+
+
+def _stands_alone(model: onnx.ModelProto) -> bool:
+    """Whether a model holds standard operators and its own numbers alone: no other file, function or subgraph."""
+    numbers = [*model.graph.initializer, *(a.t for node in model.graph.node for a in node.attribute if a.HasField("t"))]
+    return not (
+        any(tensor.data_location or tensor.external_data for tensor in numbers)
+        or any(node.domain or any(a.HasField("g") or a.graphs for a in node.attribute) for node in model.graph.node)
+        or model.functions
+        or model.graph.sparse_initializer
+    )
 
 
 def _digest_graph(model: onnx.ModelProto) -> str:

@@ -79,7 +79,10 @@ def describe_page(content: bytes, folder: Path, *, dense: int, files: Mapping[st
 
 def recognise(path: Path) -> bool:
     """Whether a folder holds a page that `write` made."""
-    return path.is_dir() and (path / _FACTS).is_file() and recognise_start(path / _MODEL)
+    try:
+        return path.is_dir() and (path / _FACTS).is_file() and recognise_start(path / _MODEL)
+    except (OSError, ValueError):
+        return False
 
 
 def prove(path: Path) -> Proved:

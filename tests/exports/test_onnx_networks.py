@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from test_golden import KINDS, takes
 from tiny_networks import NETWORKS, make_batch, make_table, save_network
 
 from memrec_convert import convert, export, load
+from memrec_convert.encoding.index import IndexSpec, build_index, order_ids, unmix_ids
 from memrec_convert.errors import ExportError
 from memrec_convert.exports.export import find_place, prove, read_subject
 from memrec_convert.exports.golden import make_golden
@@ -73,6 +76,7 @@ def test_bags_are_pooled_to_the_bit(mode, weighted):
     """Sums and means of bags with padding, zeros, weights and no ids at all are those of the modules."""
     from memrec_convert.exports.onnx_file import run
     from memrec_convert.exports.onnx_graph.graph import Graph
+    from memrec_convert.exports.onnx_graph.levels import widest_keys
     from memrec_convert.exports.onnx_graph.stage import Bags
 
     if weighted and mode == "mean":
@@ -84,8 +88,7 @@ def test_bags_are_pooled_to_the_bit(mode, weighted):
     feeds["ids_0"][:3] = 3  # the padding of one of the tables
     if weighted:
         feeds["weights_0"] = draw.normal(size=sizes.sum()).astype(np.float32)
-    widths = [level.index.key_bits for table in tables for level in table.spec.levels]
-    graph = Graph(key_bits=max(widths))
+    graph = Graph(key_bits=widest_keys(tables))
     graph.name("rows", Bags(graph, 0, single=False, weighted=weighted).look_up(tables).name)
     shapes = {
         name: ("int64" if value.dtype == np.int64 else "float32", ["b" if name == "offsets_0" else "n"])
@@ -171,3 +174,52 @@ def test_damage_is_found(tmp_path):
         assert find_place(tmp_path / "b.onnx") is not None
         with pytest.raises(ExportError, match="export"):
             prove(tmp_path / "b.onnx")
+
+
+def test_a_form_that_graphs_do_not_hold_is_refused(tmp_path):
+    """The sentence names table and form, and what to do; so does that about a bucket with too many ids."""
+    from memrec_convert.exports.onnx_graph.graph import Graph
+    from memrec_convert.exports.onnx_graph.levels import Level, _add_keys
+    from memrec_convert.exports.onnx_graph.model import build_graph
+
+    subject = read_subject(save_network("dlrm, side by side", tmp_path), "ids")
+    table = next(table for table in subject.model.tables if table.spec.form == "kept")
+    table.spec = replace(table.spec, codec="int4")
+    with pytest.raises(ExportError, match=f"table {table.name} has rows in int4.*--method codes"):
+        build_graph(subject)
+    spec = IndexSpec("keys", 1 << 20, 300, 12)
+    ids = unmix_ids(torch.arange(300), spec.mixed_bits)  # which share the first bucket
+    index = torch.from_numpy(build_index(spec, order_ids(spec, ids.numpy())))
+    with pytest.raises(ExportError, match=r"table words: .* 300 ids in one bucket"):
+        _add_keys(Graph(key_bits=12), Level("words", spec, index))
+
+
+@pytest.mark.parametrize("name", ["outside", "custom", "subgraph"])
+def test_what_refers_to_other_files_or_operators_is_not_run(name, tmp_path):
+    """A forger's file with fitting digests: numbers in another file, an operator of somebody's own, a branch."""
+    from memrec_convert.exports.onnx_file import _digest_graph
+
+    export(save_network("dlrm, lower", tmp_path), to="onnx", out=tmp_path / "a.onnx")
+    model = onnx.load(tmp_path / "a.onnx")
+    if name == "outside":
+        tensor = model.graph.initializer[0]
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="network.safetensors")
+    elif name == "custom":
+        model.graph.node[0].domain = "somebody"
+    else:
+        model.graph.node[0].attribute.add(name="then_branch", type=onnx.AttributeProto.GRAPH).g.name = "branch"
+    said = json.loads(model.metadata_props[0].value)
+    model.metadata_props[0].value = json.dumps(said | {"graph": _digest_graph(model)})
+    (tmp_path / "b.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ExportError, match="other files or operators"):
+        prove(tmp_path / "b.onnx")
+
+
+@pytest.mark.parametrize("name", ["format-1-converted", "format-1-forms"])
+def test_golden_artifacts_are_exported(name, tmp_path):
+    """Files of the first release become exports that prove themselves."""
+    path = Path(__file__).parents[1] / "artifact" / "golden" / f"{name}.safetensors"
+    export(path, to="onnx", out=tmp_path / "a.onnx")
+    assert prove(tmp_path / "a.onnx").samples == 64

@@ -9,6 +9,8 @@ import pytest
 import torch
 from random_tables import BASES, random_kept, random_table
 
+from memrec_convert.encoding import TableSpec
+from memrec_convert.encoding.build import build_replaced
 from memrec_convert.encoding.codecs import CODECS
 from memrec_convert.lookup import CompressedEmbedding, CompressedEmbeddingBag
 
@@ -47,10 +49,10 @@ def run_lookups(tables, ids: np.ndarray, *, padding: bool = True) -> tuple[np.nd
 
     from memrec_convert.exports.onnx_file import run
     from memrec_convert.exports.onnx_graph.graph import Graph
+    from memrec_convert.exports.onnx_graph.levels import widest_keys
     from memrec_convert.exports.onnx_graph.rows import look_up
 
-    widths = [level.index.key_bits for table in tables for level in table.spec.levels]
-    graph = Graph(key_bits=max(widths, default=0))
+    graph = Graph(key_bits=widest_keys(tables))
     found = look_up(graph, tables, "ids", padding=padding)
     graph.name("rows", found.name)
     outputs = {"rows": ("float32", ["n", len(tables), tables[0].spec.dim])}
@@ -120,3 +122,24 @@ def test_one_table_in_two_places_is_stored_once():
         sizes.append(len(graph.finish({"ids": ("int64", ["n", len(tables)])}, outputs).SerializeToString()))
         check(tables, np.stack([np.arange(500)] * len(tables), axis=1))
     assert sizes[1] < sizes[0] + 500
+
+
+def test_codes_longer_than_a_word():
+    """Entries of 12 and of 20 bytes beside one of 3 bits, at every offset within a word."""
+    tables = []
+    for number, sizes in enumerate([(256,) * 12, (8,), (256, 2) * 12, (128,) * 9, (256,) * 8]):
+        draw = np.random.default_rng(number)
+        shifts = tuple(int(one) for one in np.minimum(np.arange(len(sizes)) // 5, 3))
+        spec = TableSpec(70 + number, DIM, "replaced", stages=sizes, shifts=shifts, base_depth=len(sizes))
+        codes = np.stack([draw.integers(0, size, spec.rows) for size in sizes], axis=1).astype(np.uint8)
+        tensors = build_replaced(
+            spec,
+            centre=torch.from_numpy(draw.normal(size=DIM).astype(np.float32)),
+            scale=0.013,
+            codebook=torch.from_numpy(draw.integers(-127, 128, (sum(sizes), DIM)).astype(np.int8)),
+            codes=codes,
+            levels=np.full(spec.rows, -1, dtype=np.int8),
+            read_rows=lambda ids: torch.zeros(len(ids), DIM),
+        )
+        tables.append(fill(spec, tensors, oov="clip"))
+    check(tables, np.stack([np.arange(80)] * len(tables), axis=1))

@@ -16,6 +16,7 @@ from memrec_convert.lookup import CompressedTable
 
 _ABSENT = -(1 << 30)
 KEY_PLANES = 4
+IDS_PER_BUCKET = 4
 MOST_KEYS = 255
 """In one bucket: its size is a byte, and a lookup compares that many keys."""
 
@@ -37,13 +38,20 @@ def find_places(graph: Graph, tables: Sequence[CompressedTable], ids: str) -> Pl
         own = [(t, number) for t, number in levels if tables[t].spec.levels[number].index.kind == kind]
         if own:
             asked = take_columns(graph, ids, [t for t, _ in own], len(tables))
-            specs = [tables[t].spec.levels[number].index for t, number in own]
-            buffers = [tables[t].get_buffer(f"level{number}_index") for t, number in own]
-            parts.append(find(graph, specs, buffers, asked))
+            parts.append(find(graph, [_read_level(tables[t], number) for t, number in own], asked))
             column |= {level: len(column) + at for at, level in enumerate(own)}
     if not parts:
         return None
     return Places(parts[0] if len(parts) == 1 else graph.op("Concat", *parts, axis=1), column)
+
+
+@dataclass(frozen=True)
+class Level:
+    """The index of a level, with the name of its table."""
+
+    table: str
+    spec: IndexSpec
+    index: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,10 @@ def pick_places(
     return Picked(hit, graph.op("Where", hit, place, graph.ints(0)), has)
 
 
+def _read_level(table: CompressedTable, number: int) -> Level:
+    return Level(table.name, table.spec.levels[number].index, table.get_buffer(f"level{number}_index"))
+
+
 def take_columns(graph: Graph, value: str, columns: Sequence[int], width: int) -> str:
     """Some columns of a value [n, width, ...], in this order; the value itself where that is what it is."""
     if list(columns) == list(range(width)):
@@ -81,13 +93,13 @@ def take_columns(graph: Graph, value: str, columns: Sequence[int], width: int) -
     return graph.op("Gather", value, graph.ints(*columns), axis=1)
 
 
-def _find_in_bitmaps(graph: Graph, specs: Sequence[IndexSpec], indices: Sequence[torch.Tensor], ids: str) -> str:
+def _find_in_bitmaps(graph: Graph, levels: Sequence[Level], ids: str) -> str:
     """place = ids of the level in bytes before the id's own + set bits before it in that byte (artifact.md, 7.1)."""
     pool = graph.pool("bitmaps")
     starts, firsts = [], []
-    for spec, index in zip(specs, indices, strict=True):
-        starts.append(pool.add(index, _members(index, spec.rows)))
-        firsts.append(pool.count_before(starts[-1], spec.count))
+    for level in levels:
+        starts.append(pool.add(level.index, _members(level.index, level.spec.rows)))
+        firsts.append(pool.count_before(starts[-1], level.spec.count))
     byte = graph.op("Add", graph.op("Div", ids, graph.ints(8)), graph.ints(*starts))
     bit = graph.op("BitwiseAnd", ids, graph.ints(7))
     held = graph.cast(graph.op("Gather", pool.name, byte), "int64")
@@ -121,16 +133,17 @@ def _bits_before() -> np.ndarray:
     return np.where(byte >> bit & 1, below, _ABSENT).astype(np.int32).reshape(-1)
 
 
-def _find_in_keys(graph: Graph, specs: Sequence[IndexSpec], indices: Sequence[torch.Tensor], ids: str) -> str:
+def _find_in_keys(graph: Graph, levels: Sequence[Level], ids: str) -> str:
     """The mixed id's bucket, and in it the place whose key is the id's own (artifact.md, 7.2).
 
     Stored are the sizes of buckets and the keys in planes of four bits. Running sums of the sizes are places in all
-    levels together.
+    levels together. Buckets are smaller than the artifact's, since each lookup compares its key with as many as the
+    largest of them has.
     """
-    sizes = [_add_keys(graph, spec, index) for spec, index in zip(specs, indices, strict=True)]
+    sizes = [_add_keys(graph, level) for level in levels]
     starts, keys = _bucket_starts(graph), _unpacked_keys(graph)
-    mixed = _mix(graph, specs, ids)
-    bits = [spec.key_bits for spec in specs]
+    mixed = _mix(graph, [level.spec for level in levels], ids)
+    bits = [choose_key_bits(level.spec) for level in levels]
     bucket = graph.op("Div", mixed, graph.ints(*(1 << count for count in bits)))
     bucket = graph.op("Add", bucket, graph.ints(*(first for first, _, _ in sizes)))
     key = graph.cast(graph.op("BitwiseAnd", mixed, graph.ints(*((1 << count) - 1 for count in bits))), "int32")
@@ -148,23 +161,50 @@ def _find_in_keys(graph: Graph, specs: Sequence[IndexSpec], indices: Sequence[to
     return graph.op("Sub", place, graph.ints(*firsts)) if any(firsts) else place
 
 
-def _add_keys(graph: Graph, spec: IndexSpec, index: torch.Tensor) -> tuple[int, int, int]:
+def _add_keys(graph: Graph, level: Level) -> tuple[int, int, int]:
     """Adds a level's keys to the pools: its first bucket, its first place, and the size of its largest bucket."""
+    spec, index = level.spec, level.index
     mixed = mix_ids(list_ids(spec, index), spec.mixed_bits)
-    sizes = torch.bincount(mixed >> spec.key_bits, minlength=spec.buckets)
+    bits = choose_key_bits(spec)
+    sizes = torch.bincount(mixed >> bits, minlength=1 << (spec.mixed_bits - bits))
     widest, odd = int(sizes.max()), len(mixed) % 2
     if widest > MOST_KEYS:
         raise ExportError(
-            f"a level's index has {widest} ids in one bucket, and a graph looks at {MOST_KEYS} at most; convert the "
-            "source again."
+            f"table {level.table or '?'}: the keys of a level have {widest} ids in one bucket, and a graph looks at "
+            f"{MOST_KEYS} at most; convert the source again, with another budget."
         )
     bucket = graph.pool("bucket sizes").add(index, torch.cat([sizes, torch.tensor([odd])]).to(torch.uint8))
-    keys = mixed & ((1 << spec.key_bits) - 1)
+    keys = mixed & ((1 << bits) - 1)
     for plane in range(KEY_PLANES):
         nibbles = torch.nn.functional.pad((keys >> (4 * plane)) & 15, (0, odd)).view(-1, 2)
         if graph.key_bits > 4 * plane:
             graph.pool(f"keys {plane}").add(index, (nibbles[:, 0] + 16 * nibbles[:, 1]).to(torch.uint8))
     return bucket, graph.pool("bucket sizes").count_before(bucket, len(mixed) + odd), widest
+
+
+def choose_key_bits(spec: IndexSpec) -> int:
+    """Bits of a level's keys in a graph: as many planes as make it smallest, then buckets of some four ids.
+
+    A bucket's size takes a byte, a key half a byte per plane.
+    """
+
+    def count_bytes(bits: int) -> float:
+        return (1 << (spec.mixed_bits - bits)) + spec.count * bits / 8
+
+    planes = [bits for bits in range(4, 4 * KEY_PLANES + 1, 4) if bits <= spec.mixed_bits]
+    most = min(planes, key=count_bytes)
+    fitting = [
+        bits
+        for bits in range(most, most - 4, -1)
+        if bits > 0 and spec.count <= IDS_PER_BUCKET << (spec.mixed_bits - bits)
+    ]
+    return fitting[0] if fitting else max(1, most - 3)
+
+
+def widest_keys(tables: Sequence[CompressedTable]) -> int:
+    """The most bits of a key in any level of these tables, 0 where there are no keys."""
+    indices = [level.index for table in tables for level in table.spec.levels]
+    return max((choose_key_bits(index) for index in indices if index.kind == "keys"), default=0)
 
 
 def _bucket_starts(graph: Graph) -> str:
