@@ -65,7 +65,8 @@ wheel: $(VENV)/.installed
 	rm -rf build/wheel
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w build/wheel \
 		-C cmake.define.MEMREC_REQUIRE_KERNEL=ON .
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair -w dist build/wheel/*.whl
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair --exclude libtorch_cpu.so \
+		-w dist build/wheel/*.whl
 
 clean:
 	rm -rf $(VENV) .venv-* build dist demo-output .pytest_cache .mypy_cache .ruff_cache

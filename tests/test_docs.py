@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import json
 import os
@@ -66,6 +67,8 @@ def test_python_in_the_pages_names_what_exists(block):
     known = names_of(OutputChoices)
     for node in ast.walk(ast.parse(block)):
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("memrec_convert"):
+            if node.module == "memrec_convert.torchrec" and importlib.util.find_spec("torchrec") is None:
+                continue  # the page runs in the tier that has it
             module = __import__(str(node.module), fromlist=["x"])
             assert all(hasattr(module, alias.name) for alias in node.names)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in memrec_convert.__all__:

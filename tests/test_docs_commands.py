@@ -78,10 +78,15 @@ class MyModel(nn.Module):
         return self.items(ids).sum(dim=1)
 
 
-class Reader:
-    """Somebody who does what a page says, in the working directory."""
+TIERS = {"engines": r"\.pt2\b", "torchrec": r"\btorchrec\b"}
+"""What needs a tier's library or compiler, by what is in its text; only the tier's own test runs it."""
 
-    def __init__(self) -> None:
+
+class Reader:
+    """Somebody who does what a page says, in the working directory; of TIERS they have `tier`."""
+
+    def __init__(self, tier: str = "") -> None:
+        self.foreign = [pattern for name, pattern in TIERS.items() if name != tier]
         torch.manual_seed(0)
         batches = [(torch.randint(2000, (64,)),) for _ in range(4)]
         self.names = {"MyModel": MyModel, "my_model": MyModel(), "train_loader": batches[:3], "val_loader": batches[3:]}
@@ -89,6 +94,8 @@ class Reader:
 
     def run(self, block: Block) -> None:
         """Runs a block; what it shows as output has to be of the kind that was printed."""
+        if block.language == "python" and self.is_foreign(block.text):
+            return
         if block.language == "python" and "import onnxruntime" in block.text and not HAS_ONNX:
             return
         if block.language == "python":
@@ -97,9 +104,15 @@ class Reader:
             assert find_foreign(block.text.splitlines(), self.printed.splitlines()) == []
         else:
             for command, shown in split_commands(block):
+                if self.is_foreign(command):
+                    continue
                 printed = run_command(shlex.split(command, comments=True))
                 assert find_foreign(shown, printed.splitlines()) == [], command
                 self.printed += printed
+
+    def is_foreign(self, text: str) -> bool:
+        """Whether something is left to the test of a tier that this reader is not in."""
+        return any(re.search(pattern, text) for pattern in self.foreign)
 
 
 def run_command(words: list[str]) -> str:
@@ -185,9 +198,23 @@ def desk(tiny, tmp_path, monkeypatch) -> Path:
 @pytest.mark.parametrize("guide", GUIDES)
 def test_page_runs_from_top_to_bottom(guide, desk):
     """Commands succeed and Python runs in the order of the page; what is shown is of the kind that is printed."""
+    run_page(guide)
+
+
+@pytest.mark.parametrize("tier", [pytest.param(tier, marks=getattr(pytest.mark, tier)) for tier in TIERS])
+@pytest.mark.filterwarnings("ignore")  # torch's and torchrec's own
+def test_serving_elsewhere_runs_in_its_tier(tier, desk):
+    """With the library that a section is about, the page runs from top to bottom too."""
+    if tier == "torchrec":
+        pytest.importorskip("torchrec", exc_type=ImportError)
+    run_page("docs/serving.md", tier)
+
+
+def run_page(guide: str, tier: str = "") -> None:
+    """Does what a page says, in its order."""
     for command in BEFORE.get(guide, ()):
         run_command(shlex.split(command))
-    reader = Reader()
+    reader = Reader(tier)
     blocks = find_blocks(ROOT / guide)
     assert {block.language for block in blocks} <= {"sh", "console", "python", "text"}
     for block in blocks:

@@ -25,8 +25,8 @@ using Loader = torch::inductor::AOTIModelPackageLoader;
 // The operators that look up in compressed tables register themselves as their library is loaded.
 void load_operators(const char* path) {
     if (!dlopen(path, RTLD_NOW | RTLD_GLOBAL))
-        throw std::runtime_error(std::string("the package needs the library libmemrec_torch, which cannot be loaded: ") + dlerror() +
-                                 ". `memrec-convert doctor --paths` says where it is.");
+        throw std::runtime_error(std::string("the package needs the library libmemrec_torch, which cannot be loaded: ") +
+                                 dlerror() + ". `memrec-convert doctor --paths` says where it is.");
 }
 
 // How many dense values and ids a sample has, as the export noted it down.

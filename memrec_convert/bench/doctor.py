@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from memrec_convert.errors import KernelError
+from memrec_convert.exports.packed import load_operators
 from memrec_convert.kernels.loading import KERNEL_VARIABLE, describe_path, import_native
 from memrec_convert.lookup.memory import LARGE_PAGE_BYTES, OutputPool
 from memrec_convert.models.narrow import list_fast
@@ -42,6 +43,7 @@ LEAST_STEP = 1.7
 class Machine(Result):
     """What `doctor` says.
 
+    operators        what stands in the way of the torch operators in C++, "" where nothing does
     kernel           {"path", "instruction_set", "available", "products", "variable", "problem"}
     caches           {"level", "kind", "bytes", "shared_by"} each, as the system states them
     effective_cache  {"bytes", "curve": [{"bytes", "ns"}]}: where random reads get slow; None where they show no step
@@ -55,6 +57,7 @@ class Machine(Result):
     processor: str
     large_pages: Mapping[str, Any]
     versions: Mapping[str, str]
+    operators: str
 
 
 def describe_machine(*, chase: bool = True) -> Machine:
@@ -69,6 +72,7 @@ def describe_machine(*, chase: bool = True) -> Machine:
         processor=read_processor(),
         large_pages=describe_large_pages(),
         versions=list_versions(),
+        operators=find_operator_problem(),
     )
 
 
@@ -85,6 +89,15 @@ def describe_kernel() -> dict[str, Any]:
         path = {"path": None, "instruction_set": None, "available": [*available, "reference"], "products": ["fp32"]}
         problem = str(error)
     return path | {"variable": wish, "problem": problem}
+
+
+def find_operator_problem() -> str:
+    """Why compiled programs have no operators in C++ here; "" where they have."""
+    try:
+        load_operators()
+    except KernelError as error:
+        return str(error)
+    return ""
 
 
 def read_caches(sysfs: Path = CPU_CACHES) -> list[dict[str, Any]]:

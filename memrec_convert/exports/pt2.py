@@ -143,18 +143,3 @@ def run_package(path: Path, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]
 
 
 PT2 = Place(_check, _write, _recognise, _prove)
-
-
-def refuse_place(sentence: str) -> Place:
-    """A place that nothing can be written for; `sentence` says so, and what to do."""
-
-    def check(target: Target) -> None:
-        check_target(target.path, force=target.force)
-
-    def write(_subject: Subject, _target: Target) -> Sequence[Path]:
-        raise ExportError(sentence)
-
-    def prove(path: Path) -> Proved:
-        raise ExportError(f"{path}: {sentence}")
-
-    return Place(check, write, lambda _path: False, prove)

@@ -18,6 +18,7 @@ def render_machine(found: Mapping[str, Any], width: int = 80) -> str:
     lines = [
         _lookups(found["kernel"]),
         f"dense part: fast products in {', '.join(found['kernel']['products'])}",
+        _operators(found.get("operators")),
         f"processor: {found['processor']}, {_count(found['cores'], 'core')} to use; torch takes "
         f"{_count(found['threads'], 'thread')}",
         _caches(found["caches"]),
@@ -25,7 +26,7 @@ def render_machine(found: Mapping[str, Any], width: int = 80) -> str:
         _large_pages(found["large_pages"]),
         "versions: " + ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
     ]
-    return "\n".join(line for text in lines for line in wrap(text, width, indent="  "))
+    return "\n".join(line for text in lines if text for line in wrap(text, width, indent="  "))
 
 
 def _lookups(kernel: Mapping[str, Any]) -> str:
@@ -37,6 +38,13 @@ def _lookups(kernel: Mapping[str, Any]) -> str:
         return f"lookups: C++ kernel, {kernel['instruction_set']} ({available})"
     why = f"; the C++ kernel is not installed: {kernel['problem']}" if kernel["problem"] else ""
     return f"lookups: torch reference ({available}{why})"
+
+
+def _operators(problem: str | None) -> str:
+    """Nothing where it is not known: an older measurement does not say."""
+    if problem is None:
+        return ""
+    return f"torch operators: {f'in Python alone; {problem}' if problem else 'in C++'}"
 
 
 def _caches(caches: list[Mapping[str, Any]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +184,19 @@ def test_more_tables_than_are_kept_open() -> None:
     ids = torch.arange(6).view(-1, 1)
     for packed in [*kept, *reversed(kept)]:
         assert torch.equal(packed(ids), module.lookup(ids.flatten()))
+
+
+def test_many_threads_may_look_up() -> None:
+    """Threads that open and look up more tables than are kept open at once, all at the same time."""
+    module = make_table(0, 3, bag=True, mode="sum")
+    kept, ids = [pack_tables([module]) for _ in range(90)], torch.arange(6).view(-1, 1)
+    expected = module.lookup(ids.flatten())
+
+    def look_up(start: int) -> bool:
+        return all(torch.equal(kept[(start + n) % len(kept)](ids), expected) for n in range(2 * len(kept)))
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(look_up, range(0, 90, 11)))
 
 
 def test_a_table_in_training_is_refused() -> None:

@@ -71,7 +71,7 @@ def test_a_package_refuses_foreign_ids_and_other_answers(tiny, tmp_path):
     with pytest.raises(ExportError, match=r"tables\.1: id number 5 is outside"):
         run_package(package, feeds)
     change_samples(package, tmp_path / "b.pt2", logits=lambda logits: [one + 1 for one in logits])
-    with pytest.raises(ExportError, match="sample 0 gives the logit"):
+    with pytest.raises(ExportError, match=r"sample \d+ gives the logit"):
         prove(tmp_path / "b.pt2")
     change_samples(package, tmp_path / "c.pt2", logits=lambda _: "none")
     with pytest.raises(ExportError, match="is damaged"):

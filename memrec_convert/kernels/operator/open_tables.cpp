@@ -64,7 +64,8 @@ size_t find_digest(const uint8_t* data, size_t bytes) {
     static constexpr std::string_view field = "\\\"self\\\":\\\"";
     uint64_t length = 0;
     for (size_t i = 8; i-- > 0;) length = length << 8 | data[i];
-    const std::string_view header(reinterpret_cast<const char*>(data), static_cast<size_t>(std::min<uint64_t>(length + 8, bytes)));
+    const auto size = static_cast<size_t>(std::min<uint64_t>(length + 8, bytes));
+    const std::string_view header(reinterpret_cast<const char*>(data), size);
     const size_t at = header.rfind(field);
     if (at == header.npos || at + field.size() + kDigestDigits > header.size())
         throw std::runtime_error("the packed tables have no digest of their own.");

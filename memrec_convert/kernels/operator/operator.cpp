@@ -170,8 +170,8 @@ void look_up_bags(StableIValue* stack, uint64_t, uint64_t) {
     stack[0] = out.release();
 }
 
-// look_up_rows(tables, ids, offsets, plan, inputs, dim): float32 [n, dim], a row per id [n]. Offsets are as `Bags` has them; the
-// plan has each input once, and its tables are all `dim` wide.
+// look_up_rows(tables, ids, offsets, plan, inputs, dim): float32 [n, dim], a row per id [n]. Offsets are as `Bags` has them;
+// the plan has each input once, and its tables are all `dim` wide.
 void look_up_rows(StableIValue* stack, uint64_t, uint64_t) {
     Tensor packed(stack[0]), entries(stack[3]);
     Bags bags(stack[1], stack[2], stack[4]);
@@ -182,7 +182,8 @@ void look_up_rows(StableIValue* stack, uint64_t, uint64_t) {
     std::vector<int64_t>& seen = scratch().numbers;
     seen.assign(static_cast<size_t>(bags.inputs), 0);
     for (int64_t i = 0; i < plan.count; ++i)
-        if (seen[static_cast<size_t>(plan.input(i))]++ || plan.dim(i) != dim) refuse("a table is not `dim` wide, or an input comes twice.");
+        if (seen[static_cast<size_t>(plan.input(i))]++ || plan.dim(i) != dim)
+            refuse("a table is not `dim` wide, or an input comes twice.");
     if (plan.count != bags.inputs) refuse("the plan leaves an input out.");
     Tensor out = Tensor::make(bags.ids.size(0), dim);
     for (int64_t i = 0; i < plan.count; ++i) {
