@@ -154,7 +154,7 @@ def choose_forward(model: nn.Module, batch: Any) -> tuple[Forward, bool]:  # noq
     """
     parts = list(batch) if isinstance(batch, tuple | list) else []
     if isinstance(batch, Mapping) and batch and not _accepts(model, batch):
-        raise _refuse_names(model, batch)
+        _refuse_names(model, batch)
     if len(parts) < 2 or not _may_be_label(parts[-1], count_rows(batch)):
         return call_with_batch, False
     whole, inputs = _accepts(model, batch), _accepts(model, parts[0] if len(parts) == 2 else parts[:-1])
@@ -169,15 +169,18 @@ def choose_forward(model: nn.Module, batch: Any) -> tuple[Forward, bool]:  # noq
     return call_with_inputs, _is_click(parts[-1])
 
 
-def _refuse_names(model: nn.Module, batch: Mapping[Any, Any]) -> ModelError:
-    """The error for a mapping whose names are not the arguments of the model: it has the line to write."""
-    taken = list(inspect.signature(model.forward).parameters)
+def _refuse_names(model: nn.Module, batch: Mapping[Any, Any]) -> None:
+    """ModelError, with the line to write, for a mapping whose names are not the arguments of the model's forward."""
+    try:
+        taken = list(inspect.signature(model.forward).parameters)
+    except (TypeError, ValueError):  # a forward that does not tell: the call itself will
+        return
     given = ", ".join(f"{name}=batch[{name!r}]" for name in batch if name in taken)
     names = ", ".join(map(repr, batch))
-    return ModelError(
+    raise ModelError(
         f"a batch has the names {names[:200]}, and {type(model).__name__}.forward takes {', '.join(taken)[:200]}; pass "
         f"forward= to call the model with its inputs, such as forward=lambda model, batch: "
-        f"model({given or f'batch[{next(iter(batch), None)!r}]'}), and labels= where a name has the labels."
+        f"model({given or f'batch[{next(iter(batch))!r}]'}), and labels= where a name has the labels."
     )
 
 
