@@ -265,9 +265,15 @@ void multiply_pairs(const float* vectors, int64_t count, int64_t width, const in
                 }
             }
             const Floats found = add_lanes(sums);
-            for (int64_t m = 0; m < side && i + m < count; ++m)
+            for (int64_t m = 0; m < side && i + m < count; ++m) {
+                const int32_t* at = place + (i + m) * count + j;
+                if (j + side <= i && at[0] >= 0 && at[side - 1] == at[0] + side - 1) {  // rising by one, as in a lower triangle
+                    std::memcpy(out + at[0], reinterpret_cast<const float*>(&found) + side * m, sizeof(float) * side);
+                    continue;
+                }
                 for (int64_t n = 0; n < side && j + n <= i + m; ++n)
-                    if (const int32_t at = place[(i + m) * count + j + n]; at >= 0) out[at] = found[side * m + n];
+                    if (at[n] >= 0) out[at[n]] = found[side * m + n];
+            }
         }
     }
 }
