@@ -142,7 +142,7 @@ class ArtifactFile:
         """Section 10.8: products of rows with a matrix, in the type that the file says."""
         matrix = self.matrix(name)
         compute = self.metadata.get("compute", "fp32")
-        if compute == "fp32" or matrix.shape[0] < 8 or matrix.shape[1] < 32:
+        if compute == "fp32" or matrix.shape[0] < 8 or not 32 <= matrix.shape[1] <= 1 << 16:
             return values @ matrix.T
         if compute == "bf16":
             return round_bf16(values) @ round_bf16(matrix).T

@@ -15,6 +15,8 @@ from memrec_convert.kernels.loading import load_kernel
 
 LEAST_INPUTS, LEAST_OUTPUTS = 32, 8
 """Matrices with fewer stay wider: they take next to no time, and a log's own features need their digits."""
+MOST_INPUTS = 1 << 16
+"""With more, sums of products of bytes could leave 32 bits."""
 LEAST_ROW = 1e-30
 """A row without larger values is one of zeros."""
 _LEVELS, _POSITIVE_LEVELS = 127.0, 255.0
@@ -23,7 +25,7 @@ _NUMBERS: dict[Compute, int] = {"fp32": 0, "bf16": 1, "int8": 2}
 
 def takes_int8(shape: Sequence[int]) -> bool:
     """Whether a dense tensor of this shape is stored and multiplied in int8: a large matrix [outputs, inputs]."""
-    return len(shape) == 2 and shape[0] >= LEAST_OUTPUTS and shape[1] >= LEAST_INPUTS
+    return len(shape) == 2 and shape[0] >= LEAST_OUTPUTS and LEAST_INPUTS <= shape[1] <= MOST_INPUTS
 
 
 def quantise_weight(weight: Tensor) -> tuple[Tensor, Tensor]:

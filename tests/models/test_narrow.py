@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from memrec_convert.kernels.loading import load_kernel
-from memrec_convert.models.narrow import Layer, NarrowLinear, list_fast, quantise_weight, widen_weight
+from memrec_convert.models.narrow import Layer, NarrowLinear, list_fast, quantise_weight, takes_int8, widen_weight
 
 WIDTHS = st.integers(1, 150)
 
@@ -53,6 +53,22 @@ def test_a_quantised_weight_is_quantised_again_without_change(inputs, outputs, s
     assert torch.equal(rows, again[0])
     assert torch.equal(scale, again[1])
     assert bool(((widen_weight(rows, scale) - weight).abs() <= 0.502 * scale.unsqueeze(1)).all())
+
+
+def test_only_large_matrices_are_narrowed():
+    """Few inputs or outputs save nothing, and of too many the sums would not fit; vectors are no matrices."""
+    found = [takes_int8(shape) for shape in ((8, 32), (7, 32), (8, 31), (8, 1 << 16), (8, (1 << 16) + 1), (64,))]
+    assert found == [True, False, False, True, False, False]
+
+
+def test_the_largest_sums_fit():
+    """All inputs and weights at their largest: the sum of 2**16 products is exact."""
+    if load_kernel() is None:
+        pytest.skip("layers run in torch here")
+    layer = Layer(torch.ones(16, 1 << 16), None, "int8", positive=True)
+    rows = torch.ones(1, 1 << 16)
+    assert torch.equal(run(layer, rows), layer.apply(rows))
+    assert run(layer, rows)[0, 0] == pytest.approx(1 << 16, rel=1e-4)
 
 
 def test_a_row_of_zeros_stays_one():

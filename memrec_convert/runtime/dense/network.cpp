@@ -10,7 +10,7 @@
 namespace memrec {
 namespace {
 
-constexpr int64_t kCacheBytes = 768 << 10;  // of a second-level cache of 1 MB, which weights pass through too
+constexpr int64_t kCacheBytes = 1 << 20;  // a second-level cache
 constexpr int64_t kLeastBlock = 16, kMostBlock = 192;
 constexpr int64_t kChunk = 32;  // samples whose vectors lie side by side before their pairs are multiplied
 constexpr int64_t kProductsPerThread = 1 << 20;
@@ -274,7 +274,10 @@ Outcome run_network(const Network& network, const DenseKernel& kernel, const Sam
     const Plan plan(network);
     const int64_t worth = 1 + samples.count * network.products() / kProductsPerThread;
     const int64_t used = !pool ? 1 : std::min<int64_t>(threads, worth);
-    if (block < 1) block = std::min(plan.block(), std::max(kMostRows, round_up((samples.count + used - 1) / used, kMostRows)));
+    if (block < 1) {  // blocks alike, as many as there are turns of all threads
+        const int64_t turns = round_up((samples.count + plan.block() - 1) / plan.block(), used);
+        block = round_up((samples.count + turns - 1) / turns, kMostRows);
+    }
     Work work{network, kernel, samples, plan, logits, block};
     const int64_t count = (samples.count + block - 1) / block;
     if (used < 2 || count < 2 || !pool->run(run_block, &work, count, static_cast<int>(used)))

@@ -5,6 +5,12 @@
 
 #include "kernel.h"
 
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define MEMREC_SHUFFLES 1
+#endif
+#endif
+
 #define MEMREC_FORCED inline __attribute__((always_inline))
 
 namespace memrec {
@@ -225,7 +231,8 @@ void run_layer(const Layer& layer, const float* rows, int64_t stride, int64_t co
         multiply<OfSingles<Products>>(layer, scratch, count, to);
 }
 
-// Lane s of the result is the sum of all lanes of sums[s].
+// Lane s of the result is the sum of all lanes of sums[s]: neighbours first, then pairs of neighbours, and so on.
+#if MEMREC_SHUFFLES
 MEMREC_FORCED Floats add_lanes(Floats* sums) {
     for (int s = 0; s < 8; ++s) {
         const Floats &a = sums[2 * s], &b = sums[2 * s + 1];
@@ -246,6 +253,18 @@ MEMREC_FORCED Floats add_lanes(Floats* sums) {
            __builtin_shufflevector(sums[0], sums[1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
 }
 
+#else  // GCC before 12
+MEMREC_FORCED Floats add_lanes(Floats* sums) {
+    Floats result{};
+    for (int s = 0; s < kLanes; ++s) {
+        for (int left = kLanes / 2; left; left /= 2)
+            for (int n = 0; n < left; ++n) sums[s][n] = sums[s][2 * n] + sums[s][2 * n + 1];
+        result[s] = sums[s][0];
+    }
+    return result;
+}
+#endif
+
 void multiply_pairs(const float* vectors, int64_t count, int64_t width, const int32_t* place, float* out) {
     constexpr int64_t side = 4;
     for (int64_t i = 0; i < count; i += side) {
@@ -265,9 +284,15 @@ void multiply_pairs(const float* vectors, int64_t count, int64_t width, const in
                 }
             }
             const Floats found = add_lanes(sums);
-            for (int64_t m = 0; m < side && i + m < count; ++m)
+            for (int64_t m = 0; m < side && i + m < count; ++m) {
+                const int32_t* at = place + (i + m) * count + j;
+                if (j + side <= i && at[0] >= 0 && at[side - 1] == at[0] + side - 1) {  // rising by one, as in a lower triangle
+                    std::memcpy(out + at[0], reinterpret_cast<const float*>(&found) + side * m, sizeof(float) * side);
+                    continue;
+                }
                 for (int64_t n = 0; n < side && j + n <= i + m; ++n)
-                    if (const int32_t at = place[(i + m) * count + j + n]; at >= 0) out[at] = found[side * m + n];
+                    if (at[n] >= 0) out[at[n]] = found[side * m + n];
+            }
         }
     }
 }
