@@ -66,9 +66,9 @@ class Points {
 
     void read_row(int64_t row, float* to) const {
         const int64_t dim = source_.dim, at = row * source_.stride;
-        const float* from = static_cast<const float*>(source_.data) + at;
-        if (source_.kind == RowKind::fp32 && dim == width_) return less_centre(from, to);
         if (source_.kind == RowKind::fp32) {
+            const float* from = static_cast<const float*>(source_.data) + at;
+            if (dim == width_) return less_centre(from, to);
             std::memcpy(to, from, static_cast<size_t>(dim) * 4);
         } else {
             const uint16_t* halves = static_cast<const uint16_t*>(source_.data) + at;
