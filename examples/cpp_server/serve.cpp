@@ -3,11 +3,12 @@
 //     ./serve model.pt2 libmemrec_torch.so < samples.txt > logits.txt
 //
 // Reads a sample per line, its dense values and then its ids, and prints a logit per line. A third argument, a number, runs the
-// batch so many times and reports the time of a run.
+// batch so many times more and reports the median time of a run.
 #include <ATen/ATen.h>
 #include <dlfcn.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -55,12 +56,17 @@ std::vector<at::Tensor> read_batch(std::istream& in, int64_t dense_width, int64_
     return {at::tensor(dense).view({samples, dense_width}), at::tensor(ids, at::kLong).view({samples, id_width})};
 }
 
+// The median of so many runs.
 void report_time(Loader& model, const std::vector<at::Tensor>& batch, int64_t runs) {
-    for (int64_t i = 0; i < runs / 10; ++i) model.run(batch);
-    const auto start = std::chrono::steady_clock::now();
-    for (int64_t i = 0; i < runs; ++i) model.run(batch);
-    const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - start;
-    std::fprintf(stderr, "%.1f microseconds per batch of %lld\n", took.count() / static_cast<double>(runs),
+    using Clock = std::chrono::steady_clock;
+    std::vector<double> took;
+    for (int64_t i = 0; i < runs; ++i) {
+        const Clock::time_point start = Clock::now();
+        model.run(batch);
+        took.push_back(std::chrono::duration<double, std::micro>(Clock::now() - start).count());
+    }
+    std::nth_element(took.begin(), took.begin() + runs / 2, took.end());
+    std::fprintf(stderr, "%.1f microseconds per batch of %lld\n", took[static_cast<size_t>(runs / 2)],
                  static_cast<long long>(batch[0].size(0)));
 }
 

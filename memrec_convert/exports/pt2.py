@@ -11,6 +11,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,9 @@ def _write(subject: Subject, target: Target) -> Sequence[Path]:
 
     network = build_network(subject)
     inputs = tuple(torch.from_numpy(feed) for feed in subject.golden.feeds.values())
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), TemporaryDirectory(prefix="memrec-pt2-") as folder:
         warnings.simplefilter("ignore")  # torch's own, about its own code
-        files = _compile(network, inputs, subject)
+        files = _compile(network, inputs, subject, folder)
         package = io.BytesIO()
         package_pt2(package, aoti_files=files, extra_files={SAMPLES: _to_text(subject)})
     write_file(target.path, [package.getvalue()])
@@ -61,8 +62,8 @@ def export_program(network: nn.Module, inputs: tuple[Tensor, ...], names: Sequen
     return torch.export.export(network, inputs, dynamic_shapes=(tuple(dims.values()),))
 
 
-def _compile(network: nn.Module, inputs: tuple[Tensor, ...], subject: Subject) -> Any:  # noqa: ANN401 - torch's own
-    """The files of a compiled program; ExportError where there is no C++ compiler that torch can use."""
+def _compile(network: nn.Module, inputs: tuple[Tensor, ...], subject: Subject, folder: str) -> Any:  # noqa: ANN401
+    """The files of a compiled program, in `folder`; ExportError where there is no C++ compiler that torch can use."""
     from torch._inductor import aot_compile, config
     from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
@@ -72,7 +73,11 @@ def _compile(network: nn.Module, inputs: tuple[Tensor, ...], subject: Subject) -
         "memrec.widths": " ".join(str(feed[0].size) for feed in subject.golden.feeds.values()),
     }
     program = export_program(network, inputs, list(subject.golden.feeds))
-    options: dict[str, Any] = {"aot_inductor.package": True, "aot_inductor.metadata": facts}
+    options: dict[str, Any] = {
+        "aot_inductor.package": True,
+        "aot_inductor.metadata": facts,
+        "aot_inductor.output_path": folder,  # in torch's cache sources grow with each compilation
+    }
     if hasattr(config.aot_inductor, "enable_line_tables"):  # torch 2.11 and later; it is most of a small package
         options["aot_inductor.enable_line_tables"] = False
     try:
