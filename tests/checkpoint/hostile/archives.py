@@ -136,7 +136,8 @@ def _npz(header: str | bytes, data: bytes = bytes(24), *, version: bytes = b"\1\
     held = io.BytesIO()
     with zipfile.ZipFile(held, "w") as archive:
         archive.writestr("emb.npy", array)
-    return file_of(held.getvalue(), "not an array of numpy|it is damaged|a numpy .npz archive", called="m.npz")
+    said = "not an array of numpy|it is damaged|a numpy .npz archive|a table has rows"
+    return file_of(held.getvalue(), said, called="m.npz")
 
 
 def _header(descr: str = "'<f4'", shape: str = "(3, 2)", order: str = "False") -> str:
