@@ -148,7 +148,7 @@ def _shrink_within(
         assert budget is not None
         shrunk = run(budget)
     else:
-        dense_bytes = subject.dense_bytes(options.dense)
+        dense_bytes = subject.dense_bytes("fp32")
         cap = None if budget is None else budget.resolve(table_bytes=subject.table_bytes, dense_bytes=dense_bytes)
         shrunk, found = find_smallest(
             gate, options, cap_bytes=cap, profile=facts, progress=job.progress, watch=job.watch

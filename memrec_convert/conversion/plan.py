@@ -106,6 +106,6 @@ def _explain(job: Job, shrunk: Shrunk, *, curve: bool) -> dict[str, Any]:
         found["explained"] = tuple(explain_tables(shrunk.fitted, subject, shrunk.chosen.price, model))
         found["neighbours"] = tuple(compare_neighbours(shrunk.fitted, shrunk.budget_bytes, count, model))
         if curve:
-            fixed = subject.dense_bytes(options.dense) + SHARE_ALLOWANCE_BYTES
+            fixed = subject.dense_bytes("fp32") + SHARE_ALLOWANCE_BYTES
             found["curve"] = tuple(draw_curve(subject, shrunk.fitted, count, model, fixed_bytes=fixed))
     return found

@@ -43,7 +43,7 @@ def shrink(
             "the method sample-pooled makes a new top too: only memrec-convert convert takes it, on the command line."
         )
     with single_threaded_torch():
-        budget_bytes = budget.resolve(table_bytes=subject.table_bytes, dense_bytes=subject.dense_bytes(options.dense))
+        budget_bytes = budget.resolve(table_bytes=subject.table_bytes, dense_bytes=subject.dense_bytes("fp32"))
         fitted = fitted or fit_subject(subject, options, progress, watch)
         blank = Metadata(
             modules={},

@@ -64,8 +64,8 @@ def compare(
     job = prepare(path, asked[0], choices, eval=eval)
     if job.options.dense == "auto":  # rivals are compared by their tables: everybody keeps the same dense part
         job = replace(job, options=job.options.change(dense="fp32"))
-    subject, options, progress = job.subject, job.options, job.progress
-    dense_bytes = subject.dense_bytes(options.dense)
+    subject, progress = job.subject, job.progress
+    dense_bytes = subject.dense_bytes("fp32")
     sizes = [parse_budget(one).resolve(table_bytes=subject.table_bytes, dense_bytes=dense_bytes) for one in asked]
     folder, facts = open_work(choices.get("work")), _facts(job)
     store, contest = RowStore(folder, facts), Contest(job, FitStore(folder, _fit_facts(facts)))

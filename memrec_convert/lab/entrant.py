@@ -51,7 +51,7 @@ class Entrant:
         """The best split of the budget over the tables, built and, where the contest trains, trained."""
         job = self.contest.job
         budget_bytes = parse_budget(budget).resolve(
-            table_bytes=job.subject.table_bytes, dense_bytes=job.subject.dense_bytes(job.options.dense)
+            table_bytes=job.subject.table_bytes, dense_bytes=job.subject.dense_bytes("fp32")
         )
         split = split_budget(self.options, budget_bytes, self.count_bytes)
         if not split.fits:

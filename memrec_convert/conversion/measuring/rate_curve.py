@@ -33,5 +33,5 @@ def foresee(subject: Subject, shrunk: Shrunk, options: Options) -> list[dict[str
             if measured is not None:
                 model = model.calibrate(shrunk.chosen.planned, measured)
         count = make_counter(subject, shrunk.metadata, oov=options.oov)
-        fixed = subject.dense_bytes(options.dense) + SHARE_ALLOWANCE_BYTES
+        fixed = subject.dense_bytes("fp32") + SHARE_ALLOWANCE_BYTES
         return draw_curve(subject, shrunk.fitted, count, model, fixed_bytes=fixed)
