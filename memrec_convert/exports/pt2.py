@@ -99,7 +99,7 @@ def _recognise(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as package:
             return _find_samples(package) is not None
-    except (OSError, zipfile.BadZipFile):
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
         return False
 
 

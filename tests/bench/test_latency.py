@@ -368,7 +368,9 @@ def test_the_figures_are_printed_and_drawn(run, artifact, tmp_path):
     assert run(*arguments)[0] == 2
     code, out, _ = run(*arguments, "--force", "--json")
     found = json.loads(out)
-    assert (code, [row["batch"] for row in found["rows"] if row["stage"] == "model"]) == (0, [2, 4])
+    models = {(row["batch"], row["contender"]) for row in found["rows"] if row["stage"] == "model"}
+    assert code == 0
+    assert models == {(batch, f"converted{precision}") for batch in (2, 4) for precision in ("", " bf16", " int8")}
     assert "Embedding stage:" in render_latency(found, 80)
 
 

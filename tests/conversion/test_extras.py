@@ -174,7 +174,7 @@ def test_control_can_learn_where_there_is_something_to_learn(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("choices", "error", "said"),
     [
-        ({"group": "C1", "eval": None}, LogError, "--group.*add --eval"),
+        ({"group": "C1", "eval": None}, LogError, "--group.*add --val or --eval"),
         ({"ablation": True, "eval": None}, LogError, "--ablation.*add --eval"),
         ({"control": True, "eval": None}, LogError, "--control.*add --eval"),
         ({"control": True, "epochs": 1}, LogError, "needs --val"),

@@ -177,7 +177,7 @@ def test_a_bound_needs_labels_of_both_classes(tiny, tmp_path, column):
         (["--val", "{train}"], "expected held-out data"),
         (["--val", "{test}", "--eval", "{test}"], "give --val and --eval different files"),
         (["--eval", "{test}", "--group", "nobody"], "no group column"),
-        (["--group", "C1"], "add --eval"),
+        (["--group", "C1"], "add --val or --eval"),
         (["--eval", "{test}", "--control"], "needs --val"),
     ],
 )

@@ -135,9 +135,9 @@ def test_rows_coded_to_different_depths_have_no_map_in_common(monkeypatch):
     """A table is set apart where its ids differ in depth, and its rows have a map in common where they do not."""
     seen, real = [], recoding.teach
 
-    def watch(subject, student, options, *, progress, apart):
+    def watch(subject, student, options, *, apart, **choices):
         seen.append([name for name, table in named_tables(student) if table in apart])
-        return real(subject, student, options, progress=progress, apart=apart)
+        return real(subject, student, options, apart=apart, **choices)
 
     monkeypatch.setattr(recoding, "teach", watch)
     _, report = shrink(make_problem(40 * ROWS, skew=9), 10_000)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_golden import takes
+from test_golden_samples import takes
 from tiny_networks import NETWORKS, save_network
 
 from memrec_convert import export, load

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_golden import KINDS, takes
+from test_golden_samples import KINDS, takes
 from tiny_networks import NETWORKS, make_batch, make_table, save_network
 
 from memrec_convert import convert, export, load

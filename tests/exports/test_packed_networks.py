@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_golden import KINDS, takes
+from test_golden_samples import KINDS, takes
 from tiny_networks import NETWORKS, make_table, save_network
 from torch import Tensor, nn
 

@@ -217,7 +217,7 @@ def put_module(number: int, **changes: Any) -> Callable[[dict[str, Any]], None]:
         (lambda plain: plain.update(requires=["x"]), "DAMAGED", "required features just where its format is 2"),
         (lambda plain: plain.update(more=1), "DAMAGED", "unknown field 'more'"),
         (lambda plain: plain.update(seed=1.5), "DAMAGED", "'seed' is of a wrong kind"),
-        (lambda plain: plain.update(dense="int8"), "DAMAGED", "unknown precision"),
+        (lambda plain: plain.update(dense="int4"), "DAMAGED", "unknown precision"),
     ],
 )
 def test_forged_descriptions_are_refused(

@@ -103,14 +103,7 @@ def prepare(
         source, model = _read_source(path, own, options, log_choices)
         names = own_names(source) if own is not None else [table.name for table in source.tables]
         schema = make_schema(source.architecture, names, log_choices)
-        grouped = replace(schema, group=extras.group)
-        train, judged = (
-            open_batches(one, wanted, options.batch_size) if one is not None else None
-            for one, wanted in ((data, schema), (eval, grouped))
-        )
-        hold_out = None if val is None else _open_hold_out(val, schema, grouped, options.batch_size)
-        if judged is not None:
-            require_labels(judged)
+        train, hold_out, judged = _open_logs(data, val, eval, schema, extras.group, options.batch_size)
         doubts: tuple[str, ...] = ()
         if own is None:  # of an own class nothing is assumed that another value could be tried for
             source, doubts = refuse_doubtful(source, log_choices, hold_out, judged, workers=options.workers)
@@ -140,6 +133,24 @@ def _read_source(
     if own is not None:
         return read_own_source(Path(path), own, choices)
     return read_checked(path, facts=choices.facts, tables_only=options.tables_only), None
+
+
+def _open_logs(
+    data: LogPaths | None,
+    val: LogPaths | None,
+    eval: LogPaths | None,
+    schema: LogSchema,
+    group: str | None,
+    batch_size: int,
+) -> tuple[LogBatches | None, LogBatches | None, LogBatches | None]:
+    """The training data, the hold-out and the evaluation data, of which the last two may have groups."""
+    grouped = replace(schema, group=group)
+    train = None if data is None else open_batches(data, schema, batch_size)
+    hold_out = None if val is None else _open_hold_out(val, schema, grouped, batch_size)
+    judged = None if eval is None else open_batches(eval, grouped, batch_size)
+    if judged is not None:
+        require_labels(judged)
+    return train, hold_out, judged
 
 
 def _open_hold_out(val: LogPaths, schema: LogSchema, grouped: LogSchema, batch_size: int) -> LogBatches:
