@@ -28,7 +28,7 @@ class DeepFM(ClickNetwork):
     """
 
     def __init__(self, architecture: Mapping[str, object], tables: Iterable[nn.Module]) -> None:
-        (dense,), top = read_widths(architecture, "bottom", least=1)[:1], read_widths(architecture, "top")
+        (dense,), top = read_widths(architecture, "bottom", least=1, narrowest=0)[:1], read_widths(architecture, "top")
         super().__init__(architecture, tables)
         fields, linear = architecture.get("fields"), architecture.get("linear")
         dims = [dim for _, dim in self.shapes]

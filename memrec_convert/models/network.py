@@ -153,10 +153,11 @@ def _read_numbers(value: object) -> tuple[int, ...]:
     return numbers if all(type(number) is int for number in numbers) else ()
 
 
-def read_widths(architecture: Mapping[str, object], part: str, *, least: int = 2) -> list[int]:
-    """The layer widths of an MLP."""
+def read_widths(architecture: Mapping[str, object], part: str, *, least: int = 2, narrowest: int = 1) -> list[int]:
+    """The layer widths of an MLP: at least so many, each of at least `narrowest`."""
     widths = architecture.get(part)
-    if not isinstance(widths, Sequence) or len(widths) < least or not all(type(width) is int for width in widths):
+    sound = isinstance(widths, Sequence) and all(type(width) is int and width >= narrowest for width in widths)
+    if not isinstance(widths, Sequence) or len(widths) < least or not sound:
         raise ModelError(f"architecture > {part}: expected a list of {least} or more layer widths, found {widths!r}.")
     return list(widths)
 

@@ -69,7 +69,7 @@ class SamplePooled(nn.Module):
         self.tables = nn.ModuleList(tables)
         if len(self.tables):
             raise ModelError(f"the sample-pooled model has no tables of rows, and was given {len(self.tables)}.")
-        bottom, top = read_widths(architecture, "bottom", least=1), read_widths(architecture, "top")
+        bottom, top = read_widths(architecture, "bottom", least=1, narrowest=0), read_widths(architecture, "top")
         self.sizes = read_sizes(architecture)
         self.inputs = count_inputs(architecture)
         check_top(top, bottom[-1] + self.sizes.l)
@@ -165,7 +165,7 @@ def pooled_architecture(
     original: Mapping[str, object], sizes: PooledSizes, *, input_names: Sequence[str]
 ) -> dict[str, object]:
     """The architecture that stands in for the original's: its bottom, and its top's hidden layers over bottom and z."""
-    bottom, top = read_widths(original, "bottom", least=1), read_widths(original, "top")
+    bottom, top = read_widths(original, "bottom", least=1, narrowest=0), read_widths(original, "top")
     kept = {
         name: original[name] for name in ("tables", "table_inputs", "dense_transform") if original.get(name) is not None
     }
