@@ -57,8 +57,11 @@ def export(
     file, ExportError where the place cannot hold the model, OutputError where nothing can be written.
     """
     place, target = _read_options(to, out, inputs, web_runtime, force)
+    source = as_path(path, ArtifactError)
+    if target.path.exists() and source.exists() and target.path.samefile(source):
+        raise OutputError(f"{target.path} is the artifact itself; give the export another name with --out.")
     place.check(target)
-    subject = read_subject(as_path(path, ArtifactError), inputs)
+    subject = read_subject(source, inputs)
     files = place.write(subject, target)
     sizes = {str(file): file.stat().st_size for file in files}
     return Exported(to, str(target.path), sum(sizes.values()), subject.digest, subject.nbytes, sizes)
@@ -105,7 +108,7 @@ def read_subject(path: Path, inputs: Inputs) -> Subject:
             "network, or of the tables alone (convert with --tables-only)."
         )
     _check_inputs(path, architecture, inputs)
-    model = load(path)
+    model = load(path, compute="fp32")  # as every place computes it, from the weights as they are stored
     metadata: Metadata = getattr(model, METADATA_ATTRIBUTE)
     digest = str(json.loads(metadata.to_text())["self"])
     return Subject(path, nbytes, digest, architecture, model, inputs, make_golden(model, architecture, inputs))

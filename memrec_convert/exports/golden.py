@@ -27,6 +27,10 @@ _LARGEST_BAG = 3
 _FAR = 1 << 40
 
 
+UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
+"""What samples raise that are none."""
+
+
 @dataclass(frozen=True)
 class Golden:
     """64 samples: what goes in, by the names of an export's inputs, and what `load()` answers.
@@ -52,12 +56,17 @@ class Golden:
 
         Tables without a network must agree to the bit; the difference is then 0.
         """
+        lacking = [name for name in (self.digests or {"logit": ""}) if name not in outputs]
+        if lacking:
+            raise ExportError(f"{where} has no output {lacking[0]}; export the artifact again.")
         for name, digest in self.digests.items():
             if digest_rows(torch.from_numpy(outputs[name])) != digest:
                 raise ExportError(f"{where}: its {name} differ from those of the artifact; export it again.")
         if self.logits is None:
             return 0.0
         expected, found = self.logits.astype(np.float64), outputs["logit"].astype(np.float64)
+        if found.shape != expected.shape:
+            raise ExportError(f"{where} answers {len(expected)} samples with {found.size} logits; export it again.")
         scale = np.maximum(1, np.abs(expected))
         apart = np.abs(found - expected) / scale
         allowed = TOLERANCE + ROUNDING * np.abs(expected).max() / scale
@@ -71,13 +80,16 @@ class Golden:
 
 
 def golden_from_json(plain: Mapping[str, Any]) -> Golden:
-    """The samples that `Golden.to_json` gave; LookupError, TypeError or ValueError where these are none."""
+    """The samples that `Golden.to_json` gave; one of UNREADABLE where these are none."""
     feeds = {
         str(name): np.array(value, dtype=np.int64 if str(name).startswith(("ids", "offsets")) else np.float32)
         for name, value in plain["feeds"].items()
     }
     logits = None if plain["logits"] is None else np.array(plain["logits"], dtype=np.float32)
-    return Golden(feeds, logits, {str(name): str(digest) for name, digest in plain["digests"].items()})
+    digests = {str(name): str(digest) for name, digest in plain["digests"].items()}
+    if (logits is None) != bool(digests) or (logits is not None and logits.shape != (SAMPLES,)):
+        raise ValueError(f"{SAMPLES} logits were expected, or digests of rows")
+    return Golden(feeds, logits, digests)
 
 
 def make_golden(model: nn.Module, architecture: Mapping[str, Any], inputs: Inputs, *, samples: int = SAMPLES) -> Golden:

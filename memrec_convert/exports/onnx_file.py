@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memrec_convert.errors import ExportError
-from memrec_convert.exports.golden import SAMPLES, golden_from_json
+from memrec_convert.exports.golden import SAMPLES, UNREADABLE, golden_from_json
 from memrec_convert.exports.place import Place, Proved, Subject, Target
 from memrec_convert.safe_files import check_target, write_file
 
@@ -93,7 +93,7 @@ def prove_bytes(content: bytes, path: Path, place: str) -> Proved:
     try:
         golden = golden_from_json(said["golden"])
         digest = str(said["artifact"])
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except UNREADABLE as error:
         raise ExportError(f"{path}: what it says about itself is damaged; export the artifact again.") from error
     outputs = run(content, golden.feeds, path)
     worst = golden.compare(outputs, str(path))
@@ -133,7 +133,7 @@ def run(content: bytes, feeds: Mapping[str, np.ndarray], path: Path) -> dict[str
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(names, dict(feeds)), strict=True))
-    except refusals as error:
+    except (*refusals, ValueError) as error:  # the latter where an input is missing
         said = str(error).splitlines()[0][:200]
         raise ExportError(f"{path}: ONNX Runtime {onnxruntime.__version__} does not run it ({said}).") from error
 

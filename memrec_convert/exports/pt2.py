@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from memrec_convert.errors import ExportError, OutputError
-from memrec_convert.exports.golden import Golden, golden_from_json
+from memrec_convert.exports.golden import UNREADABLE, Golden, golden_from_json
 from memrec_convert.exports.packed import load_operators
 from memrec_convert.exports.packed_network import build_network
 from memrec_convert.exports.place import Place, Proved, Subject, Target
@@ -114,9 +114,11 @@ def _read_samples(path: Path) -> tuple[str, Golden]:
             entry = _find_samples(package)
             if entry is None or entry.file_size > LARGEST_SAMPLES:
                 raise ExportError(f"{path} has no samples; export the artifact again.")
+            if (damaged := package.testzip()) is not None:  # before any of it runs
+                raise ExportError(f"{path} > {damaged} does not match its checksum; export the artifact again.")
             plain = json.loads(package.read(entry))
         return str(plain["artifact"]), golden_from_json(plain["golden"])
-    except (OSError, zipfile.BadZipFile, LookupError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, zipfile.BadZipFile, *UNREADABLE) as error:
         raise ExportError(f"{path} is damaged ({error}); export the artifact again.") from error
 
 

@@ -90,6 +90,9 @@ def prove(path: Path) -> Proved:
     total = (path / _FACTS).stat().st_size
     try:
         digests: dict[str, str] = json.loads((path / _FACTS).read_bytes())["files"]
+        runtime = {f"runtime/{name}" for name in RUNTIME_FILES}
+        if set(digests) - runtime != {_MODEL, *PAGE_FILES} or set(digests) & runtime not in (set(), runtime):
+            raise ExportError(f"{path / _FACTS} lists other files than a page has; export the artifact again.")
         for name, digest in digests.items():
             part = (path / name).read_bytes()
             total += len(part)

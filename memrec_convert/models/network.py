@@ -43,7 +43,8 @@ class ClickNetwork(nn.Module):
 
     def forward(self, dense: Tensor, ids: Tensor | Sequence[TableInput]) -> Tensor:
         """Logits float32 [B] of dense features [B, n] (already transformed) and ids int64 [B, inputs], or bags."""
-        if self.compute != "fp32" and isinstance(ids, Tensor) and not learns(self, dense):
+        fits = isinstance(ids, Tensor) and ids.dim() == 2 and ids.shape[1] == max(self.table_inputs) + 1
+        if self.compute != "fp32" and isinstance(ids, Tensor) and fits and not learns(self, dense):
             kernel = self._kernel_tables.find(self.tables, self.table_inputs)
             logits = self._pipeline.run(self, kernel, dense, ids) if kernel is not None else None
             if logits is not None:

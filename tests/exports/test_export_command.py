@@ -71,6 +71,16 @@ def test_what_cannot_be_exported_is_one_sentence(arguments, says, run, tmp_path)
     assert len(refused.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("place", ["onnx", "pt2"])
+def test_the_artifact_is_not_replaced_by_its_export(place, run, tmp_path):
+    """Not even with --force."""
+    path = save_network("dlrm, lower", tmp_path)
+    before = path.read_bytes()
+    code, _, refused = run("export", path, "--to", place, "--out", path, "--force")
+    assert (code, "is the artifact itself" in refused) == (2, True)
+    assert path.read_bytes() == before
+
+
 @pytest.mark.skipif(HAS_ONNX, reason="onnx is installed")
 def test_without_the_library_the_extra_is_named(run, tmp_path):
     """The sentence says what to install."""

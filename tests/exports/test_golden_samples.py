@@ -13,7 +13,7 @@ from tiny_networks import NETWORKS, save_network
 from memrec_convert import export, load
 from memrec_convert.errors import ExportError, OptionError, OutputError
 from memrec_convert.exports.export import find_place, prove, read_subject
-from memrec_convert.exports.golden import SAMPLES, golden_from_json, make_golden, read_inputs
+from memrec_convert.exports.golden import SAMPLES, UNREADABLE, golden_from_json, make_golden, read_inputs
 
 KINDS = ("ids", "bags", "weighted-bags")
 
@@ -126,3 +126,22 @@ def test_a_model_whose_logits_are_no_numbers_is_refused(tmp_path):
     subject.model.top[-1].bias.fill_(float("nan"))
     with pytest.raises(ExportError, match="finite"):
         make_golden(subject.model, subject.architecture, "ids")
+
+
+@pytest.mark.parametrize(
+    "change", [{"logits": None}, {"logits": []}, {"logits": [0.5] * 63}, {"feeds": {"ids": [2**70]}}, {"digests": 3}]
+)
+def test_samples_that_are_none_are_refused(change, tmp_path):
+    """No logits, too few, an id that no integer holds: damage, never a proof that compares nothing."""
+    plain = json.loads(json.dumps(read_subject(save_network("dlrm, lower", tmp_path), "ids").golden.to_json()))
+    assert golden_from_json(plain).logits is not None
+    with pytest.raises(UNREADABLE):
+        golden_from_json(plain | change)
+
+
+def test_other_outputs_than_expected_are_no_proof(tmp_path):
+    """An output that is missing or has another length is named."""
+    golden = read_subject(save_network("dlrm, lower", tmp_path), "ids").golden
+    for outputs, said in (({}, "no output logit"), ({"logit": golden.logits[:9]}, "64 samples with 9 logits")):
+        with pytest.raises(ExportError, match=said):
+            golden.compare(outputs, "here")

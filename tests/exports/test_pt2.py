@@ -36,6 +36,26 @@ def operators() -> None:
         pytest.skip(str(error))
 
 
+def test_a_narrow_dense_part_is_exported_in_fp32(tmp_path):
+    """A file that computes in int8 becomes a package of its stored weights that proves itself."""
+    path = TESTS / "artifact" / "golden" / "format-2-narrow.safetensors"
+    export(path, to="pt2", out=tmp_path / "a.pt2")
+    assert prove(tmp_path / "a.pt2").largest_difference < 1e-6
+
+
+def test_a_damaged_package_is_not_run(tmp_path):
+    """Its checksums are compared before any of its code is loaded."""
+    export(save_network("dlrm, lower", tmp_path), to="pt2", out=tmp_path / "a.pt2")
+    with zipfile.ZipFile(tmp_path / "a.pt2") as package:
+        (library,) = [entry for entry in package.infolist() if entry.filename.endswith(".so")]
+        place = library.header_offset + 30 + len(library.filename) + library.file_size // 2
+    content = bytearray((tmp_path / "a.pt2").read_bytes())
+    content[place] ^= 1
+    (tmp_path / "a.pt2").write_bytes(content)
+    with pytest.raises(ExportError, match=r"\.so does not match its checksum"):
+        prove(tmp_path / "a.pt2")
+
+
 @pytest.mark.parametrize(
     ("name", "inputs"),
     [

@@ -48,10 +48,20 @@ def test_a_file_that_changed_is_named(name, page):
 
 def test_facts_that_are_none_are_damage(page):
     """JSON of another kind, or none."""
-    for text in ("", "[]", json.dumps({"files": {"../../x": "0"}})):
+    for text in ("", "[]"):
         (page / "model.json").write_text(text)
         with pytest.raises(ExportError, match="damaged"):
             prove(page)
+
+
+@pytest.mark.parametrize("change", [{"../../x": "0"}, {"/dev/zero": "0"}, {"runtime/other.wasm": "0"}, None])
+def test_no_other_file_is_opened_and_none_is_passed_over(change, page):
+    """The list of files is a page's own: nothing outside is read, and no part goes unchecked."""
+    facts = json.loads((page / "model.json").read_text())
+    facts["files"] = facts["files"] | change if change else {}
+    (page / "model.json").write_text(json.dumps(facts))
+    with pytest.raises(ExportError, match="lists other files than a page has"):
+        prove(page)
 
 
 def test_only_an_export_is_replaced(page, tmp_path):
