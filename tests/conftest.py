@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from memrec_convert.clicklog import LogSchema, SyntheticSpec, open_log, write_synthetic_log
+from memrec_convert.errors import KernelError
+from memrec_convert.exports.packed import load_operators
 
 ROWS = (2000, 300, 40)
 DIM = 8
@@ -45,6 +47,15 @@ def refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(refuse_network)
+
+
+@pytest.fixture
+def operators() -> None:
+    """Skips where the package was installed without a compiler, or torch is too old for the operators in C++."""
+    try:
+        load_operators()
+    except KernelError as error:
+        pytest.skip(str(error))
 
 
 @dataclass(frozen=True)

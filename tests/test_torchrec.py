@@ -7,12 +7,12 @@ import torch
 from tiny_networks import make_table, save_network
 from torch import Tensor, nn
 
-from memrec_convert.errors import ArtifactError, KernelError, ModelError
-from memrec_convert.exports.packed import load_operators
+from memrec_convert.errors import ArtifactError, ModelError
 from memrec_convert.lookup import hold_table
 
 torchrec = pytest.importorskip("torchrec", exc_type=ImportError)
 pytestmark = [
+    pytest.mark.usefixtures("operators"),
     pytest.mark.torchrec,
     pytest.mark.filterwarnings("ignore"),  # torchrec's own, at import and in its modules
 ]
@@ -20,15 +20,6 @@ KeyedJaggedTensor = torchrec.KeyedJaggedTensor
 FEATURES = {"t0": ["user"], "t1": ["seen", "bought"], "t2": ["tag", "user"]}
 KEYS = ["user", "seen", "bought", "tag"]
 DIM = 8
-
-
-@pytest.fixture(autouse=True)
-def operators() -> None:
-    """Skips where the package was installed without a compiler."""
-    try:
-        load_operators()
-    except KernelError as error:
-        pytest.skip(str(error))
 
 
 def make_tables(*, bag: bool) -> dict[str, nn.Module]:

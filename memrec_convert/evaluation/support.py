@@ -14,7 +14,7 @@ from memrec_convert.evaluation.metrics import Float64
 class ScoredRows:
     """A state's logits on the hold-out, float64 [n], and what the rows are.
 
-    `labels` (bool [n]) is None without labels of both classes, and the state is then compared by its divergence from
+    `labels` (0 or 1, [n]) is None without labels of both classes, and the state is then compared by its divergence from
     the `original`'s logits [n]. Rows of one of the `groups` (int64 [n]) belong together; None: they are independent.
     """
 

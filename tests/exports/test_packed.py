@@ -15,21 +15,13 @@ from random_tables import BASES, random_table
 from tiny_networks import FORMS, MIXED, make_table
 from torch import Tensor
 
-from memrec_convert.errors import KernelError, ModelError
+from memrec_convert.errors import ModelError
 from memrec_convert.exports.packed import PackedTables, load_operators, pack_bytes, pack_tables
 from memrec_convert.lookup import CompressedEmbedding, CompressedEmbeddingBag
 
 OPERATORS = TESTS.parent / "memrec_convert" / "kernels" / "operator"
 FAR = 1 << 40
-
-
-@pytest.fixture(autouse=True)
-def operators() -> None:
-    """Skips where the package was installed without a compiler, or torch is too old."""
-    try:
-        load_operators()
-    except KernelError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("operators")
 
 
 def make_tables(mode: str = "sum", dim: int | None = None) -> list[CompressedEmbeddingBag]:

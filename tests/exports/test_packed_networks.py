@@ -8,22 +8,14 @@ from test_golden_samples import KINDS, takes
 from tiny_networks import NETWORKS, make_table, save_network
 from torch import Tensor, nn
 
-from memrec_convert.errors import KernelError, ModelError
+from memrec_convert.errors import ModelError
 from memrec_convert.exports.export import read_subject
-from memrec_convert.exports.packed import load_operators
 from memrec_convert.exports.packed_model import pack_model
 from memrec_convert.exports.packed_network import build_network
 from memrec_convert.exports.pt2 import export_program
 from memrec_convert.lookup import CompressedEmbedding, hold_table
 
-
-@pytest.fixture(autouse=True)
-def operators() -> None:
-    """Skips where the package was installed without a compiler, or torch is too old."""
-    try:
-        load_operators()
-    except KernelError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("operators")
 
 
 @pytest.mark.parametrize("inputs", KINDS)

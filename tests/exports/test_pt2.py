@@ -16,24 +16,19 @@ from native_build import TESTS, find_compiler
 from tiny_networks import save_network
 
 from memrec_convert import export
-from memrec_convert.errors import ExportError, KernelError, OutputError
+from memrec_convert.errors import ExportError, OutputError
 from memrec_convert.exports.export import find_place, prove, read_subject
-from memrec_convert.exports.packed import load_operators
 from memrec_convert.exports.pt2 import run_package
 from memrec_convert.kernels.library import find_operator
 
 EXAMPLE = TESTS.parent / "examples" / "cpp_server"
-pytestmark = pytest.mark.engines
+pytestmark = [pytest.mark.engines, pytest.mark.usefixtures("operators")]
 
 
 @pytest.fixture(autouse=True)
-def operators() -> None:
-    """Skips where the package was installed without a compiler, torch is too old, or nothing compiles."""
+def compiler() -> None:
+    """Skips where nothing compiles."""
     find_compiler()
-    try:
-        load_operators()
-    except KernelError as error:
-        pytest.skip(str(error))
 
 
 def test_a_narrow_dense_part_is_exported_in_fp32(tmp_path):
