@@ -8,7 +8,6 @@ from torch import nn
 
 from memrec_convert.artifact.dense import choose_compute
 from memrec_convert.artifact.metadata import Metadata
-from memrec_convert.choices import Compute, values_of
 from memrec_convert.conversion.inputs.subject import BatchSource, Subject
 from memrec_convert.conversion.measuring.prediction import measure_drop
 from memrec_convert.conversion.options import Options
@@ -44,8 +43,8 @@ def describe_dense(
     """What a report says of a dense part that is not in fp32: {"dense": {"stored", "compute", "bytes", "bytes_fp32",
     "auc_drop"}}, the drop on `source` by this alone and None without it; {} for fp32.
     """
-    stored = next((one for one in values_of(Compute) if one == metadata.dense and one != "fp32"), None)
-    if stored is None:
+    stored = metadata.dense
+    if stored == "fp32":
         return {}
     drop = None if source is None else drop_of_dense(subject, source, stored, workers=options.workers)
     sizes = {"bytes": subject.dense_bytes(stored), "bytes_fp32": subject.dense_bytes("fp32")}
