@@ -202,11 +202,14 @@ _STAND_INS: Mapping[type, Any] = {
 def swap(model: nn.Module, path: str | Path, *, names: Mapping[str, str] | None = None) -> nn.Module:
     """Puts the tables of the artifact at `path` where a torchrec model has its own, in place; returns the model.
 
+    Of a collection alone it returns the stand-in.
+
     A table is found by its name in torchrec, or by the name that `names` gives it; the source's own name of a table is
     in the artifact. The dense part stays the model's: an artifact that was fine-tuned (`--epochs` above 0) has another.
     ArtifactError for an unsound file, ModelError where a table is missing or of another shape, or none fits.
     """
-    mapping = {kind: _bind(kind, read_tables(path, names)) for kind in _STAND_INS}
+    tables = read_tables(path, names)
+    mapping = {kind: _bind(kind, tables) for kind in _STAND_INS}
     if type(model) in mapping:
         made: nn.Module = mapping[type(model)].from_float(model)
         return made

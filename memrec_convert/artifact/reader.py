@@ -270,9 +270,10 @@ def build_modules(artifact: Artifact, *, filled: bool = False) -> dict[str, Comp
             f"{artifact.path}: its description of the tables is damaged ({quote_error(error)})."
         ) from error
     if filled:
+        stored = _stored_tensors(artifact)
         for path, module in modules.items():
             state = {f"{path}.{name}": buffer for name, buffer in module.state_dict().items()}
-            _copy_tensors(artifact, state, complete=False)
+            _copy_tensors(artifact, stored, state, complete=False)
     return modules
 
 
@@ -293,7 +294,7 @@ def _check_shapes(artifact: Artifact, path: str, spec: TableSpec) -> None:
 
 def _fill(artifact: Artifact, model: nn.Module) -> None:
     """Puts every tensor of the file where it belongs, checks every index, and leaves the metadata on the model."""
-    _copy_tensors(artifact, spread_state(model)[0], complete=True)
+    _copy_tensors(artifact, _stored_tensors(artifact), spread_state(model)[0], complete=True)
     for path, table in named_tables(model):
         check_table(table, f"{artifact.path} > {path}")
     tables = find_tables(model)
@@ -301,12 +302,19 @@ def _fill(artifact: Artifact, model: nn.Module) -> None:
     setattr(model, METADATA_ATTRIBUTE, artifact.metadata)
 
 
-def _copy_tensors(artifact: Artifact, state: Mapping[str, Tensor], *, complete: bool) -> None:
-    """Fills the tensors of `state` by name; shapes and dtypes must match; where `complete`, no tensor may be left."""
+def _stored_tensors(artifact: Artifact) -> Mapping[str, Tensor]:
+    """The file's tensors under all of their names, int8 matrices of the dense part as float32."""
     stored = widen_tensors(artifact.tensors, artifact.metadata.dense, str(artifact.path))
     for name, source in artifact.metadata.aliases.items():
         if source in stored:
             stored.setdefault(name, stored[source])
+    return stored
+
+
+def _copy_tensors(
+    artifact: Artifact, stored: Mapping[str, Tensor], state: Mapping[str, Tensor], *, complete: bool
+) -> None:
+    """Fills the tensors of `state` by name; shapes and dtypes must match; where `complete`, no tensor may be left."""
     missing, extra = sorted(set(state) - set(stored)), sorted(set(stored) - set(state))
     if missing or (extra and complete):
         raise ModelError(

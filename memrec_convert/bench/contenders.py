@@ -22,7 +22,6 @@ from memrec_convert.models.sample_pooled import SamplePooled
 CONVERTED, ORIGINAL = "converted", "original"
 COMPUTES: tuple[Compute, ...] = ("fp32", "bf16", "int8")
 TORCH_INT8, FBGEMM = "torch int8", {8: "FBGEMM int8", 4: "FBGEMM int4"}
-FBGEMM_INT8 = FBGEMM[8]
 EMBEDDING, MODEL = "embedding", "model"
 
 

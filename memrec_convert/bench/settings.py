@@ -19,7 +19,7 @@ class Settings:
 
     batches       samples of a call, measured one after the other
     threads       inside each operation
-    seconds       aimed at per batch size, all contenders together
+    seconds       aimed at per batch size, all contenders together; as much again per number of callers
     zipf          exponent of the ids where there is no log: the id of rank r is read in proportion to r**-zipf
     concurrency   numbers of threads that call at once
     """

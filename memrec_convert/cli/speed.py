@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import click
@@ -32,9 +31,8 @@ def bench(file: str, *, chart: str | None, force: bool, as_json: bool, quiet: bo
     from memrec_convert.lab.chart import draw_latency
     from memrec_convert.report.latency import render_latency
 
-    measure = partial(run, file, **list_given(options))
     show_charted(
-        lambda progress: measure(progress=progress),
+        lambda progress: run(file, progress=progress, **list_given(options)),
         draw_latency,
         render_latency,
         chart=chart,

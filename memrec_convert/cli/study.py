@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -110,9 +109,8 @@ def compare(file: str, *, chart: str | None, force: bool, as_json: bool, quiet: 
     from memrec_convert.lab.compare import compare as run
     from memrec_convert.lab.rendering import render_comparison
 
-    measure = partial(run, file, **list_given(options))
     show_charted(
-        lambda progress: measure(progress=progress),
+        lambda progress: run(file, progress=progress, **list_given(options)),
         draw_comparison,
         render_comparison,
         chart=chart,

@@ -61,12 +61,12 @@ def convert(
         job.subject, shrunk, job.judged, job.options, extras, progress=job.progress, watch=job.watch
     )
     nbytes = _write(target, job, shrunk, judgement)
-    curve: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
     if companions.page is not None:
         with job.watch.stage("curve"):
-            curve["curve"] = foresee(job.subject, shrunk, job.options)
+            extra["curve"] = foresee(job.subject, shrunk, job.options)
     with job.watch.stage("evaluate"):
-        curve |= describe_dense(job.subject, shrunk.metadata, job.judged, job.options)
+        extra |= describe_dense(job.subject, shrunk.metadata, job.judged, job.options)
     report = make_report(
         job.subject,
         shrunk,
@@ -80,7 +80,7 @@ def convert(
         warnings=(*job.warnings, *shrunk.warnings, *warn_of_outcome(job, judgement)),
         gate=gate,
     )
-    report = replace(report, plan={**report.plan, **curve})
+    report = replace(report, plan={**report.plan, **extra})
     companions.write(report)
     return report
 

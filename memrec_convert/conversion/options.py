@@ -148,7 +148,8 @@ class InputChoices(OptionChoices, ReadingChoices, total=False):
 
     data      training log: gives the lookup profile, the sensitivities and the lessons of fine-tuning
     val       hold-out: decides between plans and when training is best
-    profile   a lookup profile (.npz) to use in place of counting `data`; written there where it does not exist yet
+    profile   a lookup profile (.npz) to use in place of counting `data`; written there where it does not exist yet, or
+              lacks what this model feels
     recipe    a recipe's file or name: what it says holds where nothing is given here
     work      a folder in which fits and codes are kept, for another budget or after an interruption
     progress  told of (stage, done, total)

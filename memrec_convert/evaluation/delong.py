@@ -59,9 +59,7 @@ def auc_gain(
     The error is DeLong's; with `groups` (int64 [n]), whose rows are not independent of each other, that of clustered
     placements (Obuchowski 1997).
     """
-    wins_before, losses_before = _placements(clicked, before)
-    wins_after, losses_after = _placements(clicked, after)
-    wins, losses = wins_after - wins_before, losses_after - losses_before
+    wins, losses = _paired_placements(clicked, before, after)
     gain = float(wins.mean())
     influences = np.empty(len(clicked))
     influences[clicked] = (wins - gain) / len(wins)
@@ -97,12 +95,17 @@ def _variance_of_difference(clicked: Labels, before: Float64, after: Float64) ->
     negatives = len(clicked) - positives
     if positives < 2 or negatives < 2:
         return math.inf
-    # The difference of the placements first, its variance after: S11 + S22 - 2 S12 would cancel for twin models.
-    wins_before, losses_before = _placements(clicked, before)
-    wins_after, losses_after = _placements(clicked, after)
-    wins = float(np.var(wins_after - wins_before, ddof=1))
-    losses = float(np.var(losses_after - losses_before, ddof=1))
-    return wins / positives + losses / negatives
+    wins, losses = _paired_placements(clicked, before, after)
+    return float(np.var(wins, ddof=1)) / positives + float(np.var(losses, ddof=1)) / negatives
+
+
+def _paired_placements(clicked: Labels, before: Float64, after: Float64) -> tuple[Float64, Float64]:
+    """`_placements` of `after` less those of `before`.
+
+    The difference comes first, its variance after: S11 + S22 - 2 S12 would cancel for twin models.
+    """
+    (wins_before, losses_before), (wins_after, losses_after) = (_placements(clicked, one) for one in (before, after))
+    return wins_after - wins_before, losses_after - losses_before
 
 
 def _placements(clicked: Labels, scores: Float64) -> tuple[Float64, Float64]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from memrec_convert.evaluation.delong import auc_gain, standard_error
-from memrec_convert.evaluation.metrics import Float64
+from memrec_convert.evaluation.metrics import Float64, log_loss
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ def find_doubt(before: ScoredRows, after: ScoredRows) -> str:
         return _describe("divergence", *_mean_fall(_divergences(before), _divergences(after), after.groups))
     clicked = after.labels.astype(np.bool_)
     doubt = _describe("AUC", *auc_gain(clicked, before.logits, after.logits, groups=after.groups))
-    fall, _ = _mean_fall(_losses(clicked, before.logits), _losses(clicked, after.logits), None)
-    return doubt or ("" if fall >= 0 else f"the log loss rises by {-fall:.5f}")
+    rise = log_loss(clicked, after.logits) - log_loss(clicked, before.logits)
+    return doubt or (f"the log loss rises by {rise:.5f}" if rise > 0 else "")
 
 
 def _describe(what: str, gain: float, error: float) -> str:
@@ -49,11 +49,6 @@ def _mean_fall(before: Float64, after: Float64, groups: np.ndarray | None) -> tu
     falls = before - after
     mean = float(falls.mean())
     return mean, standard_error((falls - mean) / len(falls), groups)
-
-
-def _losses(clicked: np.ndarray, logits: Float64) -> Float64:
-    losses: Float64 = np.logaddexp(0, np.where(clicked, -logits, logits))
-    return losses
 
 
 def _divergences(rows: ScoredRows) -> Float64:

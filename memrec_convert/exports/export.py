@@ -53,8 +53,9 @@ def export(
 
     `inputs` says what the export takes: `ids`, one id per input; `bags`, ids and offsets per input; `weighted-bags`,
     a weight per id too. `web_runtime` is a folder with the files of onnxruntime-web, for `web` alone. The export
-    carries the artifact's digest and 64 samples with the logits that `load()` gives them. ArtifactError for an unsound
-    file, ExportError where the place cannot hold the model, OutputError where nothing can be written.
+    carries the artifact's digest and 64 samples with the logits that `load(path, compute="fp32")` gives them.
+    ArtifactError for an unsound file, ExportError where the place cannot hold the model, OutputError where nothing can
+    be written.
     """
     place, target = _read_options(to, out, inputs, web_runtime, force)
     source = as_path(path, ArtifactError)

@@ -33,7 +33,7 @@ UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
 
 @dataclass(frozen=True)
 class Golden:
-    """64 samples: what goes in, by the names of an export's inputs, and what `load()` answers.
+    """64 samples: what goes in, by the names of an export's inputs, and what `load(compute="fp32")` answers.
 
     feeds    arrays: `dense` float32 [64, n]; `ids` int64 [64, inputs], or for bags per input N `ids_N` int64 [n],
              `offsets_N` int64 [64] and `weights_N` float32 [n]

@@ -52,7 +52,7 @@ class FineTuning:
     start              the state that came in
     came               its score, with the rows that it rests on
     recoded            the score once rows that had moved by themselves were coded anew; None where none had
-    refused            why a state with a higher score than the start's was not taken, "" where none was refused
+    refused            why the best state was not taken, though its score is above the start's; "" otherwise
     """
 
     metric: str

@@ -15,9 +15,6 @@ from torch import Tensor
 from memrec_convert.kernels import encoder_reference as reference
 from memrec_convert.kernels.loading import load_kernel
 
-MOST_ENTRIES = 256
-"""Entries of a book: a code is a byte."""
-
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 

@@ -59,7 +59,7 @@ class DeepFM(ClickNetwork):
         return PipelineForm(
             FACTORS,
             self.dense_inputs,
-            top=list_layers(self.top, self.compute, positive=False),
+            top=list_layers(self.top, self.compute),
             fields=self.fields,
             linear={"none": 0, "rows": 1, "dense": 2}[str(self.linear)],
             first_order=[] if self.first_order is None else self.first_order.detach().flatten().tolist(),

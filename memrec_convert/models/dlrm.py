@@ -87,8 +87,8 @@ class DLRM(ClickNetwork):
         return PipelineForm(
             PAIRS if self.interaction == "dot" else JOINED,
             self.dense_inputs,
-            bottom=list_layers(self.bottom, self.compute, positive=False),
-            top=list_layers(self.top, self.compute, positive=False),
+            bottom=list_layers(self.bottom, self.compute),
+            top=list_layers(self.top, self.compute),
             places=places.tolist() if self.interaction == "dot" else [],
         )
 

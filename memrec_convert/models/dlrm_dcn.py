@@ -41,8 +41,12 @@ class DlrmDcn(ClickNetwork):
         crossed = first
         plain = self.compute == "fp32" or learns(self, first)
         for layer in self.cross:
-            down, up = list_cross(layer, self.compute)
-            crossed = first * (layer(crossed) if plain else up.apply(down.apply(crossed))) + crossed
+            if plain:
+                added = layer(crossed)
+            else:
+                down, up = list_cross(layer, self.compute)
+                added = up.apply(down.apply(crossed))
+            crossed = first * added + crossed
         logits: Tensor = self.run_part(self.top, crossed)
         return logits.flatten()
 
@@ -51,9 +55,9 @@ class DlrmDcn(ClickNetwork):
         return PipelineForm(
             CROSSED,
             self.dense_inputs,
-            bottom=list_layers(self.bottom, self.compute, positive=False),
+            bottom=list_layers(self.bottom, self.compute),
             cross=[one for layer in self.cross for one in list_cross(layer, self.compute)],
-            top=list_layers(self.top, self.compute, positive=False),
+            top=list_layers(self.top, self.compute),
         )
 
 

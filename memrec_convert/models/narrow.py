@@ -101,9 +101,10 @@ class Layer:
         return result if self.bias is None else result + self.bias
 
 
-def list_layers(part: nn.Sequential, compute: Compute, *, positive: bool) -> list[Layer]:
-    """The layers of an MLP of Linear and ReLU modules; `positive`: whether its inputs are at least zero."""
+def list_layers(part: nn.Sequential, compute: Compute) -> list[Layer]:
+    """The layers of an MLP of Linear and ReLU modules."""
     layers: list[Layer] = []
+    positive = False
     modules = list(part)
     for number, module in enumerate(modules):
         if isinstance(module, nn.Linear):

@@ -76,7 +76,8 @@ class ClickNetwork(nn.Module):
 
         `vectors` is one [B, dim] per table, or [B, T, dim] in one.
         """
-        if self.compute != "fp32" and not learns(self, dense, *vectors):
+        given = [vectors] if isinstance(vectors, Tensor) else vectors
+        if self.compute != "fp32" and not learns(self, dense, *given):
             joined = vectors.flatten(1) if isinstance(vectors, Tensor) else torch.cat(list(vectors), dim=1)
             logits = self._pipeline.run(self, None, dense, joined)
             if logits is not None:
@@ -101,12 +102,12 @@ class ClickNetwork(nn.Module):
         """Where each weight of the dense part is found now and later: a module's parameters, and a name in them."""
         return self._pipeline.find_weights(self)
 
-    def run_part(self, part: nn.Sequential, rows: Tensor, *, positive: bool = False) -> Tensor:
+    def run_part(self, part: nn.Sequential, rows: Tensor) -> Tensor:
         """An MLP in the precision of this network, in torch."""
         if self.compute == "fp32" or learns(self, rows):
             result: Tensor = part(rows)
             return result
-        for layer in list_layers(part, self.compute, positive=positive):
+        for layer in list_layers(part, self.compute):
             rows = layer.apply(rows)
         return rows
 

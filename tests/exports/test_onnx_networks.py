@@ -50,7 +50,6 @@ def test_every_network_proves_itself(name, inputs, tmp_path):
 
 def test_only_standard_operators(tmp_path):
     """One opset, no other domain, and nothing that depends on another file."""
-    model = None
     for name in NETWORKS:
         out = tmp_path / "network.onnx"
         export(

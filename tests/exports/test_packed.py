@@ -156,7 +156,7 @@ def test_damaged_bytes_are_refused_and_never_read_outside() -> None:
 
 def test_memory_that_holds_other_tables_later_is_seen_anew() -> None:
     """The same address and size with other bytes: tables are known by their digest too, and by no address alone."""
-    first, second = (pack_bytes([make_table(4, 8, bag=True, mode="sum")]) for _ in range(2))
+    first = pack_bytes([make_table(4, 8, bag=True, mode="sum")])
     other = make_table(4, 8, bag=True, mode="sum")
     other.rows.mul_(-1)
     second = pack_bytes([other])

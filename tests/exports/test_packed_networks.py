@@ -24,7 +24,7 @@ def test_a_network_gives_its_golden_samples(name, inputs, tmp_path):
     """Eager and exported, and exported for batches and bags of other sizes too."""
     path = save_network(name, tmp_path)
     if not takes(name, inputs):
-        return
+        pytest.skip("the network takes no such inputs")
     subject = read_subject(path, inputs)
     network, feeds = build_network(subject), subject.golden.feeds
     tensors = tuple(map(torch.from_numpy, feeds.values()))

@@ -18,7 +18,7 @@ from tiny_networks import save_network
 from memrec_convert import export
 from memrec_convert.errors import ExportError, OutputError
 from memrec_convert.exports.export import find_place, prove, read_subject
-from memrec_convert.exports.pt2 import run_package
+from memrec_convert.exports.pt2 import PT2, run_package
 from memrec_convert.kernels.library import find_operator
 
 EXAMPLE = TESTS.parent / "examples" / "cpp_server"
@@ -66,7 +66,7 @@ def test_a_package_proves_itself(name, inputs, tmp_path):
     path = save_network(name, tmp_path)
     exported = export(path, to="pt2", out=tmp_path / "a.pt2", inputs=inputs)
     assert exported.bytes == (tmp_path / "a.pt2").stat().st_size
-    assert find_place(tmp_path / "a.pt2").prove is not None
+    assert find_place(tmp_path / "a.pt2") is PT2
     proved = prove(tmp_path / "a.pt2")
     assert proved.artifact == exported.artifact
     assert proved.samples == 64

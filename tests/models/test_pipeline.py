@@ -65,6 +65,8 @@ def test_a_changed_weight_shows(compute):
     network.top[0].weight.mul_(2)
     doubled = network(dense, ids)
     assert not torch.equal(doubled, before)
+    network.compute = "int8" if compute == "bf16" else "bf16"
+    assert not torch.equal(network(dense, ids), doubled)
     state = {name: torch.zeros_like(tensor) for name, tensor in network.state_dict().items()}
     network.load_state_dict(state, assign=True)
     assert not network(dense, ids).any()

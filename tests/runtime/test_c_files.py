@@ -59,9 +59,10 @@ def refusal(library: Library, source: Path | bytes) -> Refused | None:
 
 
 def test_golden_files_open_and_verify(library: Library) -> None:
-    """Files of format 1 that older releases wrote are read, as files and as bytes in memory."""
+    """Files of format 1, and one with an int8 dense part, are read, as files and as bytes in memory."""
     paths = sorted(GOLDEN.glob("format-1-*.safetensors"))
     assert paths
+    paths.append(GOLDEN / "format-2-narrow.safetensors")
     for path in paths:
         check(library, path)
         check(library, path.read_bytes())

@@ -53,13 +53,10 @@ def find_layout(state: StateDict, where: str, *, bare_tables: bool = False) -> t
         if isinstance(value, StoredTensor) and len(value.shape) == 2
     ]
     named = f" by its name, only {', '.join(shapes[:4])}{f' and {len(shapes) - 4} more' if shapes[4:] else ''}"
-    way = (
-        "where these are tables, rename them to end in embedding.weight" if shapes else "give the checkpoint of a model"
-    )
-    raise NoTablesError(
-        f"{where}: holds {len(state)} entries and no embedding table{named if shapes else ''}; {way}"
-        f"{'' if shapes else ' that has one'}."
-    )
+    way = "where these are tables, rename them to end in embedding.weight"
+    if not shapes:
+        named, way = "", "give the checkpoint of a model that has one"
+    raise NoTablesError(f"{where}: holds {len(state)} entries and no embedding table{named}; {way}.")
 
 
 def _find_below(state: StateDict) -> tuple[Layout, StateDict] | None:

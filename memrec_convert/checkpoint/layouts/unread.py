@@ -40,11 +40,12 @@ def name_unread_tables(state: StateDict, used: Iterable[StoredTensor]) -> list[s
 def name_unapplied(state: StateDict, keys: Iterable[str]) -> list[str]:
     """A sentence for each of these tables of plain floats that has a scale, a mask or a bias beside it."""
     stems = {key.removesuffix("weight"): key for key in keys if key.endswith("weight")}
+    keys = set(stems.values())
     found: dict[str, list[str]] = {}
     for name, value in state.items():
         stem = f"{name.rpartition('.')[0]}." if "." in name else ""
         part = is_part(name) or name == f"{stem}bias"
-        if part and name not in stems.values() and isinstance(value, StoredTensor) and stem in stems:
+        if part and stem in stems and name not in keys and isinstance(value, StoredTensor):
             found.setdefault(stems[stem], []).append(printable(name))
     return [
         f"{', '.join(names[:4])} beside {printable(key)} was not applied to its rows" for key, names in found.items()

@@ -119,9 +119,9 @@ def prepare(
             learned = None if options.tables_only else train
             shared["workers"] = options.workers
             subject, warnings = make_subject(source, train=learned, profile=counted, **shared, **placed)
-        path_of_profile = choices.get("profile")
-        if counted is not None and path_of_profile is not None:
-            subject = _keep_felt(subject, source, counted, Path(path_of_profile))
+        kept_at = choices.get("profile")
+        if counted is not None and kept_at is not None:
+            subject = _keep_felt(subject, source, counted, Path(kept_at))
     warnings = (*source.warnings, *warnings, *doubts)
     return Job(source, subject, counted, judged, options, budget, warnings, watch, progress)
 
@@ -146,18 +146,20 @@ def _open_logs(
     """The training data, the hold-out and the evaluation data, of which the last two may have groups."""
     grouped = replace(schema, group=group)
     train = None if data is None else open_batches(data, schema, batch_size)
-    hold_out = None if val is None else _open_hold_out(val, schema, grouped, batch_size)
+    hold_out = None if val is None else _open_hold_out(val, schema, grouped, batch_size, alone=eval is None)
     judged = None if eval is None else open_batches(eval, grouped, batch_size)
     if judged is not None:
         require_labels(judged)
     return train, hold_out, judged
 
 
-def _open_hold_out(val: LogPaths, schema: LogSchema, grouped: LogSchema, batch_size: int) -> LogBatches:
-    """The hold-out, with the groups of its rows where it has the column that the evaluation has."""
+def _open_hold_out(val: LogPaths, schema: LogSchema, grouped: LogSchema, batch_size: int, *, alone: bool) -> LogBatches:
+    """The hold-out with the groups of its rows; it may lack the column only beside evaluation data that has it."""
     try:
         return open_batches(val, grouped, batch_size)
     except LogError:
+        if alone:
+            raise
         return open_batches(val, schema, batch_size)
 
 
@@ -221,12 +223,12 @@ def _find_profile(
 
 def _keep_felt(subject: Subject, source: SourceModel, profile: Profile, path: Path) -> Subject:
     """The subject with what the profile knows of this model's sensitivities, or as one that will tell the profile."""
-    mark = mark_model(source)
-    if profile.sensitivities and profile.model == mark:
+    fits = [len(one.squares) for one in profile.sensitivities] == [site.rows for site in subject.sites]
+    if fits and profile.model == mark_model(source):
         return replace(subject, felt=profile.sensitivities)
 
     def keep(found: Sequence[Sensitivity]) -> None:
-        save_profile(replace(profile, sensitivities=tuple(found), model=mark), path)
+        save_profile(replace(profile, sensitivities=tuple(found), model=mark_model(source)), path)
 
     return replace(subject, keep_felt=keep)
 

@@ -69,7 +69,14 @@ def find_candidates(
             # Where nothing can be measured, the plan that predicts least is the one to build.
             if found and (without_data or plan.distortion > FAR_BEHIND * found[0].planned):
                 figures = plan.nbytes, plan.distortion, plan.price, plan.distortion
-                found.append(Candidate(_NAMES[method], (), *figures, note=_describe_behind(plan, found[0])))
+                found.append(
+                    Candidate(
+                        _NAMES[method],
+                        (),
+                        *figures,
+                        note=_describe_behind(plan.distortion / max(found[0].planned, 1e-30)),
+                    )
+                )
                 continue
             with watch.stage("code"):
                 made = _make_candidate(search, plan, method)
@@ -94,12 +101,12 @@ def _make_candidate(search: Search, plan: TablePlan, method: str) -> Candidate |
     )
 
 
-def _describe_behind(plan: TablePlan, best: Candidate) -> str:
-    return f"not built: predicted loss is {plan.distortion / max(best.planned, 1e-30):.3f} times the plan's"
+def _describe_behind(ratio: float) -> str:
+    return f"not built: predicted loss is {ratio:.3f} times the plan's"
 
 
 def _name_base(base: HashedBase) -> Candidate:
-    note = "" if base.modules else f"not built: predicted loss is {base.ratio:.3f} times the plan's"
+    note = "" if base.modules else _describe_behind(base.ratio)
     figures = base.nbytes, base.distortion, base.price, base.distortion
     return Candidate(HASHED_BASE, base.modules, *figures, note=note, members=base.members)
 

@@ -35,7 +35,7 @@ and with all codes for all rows given up for them.
 """
 
 ROWS_TRIED_ANYWAY = 1 << 18
-"""Replaced rows up to which tokens are fitted whatever their price says: it takes a second at most."""
+"""Replaced rows up to which tokens are fitted whatever their price says."""
 
 NAME = "plan with hashed tokens for the other ids"
 
@@ -67,7 +67,7 @@ class _Attempt:
 
 
 def try_hashed_base(search: Search, plan: TablePlan) -> HashedBase | None:
-    """What hashed tokens would make of a plan; None where its budget has more bits per row than they are good for."""
+    """What hashed tokens would make of a plan; None where the budget is above their rates, or none can pay."""
     subject, budget_bytes = search.subject, search.budget_bytes
     replaced = [
         number

@@ -76,7 +76,7 @@ def teach_rows(
     assert told.came is not None
     doubt = found.doubt(told.came)
     if doubt:
-        refused = f"once coded anew, {doubt}"
+        refused = f"once coded anew, {doubt}" if found.score > told.came.score else ""
         return model, replace(told, best_step=0, recoded=told.history[0][1], refused=refused)
     return coded, replace(told, recoded=found.score)
 

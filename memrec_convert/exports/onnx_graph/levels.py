@@ -148,12 +148,11 @@ def _find_in_keys(graph: Graph, levels: Sequence[Level], ids: str) -> str:
     bucket = graph.op("Add", bucket, graph.ints(*(first for first, _, _ in sizes)))
     key = graph.cast(graph.op("BitwiseAnd", mixed, graph.ints(*((1 << count) - 1 for count in bits))), "int32")
     start, stop = (
-        graph.op("Unsqueeze", graph.op("Gather", starts, at), graph.ints(2))
-        for at in (bucket, graph.op("Add", bucket, graph.ints(1)))
+        graph.unsqueeze(graph.op("Gather", starts, at), 2) for at in (bucket, graph.op("Add", bucket, graph.ints(1)))
     )
     window = graph.const(np.arange(max(widest for _, _, widest in sizes), dtype=np.int32))
     places = graph.op("Add", start, window)
-    equal = graph.op("Equal", graph.op("Gather", keys, places), graph.op("Unsqueeze", key, graph.ints(2)))
+    equal = graph.op("Equal", graph.op("Gather", keys, places), graph.unsqueeze(key, 2))
     hit = graph.op("And", equal, graph.op("Less", places, stop))
     found = graph.op("Where", hit, places, graph.const(np.array(_ABSENT, dtype=np.int32)))
     place = graph.cast(graph.op("ReduceMax", found, graph.ints(2), keepdims=0), "int64")
@@ -225,7 +224,7 @@ def _unpacked_keys(graph: Graph) -> str:
     with graph.once():
         total = ""
         for plane in range(-(-graph.key_bits // 4)):
-            packed = graph.op("Unsqueeze", graph.cast(f"keys {plane}", "int32"), graph.ints(1))
+            packed = graph.unsqueeze(graph.cast(f"keys {plane}", "int32"), 1)
             parts = graph.op("Div", packed, graph.const(np.array([1, 16], dtype=np.int32)))
             nibbles = graph.op("BitwiseAnd", parts, graph.const(np.array(15, dtype=np.int32)))
             scaled = graph.op("Mul", nibbles, graph.const(np.array(16**plane, dtype=np.int32)))

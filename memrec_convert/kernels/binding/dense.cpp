@@ -1,7 +1,6 @@
 #include "dense.h"
 
 #include <algorithm>
-#include <atomic>
 #include <memory>
 #include <new>
 #include <string>
@@ -31,14 +30,6 @@ const DenseKernel& active_dense() { return find_dense_kernel(active_kernel()->na
 PyObject* complain(const char* message) {
     PyErr_SetString(PyExc_ValueError, message);
     return nullptr;
-}
-
-bool read_all(PyObject* const* args, Py_ssize_t count, int64_t* to) {
-    for (Py_ssize_t i = 0; i < count; ++i) {
-        to[i] = PyLong_AsLongLong(args[i]);
-        if (to[i] == -1 && PyErr_Occurred()) return false;
-    }
-    return true;
 }
 
 template <class T>
@@ -179,7 +170,7 @@ bool read_samples(const Held& held, PyObject* const* args, Samples& samples) {
 PyObject* make_layer(PyObject*, PyObject* const* args, Py_ssize_t count) {
     int64_t n[8];
     if (count != 8) return PyErr_Format(PyExc_TypeError, "make_layer: wrong number of arguments");
-    if (!read_all(args, 8, n)) return nullptr;
+    if (!read_numbers(args, 8, n)) return nullptr;
     if (n[1] < 0 || n[1] > 2 || n[2] < 1 || n[3] < 1 || n[3] > 1 << 22) return complain("make_layer: no such layer");
     std::unique_ptr<Layer> layer;
     try {
@@ -200,7 +191,7 @@ PyObject* run_layer(PyObject*, PyObject* const* args, Py_ssize_t count) {
     int64_t n[6];
     if (count != 7) return PyErr_Format(PyExc_TypeError, "run_layer: wrong number of arguments");
     const auto* layer = static_cast<const Layer*>(PyCapsule_GetPointer(args[0], kLayer));
-    if (!layer || !read_all(args + 1, 6, n)) return nullptr;
+    if (!layer || !read_numbers(args + 1, 6, n)) return nullptr;
     bool done = true;
     Py_BEGIN_ALLOW_THREADS;
     done = run_layer(*layer, active_dense(), {at<float>(n[0]), n[1], n[2]}, at<float>(n[3]), n[4],
@@ -232,7 +223,7 @@ PyObject* run_network(PyObject*, PyObject* const* args, Py_ssize_t count) {
     if (count != 4) return PyErr_Format(PyExc_TypeError, "run_network: wrong number of arguments");
     auto* held = static_cast<Held*>(PyCapsule_GetPointer(args[0], kNetwork));
     int64_t block;
-    if (!held || !read_all(args + 3, 1, &block)) return nullptr;
+    if (!held || !read_numbers(args + 3, 1, &block)) return nullptr;
     Samples samples;
     if (!read_samples(*held, args, samples)) {
         PyErr_Clear();

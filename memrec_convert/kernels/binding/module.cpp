@@ -24,6 +24,7 @@ using memrec::bags_of_thread;
 using memrec::Grid;
 using memrec::Request;
 using memrec::kCapsule;
+using memrec::read_numbers;
 using memrec::Table;
 using memrec::Tables;
 using memrec::tables_of;
@@ -215,14 +216,6 @@ PyObject* run(const std::vector<Bags>& bags, int64_t samples, bool stream, int t
     if (finding.fault == memrec::Fault::memory) return PyErr_NoMemory();
     return Py_BuildValue("(sLL)", names[static_cast<int>(finding.fault)], static_cast<long long>(finding.table),
                          static_cast<long long>(finding.position));
-}
-
-bool read_numbers(PyObject* const* from, Py_ssize_t count, int64_t* to) {
-    for (Py_ssize_t i = 0; i < count; ++i) {
-        to[i] = PyLong_AsLongLong(from[i]);
-        if (to[i] == -1 && PyErr_Occurred()) return false;
-    }
-    return true;
 }
 
 PyObject* wrong_count(const char* function) {

@@ -14,6 +14,15 @@
 
 namespace memrec {
 
+// So many integers; false and a Python error where one is none.
+inline bool read_numbers(PyObject* const* from, Py_ssize_t count, int64_t* to) {
+    for (Py_ssize_t i = 0; i < count; ++i) {
+        to[i] = PyLong_AsLongLong(from[i]);
+        if (to[i] == -1 && PyErr_Occurred()) return false;
+    }
+    return true;
+}
+
 constexpr const char* kCapsule = "memrec_convert.kernels.tables";
 
 // Floats between one table's vectors and the next one's where each table's lie together: without them all would begin in

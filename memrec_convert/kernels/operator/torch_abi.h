@@ -20,7 +20,6 @@ AOTITorchError aoti_torch_library_init_impl(const char* name, const char* key, c
 AOTITorchError aoti_torch_library_def(TorchLibraryHandle library, const char* schema);
 AOTITorchError torch_library_impl(TorchLibraryHandle library, const char* name, void (*run)(StableIValue*, uint64_t, uint64_t),
                                   uint64_t abi_version);
-AOTITorchError aoti_torch_delete_library_object(TorchLibraryHandle library);
 
 AOTITorchError aoti_torch_delete_tensor_object(AtenTensorHandle tensor);
 AOTITorchError aoti_torch_get_data_ptr(AtenTensorHandle tensor, void** data);

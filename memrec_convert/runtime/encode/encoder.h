@@ -56,7 +56,7 @@ struct Assigning {
     const Book* books;  // of up to 256 centres each
     int32_t book_count;
     int64_t* nearest;
-    float* distances;   // squared, or null
+    float* distances;   // squared
 };
 
 struct Encoder {

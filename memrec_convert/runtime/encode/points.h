@@ -1,34 +1,15 @@
 // Rows of a source as points: floats, less the centre, times the metric, a few at a time, padded to whole vectors.
 #pragma once
 
-#include <cmath>
 #include <cstring>
 #include <vector>
 
 #include "encoder.h"
+#include "lookup/simd_scalar.h"
 #include "products/tiles.h"
 
 namespace memrec {
 namespace {
-
-inline float widen_bf16(uint16_t half) {
-    const uint32_t bits = static_cast<uint32_t>(half) << 16;
-    float made;
-    std::memcpy(&made, &bits, 4);
-    return made;
-}
-
-inline float widen_fp16(uint16_t half) {
-    const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16, exponent = (half >> 10) & 31, rest = half & 1023;
-    if (exponent == 0) {  // zero or subnormal: a multiple of 2**-24
-        const float value = static_cast<float>(rest) * 0x1p-24f;
-        return sign ? -value : value;
-    }
-    const uint32_t bits = sign | (exponent == 31 ? 0x7F800000u : (exponent + 112) << 23) | (rest << 13);
-    float made;
-    std::memcpy(&made, &bits, 4);
-    return made;
-}
 
 template <class Isa>
 class Points {
@@ -73,7 +54,7 @@ class Points {
         } else {
             const uint16_t* halves = static_cast<const uint16_t*>(source_.data) + at;
             const bool is_bf16 = source_.kind == RowKind::bf16;
-            for (int64_t k = 0; k < dim; ++k) to[k] = is_bf16 ? widen_bf16(halves[k]) : widen_fp16(halves[k]);
+            for (int64_t k = 0; k < dim; ++k) to[k] = is_bf16 ? from_bits(uint32_t{halves[k]} << 16) : half_to_float(halves[k]);
         }
         for (int64_t k = dim; k < width_; ++k) to[k] = 0;
         less_centre(to, to);

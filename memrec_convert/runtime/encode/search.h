@@ -39,12 +39,12 @@ class Search {
             for (int32_t b = 0; b < task.book_count; ++b) {
                 nearest.find(task.books[b], block.data(), n, found);
                 for (int i = 0; i < n; ++i) {
-                    if (b && !(found[i].distance[0] < best_distance(i))) continue;
-                    best_distance(i) = found[i].distance[0];
+                    float& best = task.distances[first + i];
+                    if (b && !(found[i].distance[0] < best)) continue;
+                    best = found[i].distance[0];
                     task.nearest[first + i] = static_cast<int64_t>(b) * kMostEntries + found[i].entry[0];
                 }
             }
-            if (task.distances) std::copy(best_distances(), best_distances() + n, task.distances + first);
         }
     }
 
@@ -84,12 +84,6 @@ class Search {
         points.read(rows, n, block, widest);
         return static_cast<int>(n);
     }
-
-    static float* best_distances() {
-        thread_local float distances[kPoints];
-        return distances;
-    }
-    static float& best_distance(int i) { return best_distances()[i]; }
 
     void code_block(const int64_t* rows, int count, int32_t depth) {
         points_.read(rows, count, rest_.data());
