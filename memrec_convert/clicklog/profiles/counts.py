@@ -22,6 +22,7 @@ COLUMNS = ("table", "id", "count")
 _SUFFIXES = (".parquet", ".pq")
 _MOST_LOOKUPS = 1 << 62
 _READ_BYTES = 1 << 20
+"""Read at once of each column; without a bound, a file of one row group would be held whole."""
 _MOST_NAMES = 10
 
 
@@ -73,7 +74,7 @@ def _find_parts(path: Path) -> list[Path]:
 
 def _read_part(path: Path) -> Iterator[tuple[list[str], np.ndarray, np.ndarray, np.ndarray]]:
     """Up to 65,536 rows at a time: the names that occur; of each row the place of its name, its id and its count."""
-    with arrow_errors(str(path)), pq.ParquetFile(path, buffer_size=_READ_BYTES) as file:
+    with arrow_errors(str(path)), pq.ParquetFile(path, buffer_size=_READ_BYTES, pre_buffer=False) as file:
         fields = file.schema_arrow.names
         if any(fields.count(name) != 1 for name in COLUMNS):
             raise LogError(
