@@ -13,7 +13,7 @@ from memrec_convert.artifact.reader import read_artifact
 from memrec_convert.artifact.writer import write_model
 from memrec_convert.conversion.gating import Gate, check_bound, find_smallest, require_quality
 from memrec_convert.conversion.inputs.from_class import read_own_class
-from memrec_convert.conversion.inputs.preparing import Job, prepare, profile_facts, source_facts
+from memrec_convert.conversion.inputs.preparing import Job, prepare, profile_facts, source_at_hand, source_facts
 from memrec_convert.conversion.inputs.workspace import open_workspace
 from memrec_convert.conversion.measuring.judging import Judgement
 from memrec_convert.conversion.measuring.outcome import judge_outcome
@@ -25,6 +25,7 @@ from memrec_convert.conversion.report import Companions, check_targets, plan_pag
 from memrec_convert.conversion.shrink import shrink
 from memrec_convert.conversion.steps.outcome import GateResult, Shrunk
 from memrec_convert.errors import ArtifactError, LogError
+from memrec_convert.remote import RemotePath, as_source
 from memrec_convert.report import Report
 from memrec_convert.units import parse_budget
 
@@ -49,14 +50,22 @@ def convert(
 
     Raises a MemrecError; whatever it is, the target is then as it was before.
     """
-    target, companions = plan_files(Path(path), choices)
+    target, companions = plan_files(as_source(path), choices)
     for bound in (max_auc_drop, fail_if_worse_than):
         if bound is not None:
             check_bound(bound)
     extras = Extras(choices.get("group"), ablation, control)
-    job = prepare_files(path, budget, choices, target, extras, needs_budget=max_auc_drop is None)
+    with source_at_hand(path, budget, choices, target.parent) as source:
+        job = prepare_files(source, budget, choices, target, extras, needs_budget=max_auc_drop is None)
+        return _convert(job, target, companions, extras, (max_auc_drop, fail_if_worse_than))
+
+
+def _convert(
+    job: Job, target: Path, companions: Companions, extras: Extras, bounds: tuple[float | None, float | None]
+) -> Report:
+    """The job's artifact and what lies beside it; `bounds` are `max_auc_drop` and `fail_if_worse_than`."""
     job = replace(job, options=settle_dense(job.subject, job.options))
-    shrunk, gate = _shrink_within(job, max_auc_drop, fail_if_worse_than)
+    shrunk, gate = _shrink_within(job, *bounds)
     judgement = judge_outcome(
         job.subject, shrunk, job.judged, job.options, extras, progress=job.progress, watch=job.watch
     )
@@ -120,8 +129,13 @@ def _write(target: Path, job: Job, shrunk: Shrunk, judgement: Judgement | None) 
 
 
 def default_target(path: Path) -> Path:
-    """The artifact's name where none was given: the checkpoint's (its first file's) with another suffix."""
-    if not path.exists():
+    """The artifact's name where none was given: the checkpoint's (its first file's) with another suffix.
+
+    That of a URL is in the working directory.
+    """
+    if isinstance(path, RemotePath):
+        path = Path(path.name)
+    elif not path.exists():
         path = Path(str(path).split(",")[0])
     suffix = ".memrec.safetensors" if path.suffix == ".safetensors" else ".safetensors"
     return path.with_name(path.stem + suffix)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -48,6 +49,7 @@ from memrec_convert.conversion.options import (
 from memrec_convert.errors import LogError, OptionError, ProfileLeakError
 from memrec_convert.models import read_table_inputs
 from memrec_convert.recipe import read_recipe
+from memrec_convert.remote import RemotePath, as_source, at_hand
 from memrec_convert.units import parse_budget
 
 MOST_FILE_DIGESTS = 64
@@ -71,6 +73,19 @@ class Job:
     warnings: tuple[str, ...]
     watch: Stopwatch
     progress: Progress
+
+
+@contextmanager
+def source_at_hand(
+    path: str | Path, budget: str | int | None, choices: Mapping[str, Any], beside: Path | None
+) -> Iterator[Path]:
+    """The checkpoint's local path. A URL is copied (see `at_hand`), once it is known that the options can be."""
+    if isinstance(as_source(path), RemotePath):
+        resolve(cast("InputChoices", {name: one for name, one in choices.items() if name in names_of(InputChoices)}))
+        if budget is not None:
+            parse_budget(budget)
+    with at_hand(path, choices.get("work"), beside, choices.get("progress") or stay_silent) as local:
+        yield local
 
 
 def prepare(
