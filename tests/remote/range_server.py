@@ -46,6 +46,7 @@ class RangeServer(ThreadingHTTPServer):
 
 class _Answer(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: RangeServer
 
     def log_message(self, format: str, *args: object) -> None:
@@ -56,9 +57,9 @@ class _Answer(BaseHTTPRequestHandler):
             self._start(200, self.server.file.stat().st_size)
 
     def do_GET(self) -> None:
-        fault = self.server.take_fault()
         if not self._is_here():
             return None
+        fault = self.server.take_fault()
         if fault == "503":
             return self._start(503, 0)
         if fault == "dropped":

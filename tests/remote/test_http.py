@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 
 import pytest
 from range_server import FAULTS, serve
@@ -83,10 +84,10 @@ def test_conversion_over_http_leaves_nothing_when_it_fails(tiny, tmp_path):
 
 
 def test_a_server_that_is_not_there_is_one_sentence(tiny):
-    """A refused connection, and a page that is not found."""
-    with serve(tiny.checkpoint) as server:
-        url = server.url
-        with pytest.raises(CheckpointError, match="no such file"):
-            inspect(url + "x")
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        inspect(url)
+    """A page that is not found, and a refused connection."""
+    with serve(tiny.checkpoint) as server, pytest.raises(CheckpointError, match="no such file"):
+        inspect(server.url + "x")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound, and deaf
+        with pytest.raises(CheckpointError, match=r"cannot be read \(the store was asked for it in 4 tries: "):
+            inspect(f"http://127.0.0.1:{closed.getsockname()[1]}/dlrm.pt")

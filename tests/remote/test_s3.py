@@ -14,11 +14,12 @@ pytest.importorskip("moto")
 
 
 @pytest.fixture
-def bucket(monkeypatch):
+def bucket(monkeypatch, caplog):
     """An empty bucket: a function that puts a local file there and gives its URL."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    caplog.set_level("WARNING")
     server.start()
     host, port = server.get_host_and_port()
     for name, value in (
@@ -30,7 +31,7 @@ def bucket(monkeypatch):
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
     store = s3fs.S3FileSystem()
-    store.mkdir("models")
+    store.makedirs("models", exist_ok=True)
 
     def put(file, key):
         store.put(str(file), f"models/{key}")
@@ -50,7 +51,7 @@ def test_a_bucket_is_read_as_a_disk_is(tiny, bucket, tmp_path):
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     for rank in range(2):
         bucket(tiny.bare, f"ranks/rank{rank}.pt")
-    assert [table.name for table in inspect("s3://models/ranks").tables] == ["emb_l.0", "emb_l.1", "emb_l.2"]
+    assert [table["name"] for table in inspect("s3://models/ranks").tables] == ["emb_l.0", "emb_l.1", "emb_l.2"]
     convert("s3://models/ranks", "12kB", method="int8", work=tmp_path / "work", out=tmp_path / "c.safetensors")
 
 
