@@ -134,7 +134,7 @@ def default_target(path: Path) -> Path:
     That of a URL is in the working directory.
     """
     if isinstance(path, RemotePath):
-        path = Path(path.name)
+        path = Path(path.local_name)
     elif not path.exists():
         path = Path(str(path).split(",")[0])
     suffix = ".memrec.safetensors" if path.suffix == ".safetensors" else ".safetensors"

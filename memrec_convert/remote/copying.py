@@ -72,7 +72,7 @@ def _copy(source: RemotePath, objects: dict[PurePosixPath, StoredObject], folder
     """The copy below `folder`, in a place of its own for this version; it is there whole or not at all."""
     text = repr([str(source), *((str(place), one.size, one.version) for place, one in objects.items())])
     place = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
-    whole, partial = place / source.name, place / ".partial"
+    whole, partial = place / source.local_name, place / ".partial"
     if whole.exists():
         return whole
     total = sum(one.size for one in objects.values())

@@ -47,6 +47,11 @@ class RemotePath(PosixPath):
         scheme, _, rest = super().__str__().partition(":/")
         return f"{scheme}://{rest.lstrip('/')}"
 
+    @property
+    def local_name(self) -> str:
+        """What a local file of it is called: the name, without the query of a URL."""
+        return self.name.partition("?")[0]
+
     def find(self) -> StoredObject | str:
         """The object at this URL, "directory" where others lie below it, else ""."""
         url = str(self)
