@@ -60,7 +60,8 @@ def _list_objects(source: RemotePath) -> dict[PurePosixPath, StoredObject]:
         return {PurePosixPath("."): source.require()}
     store, key = connect(str(source))
     objects = {}
-    for name in persist(lambda: sorted(store.find(key)), "the directory was listed"):
+    listed = persist(lambda: store.find(key, detail=True), "the directory was listed")
+    for name in sorted(name for name, found in listed.items() if found["type"] == "file" and not name.endswith("/")):
         place = PurePosixPath(name.removeprefix(key.rstrip("/") + "/"))
         if place.is_absolute() or ".." in place.parts or "\0" in name:
             raise CheckpointError(f"{source}: names a file outside of its directory ({name!r}); it is forged.")
@@ -72,31 +73,34 @@ def _copy(source: RemotePath, objects: dict[PurePosixPath, StoredObject], folder
     """The copy below `folder`, in a place of its own for this version; it is there whole or not at all."""
     text = repr([str(source), *((str(place), one.size, one.version) for place, one in objects.items())])
     place = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
-    whole, partial = place / source.local_name, place / ".partial"
+    whole = place / source.local_name
     if whole.exists():
         return whole
     total = sum(one.size for one in objects.values())
-    place.mkdir(exist_ok=True)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.unlink(missing_ok=True)
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(folder).free
     if free < total + _SPARE_BYTES:
         raise CheckpointError(
             f"{source}: takes {total:,} bytes, and {folder} has room for {free:,}: rows are read from a local copy; "
             "name a folder on a larger disk with --work DIR."
         )
-    done = 0
-    for name, one in objects.items():
-        target = partial / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("wb") as file:
-            for content in ordered_map(_reader_of(one), range(0, one.size, _RANGE_BYTES), workers=_STREAMS):
-                file.write(content)
-                done += len(content)
-                progress("copy", done, total)
-            file.flush()
-            os.fsync(file.fileno())
-    partial.rename(whole)
+    place.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=place) as partial:  # another process may be at it too
+        done = 0
+        for name, one in objects.items():
+            target = Path(partial) / "copy" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as file:
+                for content in ordered_map(_reader_of(one), range(0, one.size, _RANGE_BYTES), workers=_STREAMS):
+                    file.write(content)
+                    done += len(content)
+                    progress("copy", done, total)
+                file.flush()
+                os.fsync(file.fileno())
+        try:
+            (Path(partial) / "copy").rename(whole)
+        except OSError:
+            if not whole.exists():  # of another process, which was faster
+                raise
     return whole
 
 

@@ -159,9 +159,11 @@ def test_work_keeps_the_copy_of_a_version(tiny, tmp_path):
     with at_hand(url, tmp_path, None, lambda *_: None) as again:
         assert (again, Faulty.moved) == (first, moved)
     put(tiny.checkpoint)
+    before = set(tmp_path.rglob("*"))
     Faulty.faults = [TimeoutError("late")] * 4
     with pytest.raises(CheckpointError, match="in 4 tries"), at_hand(url, tmp_path, None, lambda *_: None):
         pass
+    assert [path for path in set(tmp_path.rglob("*")) - before if not path.is_dir() or ".partial" in path.name] == []
     with at_hand(url, tmp_path, None, lambda *_: None) as other:
         assert other != first
         assert other.read_bytes() == tiny.checkpoint.read_bytes()
@@ -197,12 +199,35 @@ def test_a_copy_that_has_no_room_is_refused_before_it_begins(tmp_path):
     ],
 )
 def test_a_url_that_names_nothing_is_one_sentence(url, said, tmp_path):
-    """A missing object, an unknown scheme, a chain: for inspect and for convert."""
+    """A missing object, an unknown scheme, a chain: for inspect and for convert, which writes nothing."""
     with pytest.raises(CheckpointError, match=said):
         inspect(url)
     with pytest.raises(CheckpointError, match=said):
         convert(url, "12kB", out=tmp_path / "a.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_query_of_a_url_names_no_file(tiny, tmp_path, monkeypatch):
+    """The artifact and the copy are called after the object, however long a signature follows."""
+    monkeypatch.chdir(tmp_path)
+    url = put(tiny.bare, "faulty://bucket/dlrm.pt?signature=" + "0" * 300)
+    convert(url, "12kB", method="int8")
+    assert Path("dlrm.safetensors").is_file()
+
+
+def test_what_may_not_be_asked_for_is_taken_for_missing(tiny, monkeypatch):
+    """A bucket that lets a key be read and nothing else be listed is read; the key itself has to be allowed."""
+    url, info = put(tiny.bare), Faulty.info
+
+    def guarded(self, path, **options):
+        if not path.endswith("dlrm.pt"):
+            raise PermissionError("Access Denied")
+        return info(self, path, **options)
+
+    monkeypatch.setattr(Faulty, "info", guarded)
+    assert len(inspect(url).tables) == 3
+    with pytest.raises(CheckpointError, match="Access Denied"):
+        inspect("faulty://bucket/other.pt")
 
 
 def test_other_urls_are_refused_by_name(tiny, tmp_path):
