@@ -151,7 +151,7 @@ class InputChoices(OptionChoices, ReadingChoices, total=False):
     profile   a lookup profile (.npz) to use in place of counting `data`; written there where it does not exist yet, or
               lacks what this model feels
     counts    lookups that were counted elsewhere, in place of counting `data`: a parquet file, or a directory of files
-              that are summed, with the columns table (as `inspect` names it), id and count
+              that are summed, or a URL of either, with the columns table (as `inspect` names it), id and count
     samples   the rows of the log that `counts` were counted in
     recipe    a recipe's file or name: what it says holds where nothing is given here
     work      a folder in which fits and codes are kept, for another budget or after an interruption

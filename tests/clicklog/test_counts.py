@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -114,6 +115,19 @@ def test_files_that_are_no_counts_are_named(tmp_path):
     pq.write_table(pa.table({"table": names, "id": [1], "count": [2]}), tmp_path / "odd.parquet")
     with pytest.raises(LogError, match=r"cannot read .*odd\.parquet"):
         read_counts(tmp_path / "odd.parquet", SCHEMA, INPUTS, samples=5)
+
+
+def test_counts_are_read_by_url(tmp_path):
+    """A directory in a store gives the same profile; a missing one is the same kind of sentence."""
+    store = fsspec.filesystem("memory")
+    for part, rows in enumerate(([("C1", 3, 4), ("C2", 1, 4)], [("C1", 3, 2)])):
+        store.pipe_file(f"/bucket/counts/{part}.parquet", write(tmp_path / f"{part}.parquet", rows).read_bytes())
+    found = read_counts("memory://bucket/counts", SCHEMA, INPUTS, samples=6)
+    assert found.digest == read_counts(tmp_path, SCHEMA, INPUTS, samples=6).digest
+    with pytest.raises(LogError, match=r"memory://bucket/counts/2\.parquet do not exist"):
+        read_counts("memory://bucket/counts/2.parquet", SCHEMA, INPUTS, samples=6)
+    with pytest.raises(LogError, match="nosuchstore"):
+        read_counts("nosuchstore://a/b", SCHEMA, INPUTS, samples=6)
 
 
 def test_tables_of_one_input_agree(tmp_path):

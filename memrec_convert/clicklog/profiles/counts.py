@@ -16,7 +16,8 @@ from memrec_convert.clicklog.block import MISSING_ID
 from memrec_convert.clicklog.columns import BLOCK_ROWS, arrow_errors, read_ids, settle_range
 from memrec_convert.clicklog.profiles.profile import Profile
 from memrec_convert.clicklog.schema import LogSchema
-from memrec_convert.errors import LogError
+from memrec_convert.errors import CheckpointError, LogError
+from memrec_convert.remote import as_source
 
 COLUMNS = ("table", "id", "count")
 _SUFFIXES = (".parquet", ".pq")
@@ -29,15 +30,26 @@ _MOST_NAMES = 10
 def read_counts(path: str | Path, schema: LogSchema, inputs: Mapping[str, int], *, samples: int) -> Profile:
     """The profile that counts of lookups give: what `take_profile` gives for the log that they were counted in.
 
-    `path` is a parquet file, or a directory of such files (not deeper), whose counts are summed. Each row says how
-    often `id` was looked up in `table`. `inputs` says which entry of `schema.tables` each table of the model reads;
-    tables that read the same one must agree, or all but one be left out. `samples` is the number of the log's rows. The
-    profile has no digest of a file, so `refuse_leak` refuses nothing for it; `digest.combined` is one of the counts.
+    `path` is a parquet file, or a directory of such files (not deeper), whose counts are summed, or a URL of either.
+    Each row says how often `id` was looked up in `table`. `inputs` says which entry of `schema.tables` each table of
+    the model reads; tables that read the same one must agree, or all but one be left out. `samples` is the number of
+    the log's rows. The profile has no digest of a file, so `refuse_leak` refuses nothing for it; `digest.combined` is
+    one of the counts.
 
     LogError where the files cannot be read, have other columns, types or tables than these, missing values, or counts
     below zero; IdRangeError for ids outside a table, which the schema's `oov` decides about as it does in a log.
     """
-    path = Path(path)
+    path = as_source(path)
+    try:
+        counts = _sum_parts(path, schema, inputs)
+    except CheckpointError as error:  # of a URL
+        raise LogError(str(error)) from error
+    joined = _join(path, counts, inputs, len(schema.tables))
+    return Profile(joined, samples, _digest(joined, samples))
+
+
+def _sum_parts(path: Path, schema: LogSchema, inputs: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """The counts of each table that occurs, int64 [rows]."""
     counts: dict[str, np.ndarray] = {}
     total = 0.0
     for part in _find_parts(path):
@@ -53,8 +65,7 @@ def read_counts(path: str | Path, schema: LogSchema, inputs: Mapping[str, int], 
                 found = settle_range(ids[here], (name, rows), schema.oov, where=f"{part} > id")
                 present = found != MISSING_ID
                 np.add.at(table, found[present], lookups[here][present])
-    joined = _join(path, counts, inputs, len(schema.tables))
-    return Profile(joined, samples, _digest(joined, samples))
+    return counts
 
 
 def _find_parts(path: Path) -> list[Path]:
@@ -63,7 +74,8 @@ def _find_parts(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise LogError(f"the counts {path} do not exist: check the path.")
-    parts = sorted(one for one in path.iterdir() if one.suffix in _SUFFIXES and not one.name.startswith((".", "_")))
+    with arrow_errors(str(path)):
+        parts = sorted(one for one in path.iterdir() if one.suffix in _SUFFIXES and not one.name.startswith((".", "_")))
     if not parts:
         raise LogError(
             f"the directory {path} holds no counts: expected parquet files (.parquet, .pq) with the columns "
@@ -74,7 +86,11 @@ def _find_parts(path: Path) -> list[Path]:
 
 def _read_part(path: Path) -> Iterator[tuple[list[str], np.ndarray, np.ndarray, np.ndarray]]:
     """Up to 65,536 rows at a time: the names that occur; of each row the place of its name, its id and its count."""
-    with arrow_errors(str(path)), pq.ParquetFile(path, buffer_size=_READ_BYTES, pre_buffer=False) as file:
+    with (
+        arrow_errors(str(path)),
+        path.open("rb") as stream,
+        pq.ParquetFile(stream, buffer_size=_READ_BYTES, pre_buffer=False) as file,
+    ):
         fields = file.schema_arrow.names
         if any(fields.count(name) != 1 for name in COLUMNS):
             raise LogError(
