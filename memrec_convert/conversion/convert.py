@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +10,7 @@ from typing_extensions import Unpack
 
 from memrec_convert.artifact.reader import read_artifact
 from memrec_convert.artifact.writer import write_model
-from memrec_convert.conversion.gating import Gate, check_bound, find_smallest, require_quality
+from memrec_convert.conversion.gating import Bounds, shrink_within
 from memrec_convert.conversion.inputs.from_class import read_own_class
 from memrec_convert.conversion.inputs.preparing import Job, prepare, profile_facts, source_facts
 from memrec_convert.conversion.inputs.workspace import open_workspace
@@ -19,14 +18,18 @@ from memrec_convert.conversion.measuring.judging import Judgement
 from memrec_convert.conversion.measuring.outcome import judge_outcome
 from memrec_convert.conversion.measuring.precision import describe_dense, settle_dense
 from memrec_convert.conversion.measuring.rate_curve import foresee
-from memrec_convert.conversion.measuring.reporting import evaluation_facts, make_report, warn_of_outcome, with_measured
+from memrec_convert.conversion.measuring.reporting import (
+    evaluation_facts,
+    make_report,
+    report_figures,
+    warn_of_outcome,
+    with_measured,
+)
 from memrec_convert.conversion.options import Extras, InputChoices, OutputChoices, names_of, refuse_unknown
 from memrec_convert.conversion.report import Companions, check_targets, plan_page
-from memrec_convert.conversion.shrink import shrink
-from memrec_convert.conversion.steps.outcome import GateResult, Shrunk
-from memrec_convert.errors import ArtifactError, LogError
+from memrec_convert.conversion.steps.outcome import Shrunk
+from memrec_convert.errors import ArtifactError
 from memrec_convert.report import Report
-from memrec_convert.units import parse_budget
 
 
 def convert(
@@ -50,16 +53,17 @@ def convert(
     Raises a MemrecError; whatever it is, the target is then as it was before.
     """
     target, companions = plan_files(Path(path), choices)
-    for bound in (max_auc_drop, fail_if_worse_than):
-        if bound is not None:
-            check_bound(bound)
+    bounds = Bounds(max_auc_drop, fail_if_worse_than)
+    bounds.check()
     extras = Extras(choices.get("group"), ablation, control)
     job = prepare_files(path, budget, choices, target, extras, needs_budget=max_auc_drop is None)
     job = replace(job, options=settle_dense(job.subject, job.options))
-    shrunk, gate = _shrink_within(job, max_auc_drop, fail_if_worse_than)
-    judgement = judge_outcome(
-        job.subject, shrunk, job.judged, job.options, extras, progress=job.progress, watch=job.watch
+    facts = profile_facts(job.profile)
+    running: dict[str, Any] = {"progress": job.progress, "watch": job.watch}
+    shrunk, gate = shrink_within(
+        job.subject, job.budget, job.options, bounds, judged=job.judged, profile=facts, **running
     )
+    judgement = judge_outcome(job.subject, shrunk, job.judged, job.options, extras, **running)
     nbytes = _write(target, job, shrunk, judgement)
     extra: dict[str, Any] = {}
     if companions.page is not None:
@@ -74,7 +78,7 @@ def convert(
         nbytes=nbytes,
         source=source_facts(job.source, job.watch),
         options=job.options.differing(),
-        judgement=judgement,
+        figures=report_figures(judgement),
         evaluation=evaluation_facts(job, judgement),
         seconds=job.watch.rounded(),
         warnings=(*job.warnings, *shrunk.warnings, *warn_of_outcome(job, judgement)),
@@ -125,37 +129,3 @@ def default_target(path: Path) -> Path:
         path = Path(str(path).split(",")[0])
     suffix = ".memrec.safetensors" if path.suffix == ".safetensors" else ".safetensors"
     return path.with_name(path.stem + suffix)
-
-
-def _shrink_within(
-    job: Job, max_auc_drop: float | None, fail_if_worse_than: float | None
-) -> tuple[Shrunk, GateResult | None]:
-    """The outcome at the job's budget, or the smallest within `max_auc_drop`; held to `fail_if_worse_than`."""
-    facts, subject, options = profile_facts(job.profile), job.subject, job.options
-    budget = None if job.budget is None else parse_budget(job.budget)
-    run = partial(shrink, subject, options=options, profile=facts, progress=job.progress, watch=job.watch)
-    bound = max_auc_drop if max_auc_drop is not None else fail_if_worse_than
-    if bound is None:
-        assert budget is not None
-        return run(budget), None
-    judging = subject.hold_out or (job.judged if max_auc_drop is None else None)
-    if judging is None:
-        needed = "a hold-out (--val)" if max_auc_drop is not None else "a hold-out (--val) or evaluation data (--eval)"
-        raise LogError(f"the bound of {bound} on the AUC drop needs {needed} to be judged on; add it.")
-    judged_on = "val" if judging is subject.hold_out else "eval"
-    gate = Gate(subject, judging, bound, judged_on=judged_on, workers=options.workers)
-    if max_auc_drop is None:
-        assert budget is not None
-        shrunk = run(budget)
-    else:
-        dense_bytes = subject.dense_bytes("fp32")
-        cap = None if budget is None else budget.resolve(table_bytes=subject.table_bytes, dense_bytes=dense_bytes)
-        shrunk, found = find_smallest(
-            gate, options, cap_bytes=cap, profile=facts, progress=job.progress, watch=job.watch
-        )
-        if fail_if_worse_than is None or found.drop <= fail_if_worse_than:
-            return shrunk, found
-        gate.bound = fail_if_worse_than
-    found = require_quality(gate, shrunk, shrunk.chosen.nbytes)
-    gate.require_resolution(found)
-    return shrunk, found

@@ -59,6 +59,24 @@ class AucComparison(Comparison):
 
 
 @dataclass(frozen=True)
+class MetricComparison(Comparison):
+    """The metric that a conversion of another goal than the AUC of clicks is judged by.
+
+    `title` is its name for people. `ci95` is the 95 % interval of the difference (None: not estimated) over `resamples`
+    resamples of the `units` things (samples, requests or groups) that `resampled` names; `verdict` says what it allows.
+    """
+
+    name: str
+    title: str
+    higher_is_better: bool
+    ci95: tuple[float, float] | None
+    verdict: str
+    resampled: str
+    units: int
+    resamples: int
+
+
+@dataclass(frozen=True)
 class GroupReport:
     """The AUC with rows of one group taken together; `column` of the evaluation log says which belong together.
 
@@ -192,6 +210,7 @@ class Report(Result):
     tables: tuple[TableReport, ...]
     sizes: Sizes
     provenance: Provenance
+    metric: MetricComparison | None = None
     auc: AucComparison | None = None
     log_loss: Comparison | None = None
     normalized_entropy: Comparison | None = None
@@ -210,6 +229,11 @@ class Report(Result):
     assumed: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; `metric` is there only where the goal is another than the AUC of clicks."""
+        values = super().to_json()
+        return values if self.metric is not None else {k: v for k, v in values.items() if k != "metric"}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Report:

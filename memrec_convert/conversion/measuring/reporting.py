@@ -43,13 +43,15 @@ def make_report(
     nbytes: int,
     source: Mapping[str, Any],
     options: Mapping[str, Any],
-    judgement: Judgement | None,
+    figures: Mapping[str, Any],
     evaluation: Mapping[str, Any] | None,
     seconds: Mapping[str, float],
     warnings: Sequence[str],
     gate: GateResult | None = None,
 ) -> Report:
-    """Everything worth saying. `source` holds layout, container, file bytes, digest and what was assumed."""
+    """Everything worth saying. `source` holds layout, container, file bytes, digest and what was assumed; `figures` the
+    report's fields that an evaluation fills.
+    """
     dense = subject.dense_bytes(shrunk.metadata.dense)
     tables = table_bytes(shrunk.chosen)
     profile = shrunk.metadata.profile
@@ -69,9 +71,9 @@ def make_report(
             source_digest=source.get("digest"),
             profile_digest=profile.get("digest"),
             seed=shrunk.metadata.seed,
-            options=options,
+            options={**options, **subject.goal.describe()},
         ),
-        **report_figures(judgement),
+        **figures,
         evaluation=evaluation,
         serving_bytes=count_serving_bytes(shrunk.model),
         plan=describe_plan(shrunk) | describe_gate(gate),
@@ -175,6 +177,7 @@ def describe_gate(gate: GateResult | None) -> dict[str, Any]:
         return {}
     return {
         "gate": {
+            **({} if gate.what == "AUC drop" else {"metric": gate.what}),
             "bound": gate.bound,
             "drop": gate.drop,
             "ci95": list(gate.interval),
