@@ -51,8 +51,9 @@ called as `progress(stage, done, total)`, and is silent where none is given.
 
 CHOICES = """\
 What `**choices` of the verbs takes, as typed keywords that editors and mypy know. `compress` takes `LiveChoices`: what
-a model is for, and fields of `Options`. `evaluate` takes `ReadingChoices`. `plan` and `compare` take `InputChoices`, which add inputs to
-both; `convert` takes `OutputChoices`, which add outputs to those. `assume` states fields of `Facts`.
+a model is for, and fields of `Options`. `evaluate` takes `ReadingChoices`. `plan` and `compare` take `InputChoices`,
+which add inputs to fields of `Options`; `convert` takes `OutputChoices`, which add outputs to those.
+`assume` states fields of `Facts`.
 """
 
 KEYWORDS: tuple[type, ...] = (OptionChoices, GoalChoices, LiveChoices, ReadingChoices, InputChoices, OutputChoices)

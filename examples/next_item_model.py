@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from memrec_convert import compress
 
-ITEMS, KINDS, LENGTH, DIM, ROWS = 8_000, 200, 8, 32, 512
+ITEMS, KINDS, LENGTH, DIM, ROWS = 4_000, 200, 8, 32, 512
 Batch = tuple[Tensor, Tensor]
 
 
@@ -48,7 +48,7 @@ def draw_sessions(count: int, *, seed: int) -> list[Batch]:
 def main() -> None:
     """Train for two passes, compress to three sizes, and print what that does to the ndcg of new sessions."""
     torch.manual_seed(0)
-    model, train = NextItem(), draw_sessions(100, seed=1)
+    model, train = NextItem(), draw_sessions(60, seed=1)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, fused=True)
     for sessions, visited in train * 2:
         optimizer.zero_grad()

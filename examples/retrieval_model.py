@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from memrec_convert import compress
 
-USERS, ITEMS, KINDS, DIM, ROWS = 20_000, 3_000, 100, 32, 1_024
+USERS, ITEMS, KINDS, DIM, ROWS = 10_000, 2_000, 100, 32, 1_024
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
@@ -47,7 +47,7 @@ def draw_visits(count: int, *, seed: int) -> list[Batch]:
 def main() -> None:
     """Train for two passes, compress to three sizes, and print what that does to the recall of new visits."""
     torch.manual_seed(0)
-    model, train = TwoTowers(), draw_visits(100, seed=1)
+    model, train = TwoTowers(), draw_visits(60, seed=1)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, fused=True)
     for users, histories, visited in train * 2:
         optimizer.zero_grad()
