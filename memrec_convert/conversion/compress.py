@@ -84,8 +84,7 @@ def compress(
     keep = _check_arguments(keep, progress=progress, **of_batch)
     restore = remember_settings(inner)
     with watch.stage("read"), plain_torch() as as_called, single_threaded_torch():
-        given = batches, val, choices.get("eval")
-        sources, call = open_loaders(inner, *given, objective=goal.objective, **of_batch)
+        sources, call = open_loaders(inner, batches, val, choices.get("eval"), objective=goal.objective, **of_batch)
         subject, warnings = make_subject(
             inner,
             forward=as_called(guard_forward(call, outputs)),

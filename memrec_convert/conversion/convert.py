@@ -10,11 +10,12 @@ from typing_extensions import Unpack
 
 from memrec_convert.artifact.reader import read_artifact
 from memrec_convert.artifact.writer import write_model
-from memrec_convert.conversion.gating import Bounds, shrink_within
-from memrec_convert.conversion.inputs.from_class import read_own_class
+from memrec_convert.conversion.gating import NO_BOUNDS, Bounds, shrink_within
+from memrec_convert.conversion.inputs.from_class import choose_log_goal, read_own_class
 from memrec_convert.conversion.inputs.preparing import Job, prepare, profile_facts, source_facts
 from memrec_convert.conversion.inputs.workspace import open_workspace
 from memrec_convert.conversion.measuring.judging import Judgement
+from memrec_convert.conversion.measuring.live import judge_live
 from memrec_convert.conversion.measuring.outcome import judge_outcome
 from memrec_convert.conversion.measuring.precision import describe_dense, settle_dense
 from memrec_convert.conversion.measuring.rate_curve import foresee
@@ -29,6 +30,7 @@ from memrec_convert.conversion.options import Extras, InputChoices, OutputChoice
 from memrec_convert.conversion.report import Companions, check_targets, plan_page
 from memrec_convert.conversion.steps.outcome import Shrunk
 from memrec_convert.errors import ArtifactError
+from memrec_convert.parallel import single_threaded_torch
 from memrec_convert.report import Report
 
 
@@ -46,6 +48,7 @@ def convert(
 
     max_auc_drop         the smallest file whose AUC drop on `val` is within this bound; `budget` is then a cap
     fail_if_worse_than   QualityError, and nothing written, where the AUC drops more than this on `val` (else on `eval`)
+               Of another metric, both bound its change for the worse, in its own unit
     ablation   what each replaced table's compression alone costs on `eval`
     control    fine-tunes the original too, to tell on `eval` what training gives from what compression costs
     choices    inputs and outputs as `OutputChoices` and `InputChoices` say, fields of `Options`, `ReadingChoices`
@@ -54,16 +57,15 @@ def convert(
     """
     target, companions = plan_files(Path(path), choices)
     bounds = Bounds(max_auc_drop, fail_if_worse_than)
-    bounds.check()
     extras = Extras(choices.get("group"), ablation, control)
-    job = prepare_files(path, budget, choices, target, extras, needs_budget=max_auc_drop is None)
+    job = prepare_files(path, budget, choices, target, extras, bounds, needs_budget=max_auc_drop is None)
     job = replace(job, options=settle_dense(job.subject, job.options))
     facts = profile_facts(job.profile)
     running: dict[str, Any] = {"progress": job.progress, "watch": job.watch}
     shrunk, gate = shrink_within(
         job.subject, job.budget, job.options, bounds, judged=job.judged, profile=facts, **running
     )
-    judgement = judge_outcome(job.subject, shrunk, job.judged, job.options, extras, **running)
+    judgement, measured, warnings = _measure(job, shrunk, extras)
     nbytes = _write(target, job, shrunk, judgement)
     extra: dict[str, Any] = {}
     if companions.page is not None:
@@ -78,10 +80,9 @@ def convert(
         nbytes=nbytes,
         source=source_facts(job.source, job.watch),
         options=job.options.differing(),
-        figures=report_figures(judgement),
-        evaluation=evaluation_facts(job, judgement),
+        **measured,
         seconds=job.watch.rounded(),
-        warnings=(*job.warnings, *shrunk.warnings, *warn_of_outcome(job, judgement)),
+        warnings=(*job.warnings, *shrunk.warnings, *warnings),
         gate=gate,
     )
     report = replace(report, plan={**report.plan, **extra})
@@ -98,15 +99,43 @@ def plan_files(path: Path, choices: OutputChoices) -> tuple[Path, Companions]:
     return target, companions
 
 
+def _measure(job: Job, shrunk: Shrunk, extras: Extras) -> tuple[Judgement | None, dict[str, Any], tuple[str, ...]]:
+    """What the evaluation data says: of clicks a judgement; the report's figures and evaluation; and warnings."""
+    if job.subject.goal.is_plain or job.judged is None:
+        found = judge_outcome(
+            job.subject, shrunk, job.judged, job.options, extras, progress=job.progress, watch=job.watch
+        )
+        rows = None if found is None else found.after.samples
+        told = {"figures": report_figures(found), "evaluation": evaluation_facts(job, rows)}
+        return found, told, warn_of_outcome(job, found)
+    options = job.options
+    with job.watch.stage("evaluate"), single_threaded_torch():
+        figures, warnings = judge_live(
+            job.subject, shrunk.model, job.judged, workers=options.workers, seed=options.seed
+        )
+        samples = sum(batch.rows for batch in job.judged.stream())
+    return None, {"figures": figures, "evaluation": evaluation_facts(job, samples)}, warnings
+
+
 def prepare_files(
-    path: str | Path, budget: str | int | None, choices: OutputChoices, target: Path, extras: Extras, **wishes: bool
+    path: str | Path,
+    budget: str | int | None,
+    choices: OutputChoices,
+    target: Path,
+    extras: Extras,
+    bounds: Bounds = NO_BOUNDS,
+    *,
+    needs_budget: bool = True,
 ) -> Job:
-    """The job of a conversion to `target`; `wishes` are those of `prepare`. OptionError for unknown choices."""
+    """The job of a conversion to `target`, with or without a budget. OptionError for unknown choices."""
     refuse_unknown(choices, OutputChoices)
+    own = read_own_class(choices.get("model"), choices.get("model_args"))
+    goal = choose_log_goal(choices.get("objective"), choices.get("metric"), choices.get("higher_is_better"), own)
+    bounds.check(goal.metric)
     inputs = cast("InputChoices", {name: one for name, one in choices.items() if name in names_of(InputChoices)})
     space = open_workspace(choices.get("work"), target.parent)
-    own = read_own_class(choices.get("model"), choices.get("model_args"))
-    return prepare(path, budget, inputs, eval=choices.get("eval"), extras=extras, space=space, own=own, **wishes)
+    given: dict[str, Any] = {"eval": choices.get("eval"), "extras": extras, "space": space}
+    return prepare(path, budget, inputs, own=own, goal=goal, needs_budget=needs_budget, **given)
 
 
 def _write(target: Path, job: Job, shrunk: Shrunk, judgement: Judgement | None) -> int:

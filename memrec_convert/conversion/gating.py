@@ -82,6 +82,9 @@ class Bounds:
                 check_bound(bound, metric)
 
 
+NO_BOUNDS = Bounds()
+
+
 def shrink_within(
     subject: Subject,
     budget: str | int | None,

@@ -196,8 +196,10 @@ class InputChoices(OptionChoices, ReadingChoices, total=False):
     progress: Callable[[str, int, int], None]
 
 
-class OutputChoices(InputChoices, total=False):
+class OutputChoices(InputChoices, GoalChoices, total=False):
     """What `convert` takes besides: what to measure on, and what to write.
+
+    With `model`, `GoalChoices` too, whose functions may be named as "package.module:function".
 
     eval          test log: measures, and nothing else
     group         a column of `eval`, or the input that it serves: GAUC, and a bootstrap over groups beside DeLong

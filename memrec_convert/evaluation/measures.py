@@ -13,6 +13,7 @@ from memrec_convert.errors import COMMON_FAILURES, LogError, ModelError, OptionE
 from memrec_convert.evaluation.delong import SAME_MARGIN, Verdict, auc_gain, compare_auc, judge, standard_error
 from memrec_convert.evaluation.groups import RESAMPLES, Interval, group_aucs
 from memrec_convert.evaluation.metrics import Float64, auc, paired
+from memrec_convert.evaluation.objectives import refuse_targets
 from memrec_convert.evaluation.ranking import (
     Places,
     hits,
@@ -313,6 +314,7 @@ def _split_requests(figure: Callable[[Places, int], Float64], most: int, truth: 
     """One unit per request; requests without anything relevant do not count."""
     labels, clusters = truth.labels, None
     if outputs.ndim == 2 and labels.ndim == 1:
+        refuse_targets(labels, outputs.shape[1])
         places = place_targets(outputs, labels.astype(np.int64))
         clusters = truth.groups
     elif outputs.ndim == 2:
@@ -337,8 +339,8 @@ def _split_aucs(truth: Truth, outputs: np.ndarray) -> Parts:
 def _require_groups(truth: Truth) -> np.ndarray:
     if truth.groups is None:
         raise LogError(
-            "the metric ranks the samples of a group, and nothing says which belong together; pass groups=, or return "
-            "the scores of all of a request's candidates from forward=."
+            "the metric ranks the samples of a group, and nothing says which belong together; pass groups= (with a "
+            "log, --group), or return the scores of all of a request's candidates from forward=."
         )
     return truth.groups
 

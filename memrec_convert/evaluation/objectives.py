@@ -160,11 +160,7 @@ class Ranking(Objective):
     @override
     def check_fit(self, labels: Tensor, outputs: Tensor, source: str) -> None:
         if outputs.dim() == 2 and labels.dim() == 1 and len(labels) == len(outputs):
-            if not bool(((labels == labels.round()) & (labels < outputs.shape[1])).all()):
-                raise LogError(
-                    f"the labels of {source} are not all whole numbers below {outputs.shape[1]}; expected the number "
-                    "of each request's relevant candidate, or a relevance for every candidate."
-                )
+            refuse_targets(labels.numpy(), outputs.shape[1])
         elif labels.shape != outputs.shape:
             raise LogError(
                 f"labels= returned a tensor of shape {list(labels.shape)} for a batch of {source}, and the model one "
@@ -272,6 +268,16 @@ def choose_objective(wanted: object) -> Objective:
     return OwnLoss(wanted)
 
 
+def refuse_targets(targets: np.ndarray, candidates: int) -> None:
+    """LogError unless all are numbers of candidates."""
+    odd = (targets < 0) | (targets >= candidates) | (targets != np.floor(targets))
+    if odd.any():
+        raise LogError(
+            f"found the label {targets[odd][0]:g}, expected whole numbers below {candidates}: the number of each "
+            "request's relevant candidate."
+        )
+
+
 def tidy(outputs: Tensor) -> Tensor:
     """Outputs [n] or [n, k]: a dimension of one output per sample is left out."""
     return outputs.reshape(len(outputs)) if outputs.dim() != 1 and outputs.numel() == len(outputs) else outputs
@@ -331,6 +337,7 @@ def _spread(sums: Tensor, like: Tensor, groups: Tensor | None) -> Tensor:
 def _share(labels: Tensor, outputs: Tensor, groups: Tensor | None) -> Tensor:
     """The labels as a distribution over each request's candidates; zeros where nothing is relevant."""
     if labels.dim() < outputs.dim():
+        refuse_targets(labels.numpy(), outputs.shape[1])
         return functional.one_hot(labels.long(), outputs.shape[1]).to(outputs.dtype)
     total = _spread(_sum_requests(labels, groups), labels, groups)
     return torch.where(total > 0, labels / total.clamp(min=torch.finfo(labels.dtype).tiny), 0.0)

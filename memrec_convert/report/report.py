@@ -8,7 +8,8 @@ from typing import Any
 
 from memrec_convert.evaluation.metrics import Decile
 from memrec_convert.evaluation.slices import Slice
-from memrec_convert.results import Result, read_as
+from memrec_convert.report.figures import describe_auc
+from memrec_convert.results import Result, read_as, to_plain
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,9 @@ class MetricComparison(Comparison):
     resampled: str
     units: int
     resamples: int
+
+    def __str__(self) -> str:
+        return describe_auc(to_plain(self))
 
 
 @dataclass(frozen=True)

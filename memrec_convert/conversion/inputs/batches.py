@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from memrec_convert.clicklog import Batch
 from memrec_convert.errors import COMMON_FAILURES, LogError, MemrecError, ModelError, OptionError
 from memrec_convert.evaluation.goal import Goal
 from memrec_convert.evaluation.objectives import BINARY, Objective, OwnLoss
@@ -362,7 +363,9 @@ def _name_last_step(step: Any) -> str:  # noqa: ANN401 - a node of autograd's gr
 
 
 def count_rows(batch: Any) -> int:  # noqa: ANN401 - what the loader yields
-    """Counts the samples of a batch: the first length found in it."""
+    """Counts the samples of a batch: a log's own number, or else the first length found in it."""
+    if isinstance(batch, Batch):
+        return batch.rows
     if isinstance(batch, Tensor):
         return int(batch.shape[0]) if batch.dim() else 1
     parts = list(batch.values()) if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else []

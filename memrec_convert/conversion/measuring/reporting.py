@@ -252,15 +252,12 @@ def with_measured(metadata: Metadata, judgement: Judgement | None) -> Metadata:
     return replace(metadata, measured={name: format_measured(value) for name, value in figures.items()})
 
 
-def evaluation_facts(job: Job, judgement: Judgement | None) -> dict[str, Any] | None:
-    """The log that was measured on, and its samples."""
-    if judgement is None or job.judged is None:
+def evaluation_facts(job: Job, samples: int | None) -> dict[str, Any] | None:
+    """The log that was measured on, and its samples; None where there was none."""
+    if samples is None or job.judged is None:
         return None
     names = [path.name for path in job.judged.log.paths]
-    return {
-        "log": names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more",
-        "samples": judgement.after.samples,
-    }
+    return {"log": names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more", "samples": samples}
 
 
 def warn_of_outcome(job: Job, judgement: Judgement | None) -> tuple[str, ...]:
