@@ -9,6 +9,7 @@ from torch import nn
 
 from memrec_convert.conversion.inputs.subject import BatchSource, Subject, read_truth
 from memrec_convert.conversion.measuring.figures import compare_figures, report_groups, warn_of_groups
+from memrec_convert.conversion.measuring.judging import ONE_CLASS_WARNING
 from memrec_convert.errors import LogError
 from memrec_convert.evaluation.delong import compare_auc
 from memrec_convert.evaluation.groups import compare_groups
@@ -55,9 +56,9 @@ def _judge_clicks(
     truth: Truth, before: np.ndarray, after: np.ndarray, *, workers: int, seed: int
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     labels, groups = truth.labels, truth.groups
-    figures = compare_figures(measure(labels, before), measure(labels, after), compare_auc(labels, before, after))
-    compared = None
+    difference, compared = compare_auc(labels, before, after), None
+    figures = compare_figures(measure(labels, before), measure(labels, after), difference)
     if groups is not None:
         compared = compare_groups(labels, before, after, groups, seed=seed, workers=workers)
         figures["groups"] = None if compared is None else report_groups(compared, "groups")
-    return figures, warn_of_groups(compared)
+    return figures, (*(() if difference is not None else (ONE_CLASS_WARNING,)), *warn_of_groups(compared))
