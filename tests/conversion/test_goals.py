@@ -259,6 +259,9 @@ def test_a_loss_without_labels_teaches_what_it_can(world):
     assert report.fine_tune["metric"] == "-divergence"
     assert report.fine_tune["steps"] == 12
     assert report.metric is None
+    loss = {"objective": lambda model, batch: (model(*batch[:2]) - batch[2]).abs(), "metric": "rmse"}
+    _, taught = run(Rating, world, **loss, labels=None, eval=None, targets="labels")
+    assert taught.fine_tune["history"] != report.fine_tune["history"]
 
 
 def test_labels_are_found_as_the_last_part_of_a_batch(world):

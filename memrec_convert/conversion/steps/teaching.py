@@ -16,7 +16,7 @@ from memrec_convert.conversion.inputs.subject import BatchSource, Progress, Subj
 from memrec_convert.conversion.options import Options
 from memrec_convert.errors import LogError
 from memrec_convert.evaluation.measures import Truth
-from memrec_convert.evaluation.objectives import BINARY, OwnLoss, tidy
+from memrec_convert.evaluation.objectives import BINARY, OwnLoss, Regression, tidy
 from memrec_convert.evaluation.support import ScoredRows
 from memrec_convert.finetune.loop import FineTuning, HoldOut, HoldOutScore, Lesson, Lessons, TrainingPlan, fine_tune
 from memrec_convert.finetune.rows import open_rows
@@ -41,7 +41,8 @@ def teach(
     caller has one already.
     """
     train = _require_train(subject)
-    if options.targets == "labels" and not train.has_labels:
+    own = isinstance(subject.goal.objective, OwnLoss)  # which finds its labels in the batch itself
+    if options.targets == "labels" and not train.has_labels and not own:
         raise LogError("fine-tuning on labels was asked for, and the training data has none; use --targets soft.")
     plan = _make_plan(options, train)
     if options.train_dense:
@@ -109,7 +110,7 @@ def _make_plan(options: Options, train: BatchSource) -> TrainingPlan:
 def _make_lessons(subject: Subject, options: Options, targets: str) -> Lessons:
     """The training data's batches, in the order that seed and epoch give, with what is to be learnt from each."""
     train, objective = _require_train(subject), subject.goal.objective
-    unit = 1.0 if objective is BINARY else _find_spread(subject, options)
+    unit = _find_spread(subject, options) if isinstance(objective, Regression) else 1.0
 
     def lessons(epoch: int) -> Iterator[Lesson]:
         for batch in train.stream(shuffle_seed=options.seed * 1000 + epoch):
