@@ -29,7 +29,7 @@ from memrec_convert.conversion.measuring.reporting import (
 from memrec_convert.conversion.options import Extras, InputChoices, OutputChoices, names_of, refuse_unknown
 from memrec_convert.conversion.report import Companions, check_targets, plan_page
 from memrec_convert.conversion.steps.outcome import Shrunk
-from memrec_convert.errors import ArtifactError, LogError
+from memrec_convert.errors import ArtifactError
 from memrec_convert.parallel import single_threaded_torch
 from memrec_convert.remote import RemotePath, as_source
 from memrec_convert.report import Report
