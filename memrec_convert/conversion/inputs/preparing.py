@@ -47,6 +47,8 @@ from memrec_convert.conversion.options import (
     refuse_unknown,
 )
 from memrec_convert.errors import LogError, OptionError, ProfileLeakError
+from memrec_convert.evaluation.goal import CLICKS, Goal
+from memrec_convert.evaluation.objectives import BINARY
 from memrec_convert.models import read_table_inputs
 from memrec_convert.recipe import read_recipe
 from memrec_convert.remote import RemotePath, as_source, at_hand
@@ -98,10 +100,11 @@ def prepare(
     extras: Extras = NO_EXTRAS,
     space: Workspace | None = None,
     own: OwnClass | None = None,
+    goal: Goal = CLICKS,
 ) -> Job:
     """Opens everything. Without `space`, all tables are held in memory, and nothing is kept.
 
-    `own`: the class of the network, where its layout is none that is known.
+    `own`: the class of the network, where its layout is none that is known; `goal`: what that is for.
     """
     watch, progress = Stopwatch(), choices.get("progress") or stay_silent
     data, val = choices.get("data"), choices.get("val")
@@ -116,11 +119,14 @@ def prepare(
         raise LogError("tables alone have no logits to measure; leave out --val and --eval, or --tables-only.")
     if own is not None:
         _refuse_beside_class(options, log_choices.facts, choices, extras)
+    if extras.control and not goal.is_plain:
+        raise OptionError("--control measures the AUC of clicks; leave it out, or --objective and --metric.")
     extras.check(options, data=data is not None, val=val is not None, evaluation=eval is not None)
     with watch.stage("read"):
         source, model = _read_source(path, own, options, log_choices)
         names = own_names(source) if own is not None else [table.name for table in source.tables]
         schema = make_schema(source.architecture, names, log_choices)
+        schema = replace(schema, any_labels=goal.objective is not BINARY)
         train, hold_out, judged = _open_logs(data, val, eval, schema, extras.group, options.batch_size)
         doubts: tuple[str, ...] = ()
         if own is None:  # of an own class nothing is assumed that another value could be tried for
@@ -132,7 +138,7 @@ def prepare(
     with watch.stage("read"):
         shared: dict[str, Any] = {"hold_out": hold_out, "allow_nonfinite": options.allow_nonfinite}
         if model is not None:
-            subject, warnings = make_own_subject(model, train=train, judged=judged, **shared)
+            subject, warnings = make_own_subject(model, train=train, judged=judged, goal=goal, **shared)
         else:
             placed = space.make_choices(source, train, counted, options, progress) if space is not None else {}
             learned = None if options.tables_only else train

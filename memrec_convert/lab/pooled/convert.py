@@ -125,7 +125,7 @@ def _report(job: Job, made: Pooled, target: Path, nbytes: int, judgement: Judgem
                 job.options.seed,
                 job.options.differing(),
             ),
-            evaluation=evaluation_facts(job, judgement),
+            evaluation=evaluation_facts(job, None if judgement is None else judgement.after.samples),
             serving_bytes=count_serving_bytes(made.model),
             plan={"chosen": METHOD, "predicted_bytes": made.nbytes, "method": METHOD, "budget_bytes": budget_bytes},
             fine_tune=training,
