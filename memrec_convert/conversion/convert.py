@@ -12,7 +12,7 @@ from memrec_convert.artifact.reader import read_artifact
 from memrec_convert.artifact.writer import write_model
 from memrec_convert.conversion.gating import NO_BOUNDS, Bounds, shrink_within
 from memrec_convert.conversion.inputs.from_class import choose_log_goal, read_own_class
-from memrec_convert.conversion.inputs.preparing import Job, prepare, profile_facts, source_facts
+from memrec_convert.conversion.inputs.preparing import Job, prepare, profile_facts, source_at_hand, source_facts
 from memrec_convert.conversion.inputs.workspace import open_workspace
 from memrec_convert.conversion.measuring.judging import Judgement
 from memrec_convert.conversion.measuring.live import judge_live
@@ -31,6 +31,7 @@ from memrec_convert.conversion.report import Companions, check_targets, plan_pag
 from memrec_convert.conversion.steps.outcome import Shrunk
 from memrec_convert.errors import ArtifactError
 from memrec_convert.parallel import single_threaded_torch
+from memrec_convert.remote import RemotePath, as_source
 from memrec_convert.report import Report
 
 
@@ -55,10 +56,16 @@ def convert(
 
     Raises a MemrecError; whatever it is, the target is then as it was before.
     """
-    target, companions = plan_files(Path(path), choices)
+    target, companions = plan_files(as_source(path), choices)
     bounds = Bounds(max_auc_drop, fail_if_worse_than)
     extras = Extras(choices.get("group"), ablation, control)
-    job = prepare_files(path, budget, choices, target, extras, bounds, needs_budget=max_auc_drop is None)
+    with source_at_hand(path, budget, choices, target.parent) as source:
+        job = prepare_files(source, budget, choices, target, extras, bounds, needs_budget=max_auc_drop is None)
+        return _convert(job, target, companions, extras, bounds)
+
+
+def _convert(job: Job, target: Path, companions: Companions, extras: Extras, bounds: Bounds) -> Report:
+    """The job's artifact and what lies beside it."""
     job = replace(job, options=settle_dense(job.subject, job.options))
     facts = profile_facts(job.profile)
     running: dict[str, Any] = {"progress": job.progress, "watch": job.watch}
@@ -153,8 +160,13 @@ def _write(target: Path, job: Job, shrunk: Shrunk, judgement: Judgement | None) 
 
 
 def default_target(path: Path) -> Path:
-    """The artifact's name where none was given: the checkpoint's (its first file's) with another suffix."""
-    if not path.exists():
+    """The artifact's name where none was given: the checkpoint's (its first file's) with another suffix.
+
+    That of a URL is in the working directory.
+    """
+    if isinstance(path, RemotePath):
+        path = Path(path.local_name)
+    elif not path.exists():
         path = Path(str(path).split(",")[0])
     suffix = ".memrec.safetensors" if path.suffix == ".safetensors" else ".safetensors"
     return path.with_name(path.stem + suffix)

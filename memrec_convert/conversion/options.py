@@ -183,6 +183,9 @@ class InputChoices(OptionChoices, ReadingChoices, total=False):
     val       hold-out: decides between plans and when training is best
     profile   a lookup profile (.npz) to use in place of counting `data`; written there where it does not exist yet, or
               lacks what this model feels
+    counts    lookups that were counted elsewhere, in place of counting `data`: a parquet file, or a directory of files
+              that are summed, or a URL of either, with the columns table (as `inspect` names it), id and count
+    samples   the rows of the log that `counts` were counted in
     recipe    a recipe's file or name: what it says holds where nothing is given here
     work      a folder in which fits and codes are kept, for another budget or after an interruption
     progress  told of (stage, done, total)
@@ -191,6 +194,8 @@ class InputChoices(OptionChoices, ReadingChoices, total=False):
     data: LogPaths | None
     val: LogPaths | None
     profile: str | Path | None
+    counts: str | Path | None
+    samples: int | None
     recipe: str | Path | None
     work: str | Path | None
     progress: Callable[[str, int, int], None]

@@ -26,6 +26,7 @@ from memrec_convert.errors import OptionError
 from memrec_convert.lab.pooled.finetune import epochs_to_gain
 from memrec_convert.lab.pooled.training import METHOD, Pooled, make_pooled, parse_pooled
 from memrec_convert.parallel import single_threaded_torch
+from memrec_convert.remote import as_source
 from memrec_convert.report import ArtifactFile, ArtifactSizes, Provenance, Report, Sizes, SourceSizes, TableReport
 from memrec_convert.units import parse_budget
 from memrec_convert.version import __version__
@@ -54,7 +55,7 @@ def convert_pooled(
     ):
         if given:
             raise OptionError(f"{name} does not go with the method {METHOD}: it replaces all tables at once.")
-    target, companions = plan_files(Path(path), choices)
+    target, companions = plan_files(as_source(path), choices)
     choices["method"] = METHOD
     job = prepare_files(path, budget, choices, target, Extras(choices.get("group")))
     made = _make(job)
