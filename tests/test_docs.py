@@ -123,7 +123,7 @@ def test_example_runs(name, tmp_path):
         [sys.executable, "-W", "error", str(ROOT / "examples" / name)],
         cwd=tmp_path,
         env=environment,
-        timeout=300,
+        timeout=900,
         capture_output=True,
         text=True,
         check=False,
