@@ -81,7 +81,7 @@ class Reader {
 bool read_rows(Reader& from, memrec::Rows& rows) {
     rows.codec = from.as<memrec::Codec>("codec");
     rows.rows = from.address<void>("codec_rows");
-    rows.scale = from.address<uint16_t>("codec_scale");
+    rows.scale = from.address<void>("codec_scale");
     return !from.failed();
 }
 
