@@ -87,11 +87,11 @@ class Search:
 
             def make() -> np.ndarray:
                 reader = self.subject.sites[number].reader
-                return code_table(reader, fit.survey, (), [codec], workers=self.options.workers).losses[0]
+                losses: np.ndarray = code_table(reader, fit.survey, (), [codec], workers=self.options.workers).losses[0]
+                return losses
 
             self.stored[key] = self.subject.work.recall(f"{codec} rows of {number}", make, ())
-        losses: np.ndarray = self.stored[key]
-        return losses
+        return self.stored[key]
 
 
 def assign_members(search: Search, plan: TablePlan, count: CountFile | None = None) -> Membership | None:

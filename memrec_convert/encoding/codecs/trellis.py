@@ -69,7 +69,8 @@ class TrellisRows:
     def _integers(self, index: Tensor) -> Tensor:
         """The level with each number 0..2**(bits + 1) - 1, as float32."""
         odd = (2 * index + 1 - 2 ** (self.bits + 1)).to(torch.float32)
-        return odd * (odd * odd + 4.0 ** (self.bits + 1))
+        whole: Tensor = odd * (odd * odd + 4.0 ** (self.bits + 1))
+        return whole
 
     def _levels(self) -> Tensor:
         return self._integers(torch.arange(2 ** (self.bits + 1))) * 2.0 ** (-3 * self.bits - 3)
