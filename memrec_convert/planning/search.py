@@ -60,20 +60,30 @@ def plan_tables(
     """
     known: FormMemo = {} if memo is None else memo
 
-    fine = False
-
-    def form(number: int, price: float, thorough: bool) -> FormChoice:
+    def form(number: int, price: float, thorough: bool, fine: bool) -> FormChoice:
         key = (number, price, thorough, methods, fine)
         if key not in known:
             known[key] = choose_form(curves[number], price, thorough=thorough, methods=methods, fine=fine)
         return known[key]
 
-    def at(price: float, *, thorough: bool = False) -> TablePlan:
-        choices = tuple(form(number, price, thorough) for number in range(len(curves)))
-        return TablePlan(choices, price, count_file(specs_of(choices)))
+    def at(price: float, *, thorough: bool = False, fine: bool = False) -> TablePlan:
+        choices = tuple(form(number, price, thorough, fine) for number in range(len(curves)))
+        return TablePlan(choices, price, count_file(_list_specs(choices, curves)))
 
-    def specs_of(choices: Sequence[FormChoice]) -> list[TableSpec]:
-        return [spec_of(choice, one.rows, one.dim) for choice, one in zip(choices, curves, strict=True)]
+    def search(*, fine: bool) -> TablePlan:
+        low, high, best, above = -100.0, 60.0, smallest, free
+        for _ in range(steps):
+            middle = (low + high) / 2
+            plan = at(2.0**middle, fine=fine)
+            if plan.nbytes <= budget_bytes:
+                high, best = middle, plan
+            else:
+                low, above = middle, plan
+        if steps == STEPS:
+            refined = at(best.price, thorough=True, fine=fine)
+            if refined.nbytes <= budget_bytes and refined.distortion <= best.distortion:
+                best = refined
+        return replace(best, between=tuple(map(mix_forms, curves, best.choices, above.choices))) if fine else best
 
     free = at(0.0)
     if free.nbytes <= budget_bytes:
@@ -85,22 +95,17 @@ def plan_tables(
             f"{format_bytes(smallest.nbytes)} ({smallest.nbytes} bytes, all {len(curves)} tables at their minimum).",
             smallest_bytes=smallest.nbytes,
         )
-    fixed_bytes = smallest.nbytes - count_table_bytes(specs_of(smallest.choices))
+    found = [search(fine=False)]
+    fixed_bytes = smallest.nbytes - count_table_bytes(_list_specs(smallest.choices, curves))
     source_bytes = sum(4 * one.rows * one.dim for one in curves)
-    fine = methods == "auto" and takes_fine_codecs(source_bytes, budget_bytes - fixed_bytes)
-    low, high, best, above = -100.0, 60.0, smallest, free
-    for _ in range(steps):
-        middle = (low + high) / 2
-        plan = at(2.0**middle)
-        if plan.nbytes <= budget_bytes:
-            high, best = middle, plan
-        else:
-            low, above = middle, plan
-    if steps < STEPS:
-        return best
-    refined = at(best.price, thorough=True)
-    best = refined if refined.nbytes <= budget_bytes and refined.distortion <= best.distortion else best
-    return replace(best, between=tuple(map(mix_forms, curves, best.choices, above.choices))) if fine else best
+    if methods == "auto" and takes_fine_codecs(source_bytes, budget_bytes - fixed_bytes):
+        found.append(search(fine=True))
+    best = min(found, key=lambda plan: plan.distortion)
+    return replace(best, between=found[-1].between)
+
+
+def _list_specs(choices: Sequence[FormChoice], curves: Sequence[TableCurves]) -> list[TableSpec]:
+    return [spec_of(choice, one.rows, one.dim) for choice, one in zip(choices, curves, strict=True)]
 
 
 def takes_fine_codecs(source_bytes: int, table_bytes: int) -> bool:

@@ -76,6 +76,8 @@ class TrellisRows:
         return self._integers(torch.arange(2 ** (self.bits + 1))) * 2.0 ** (-3 * self.bits - 3)
 
     def _encode(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        widest = float(scale_values(torch.tensor(_LARGEST_SCALE)) * self._levels()[-1])
+        rows = rows.clamp(-widest, widest)
         best: tuple[Tensor, Tensor, Tensor] | None = None
         for scale in self._scales_to_try(rows):
             value = scale_values(scale)
