@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from memrec_convert.kernels.encoder import find_paths
+
 ROWS_AT_ONCE = 4096
 STEPS_PER_OCTAVE = 8
 """Of scales, which are minifloats of one byte: 3 bits of mantissa, 5 of exponent."""
 _LARGEST_SCALE = 255
 _EXPONENT_BIAS = 22
-_STATES = 8
 _BITS_OF_BYTE = torch.arange(8)
 
 _BEST_PEAK = {1: 1.19, 2: 1.83}
@@ -81,20 +82,21 @@ class TrellisRows:
         best: tuple[Tensor, Tensor, Tensor] | None = None
         for scale in self._scales_to_try(rows):
             value = scale_values(scale)
-            planes, distance = self._find_paths(rows / value.clamp(min=2.0**-_EXPONENT_BIAS).unsqueeze(1))
+            in_units = rows / value.clamp(min=2.0**-_EXPONENT_BIAS).unsqueeze(1)
+            planes, distance = find_paths(in_units, self._levels(), bits=self.bits)
             distance *= value * value
             if best is None:
                 best = planes, scale, distance
                 continue
             better = distance < best[2]
             best = (
-                torch.where(better.view(-1, 1, 1), planes, best[0]),
+                torch.where(better.unsqueeze(1), planes, best[0]),
                 torch.where(better, scale, best[1]),
                 torch.minimum(distance, best[2]),
             )
         assert best is not None
         scale = torch.where(rows.abs().amax(dim=1) > 0, best[1], 0).to(torch.uint8)
-        return _pack(best[0]).flatten(1), scale
+        return best[0], scale
 
     def _scales_to_try(self, rows: Tensor) -> list[Tensor]:
         """Numbers of scales, int64 [n] each: below the one that covers the row's largest value, and what suits most."""
@@ -106,41 +108,6 @@ class TrellisRows:
             usual = _number_of_scale(rows.square().mean(dim=1).sqrt() * (_BEST_PEAK[self.bits] / peak)).round()
             tried = [usual, usual + 1, ((usual + top) / 2).floor(), top - 2]
         return [one.clamp(1, _LARGEST_SCALE).to(torch.int64) for one in tried]
-
-    def _find_paths(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Planes int64 [n, bits, dim] and squared distances float32 [n] of the best paths (Viterbi's algorithm)."""
-        n, dim = values.shape
-        levels = self._levels()
-        columns = values.T.contiguous()
-        errors, nearest = torch.empty(4, dim, n), torch.empty(4, dim, n, dtype=torch.uint8)
-        for subset in range(4):
-            own = levels[subset::4].contiguous()
-            nearest[subset] = torch.bucketize(columns, (own[1:] + own[:-1]) / 2)
-            errors[subset] = (columns - own[nearest[subset].to(torch.int64)]).square_()
-        # A window is four bits of the path, the newest lowest; it leads from the state window >> 1 to window & 7.
-        window = torch.arange(2 * _STATES)
-        subset_of = 2 * (window ^ window >> 1 ^ window >> 3 & 1) % 4 + (window >> 2 & 1)
-        costs = torch.full((_STATES, n), torch.inf)
-        costs[0] = 0
-        older = torch.empty(dim, _STATES, n, dtype=torch.bool)
-        for column in range(dim):
-            reached = costs[window >> 1] + errors[subset_of, column]
-            older[column] = reached[_STATES:] < reached[:_STATES]
-            costs = torch.minimum(reached[:_STATES], reached[_STATES:])
-        distance, state = costs[0], torch.zeros(n, dtype=torch.int64)
-        for number in range(1, _STATES):
-            state[costs[number] < distance] = number
-            distance = torch.minimum(distance, costs[number])
-        planes = torch.empty(dim, self.bits, n, dtype=torch.int64)
-        for column in reversed(range(dim)):
-            came = older[column].gather(0, state.unsqueeze(0))[0].to(torch.int64)
-            full = state + _STATES * came
-            coarse = nearest[:, column].gather(0, subset_of[full].unsqueeze(0))[0].to(torch.int64)
-            planes[column, 0] = full & 1
-            for number in range(1, self.bits):
-                planes[column, number] = coarse >> (number - 1) & 1
-            state = full >> 1
-        return planes.permute(2, 1, 0), distance
 
 
 def plane_bytes(dim: int) -> int:
@@ -161,14 +128,8 @@ def _number_of_scale(scale: Tensor) -> Tensor:
     return STEPS_PER_OCTAVE * (exponent + _EXPONENT_BIAS + scale * 2.0**-exponent - 1)
 
 
-def _pack(planes: Tensor) -> Tensor:
-    """Bits (int64 [n, planes, dim]) as uint8 [n, planes, bytes], the first in the lowest bit."""
-    padded = functional.pad(planes, (0, -planes.shape[2] % 8)).view(*planes.shape[:2], plane_bytes(planes.shape[2]), 8)
-    return (padded << _BITS_OF_BYTE).sum(dim=3).to(torch.uint8)
-
-
 def _unpack(packed: Tensor, dim: int) -> Tensor:
-    """The way back, int64 [n, planes, dim]."""
+    """Bits (uint8 [n, planes, bytes], the first in the lowest bit) one by one, int64 [n, planes, dim]."""
     bits: Tensor = (packed.to(torch.int64).unsqueeze(3) >> _BITS_OF_BYTE & 1).flatten(2)[:, :, :dim]
     return bits
 
