@@ -25,7 +25,7 @@ DTYPES = {
     "BOOL": "?",
 }
 FORMATS = (1, 2)
-FEATURES: frozenset[str] = frozenset({"compute", "int8-dense", "kept-module", "tied-output"})
+FEATURES: frozenset[str] = frozenset({"compute", "int8-dense", "kept-module", "tied-output", "trellis-rows"})
 TYPE_NAMES = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint"}
 U64 = np.uint64
 Bags = tuple[np.ndarray, np.ndarray, "np.ndarray | None"]
@@ -223,7 +223,7 @@ class ArtifactFile:
         """Sections 4 to 8: rows of ids inside the table."""
         plain = self.table(path)
         if plain["form"] == "kept":
-            return self.stored_rows(f"{path}.", plain["codec"], ids)
+            return self.stored_rows(f"{path}.", plain["codec"], ids, plain["dim"])
         frame, levels = self.tensor(f"{path}.frame"), plain["levels"]
         places = [self.find_places(path, number, level, ids) for number, level in enumerate(levels)]
         codes = self.read_base(path, plain, ids)
@@ -236,14 +236,17 @@ class ArtifactFile:
         for number, (level, place) in enumerate(zip(levels, places, strict=True)):
             member = np.flatnonzero(place >= 0)
             if level["kind"] == "rows":
-                found[member] = self.stored_rows(f"{path}.level{number}_", level["codec"], place[member])
+                found[member] = self.stored_rows(f"{path}.level{number}_", level["codec"], place[member], plain["dim"])
             else:
                 more = self.read_level(path, plain, number, place[member])
                 found[member] = self.decode_codes(path, plain, [code[member] for code in codes] + more)
         return found
 
-    def stored_rows(self, prefix: str, codec: str, numbers: np.ndarray) -> np.ndarray:
+    def stored_rows(self, prefix: str, codec: str, numbers: np.ndarray, dim: int) -> np.ndarray:
         """Section 4: row codecs."""
+        if codec.startswith("trellis"):
+            rows, scale = self.tensor(prefix + "rows")[numbers], self.tensor(prefix + "scale")[numbers]
+            return decode_trellis(rows, scale, int(codec.removeprefix("trellis")), dim)
         rows = self.tensor(prefix + "rows")[numbers].astype(np.float32)
         if codec != "int8":
             return rows
@@ -293,6 +296,21 @@ class ArtifactFile:
         block = reduce(h1 & U64(0xFFFFFFFF), hashing["blocks"])
         lanes = [(h2 >> U64(4 * j)) & U64(15) for j in range(hashing["k_weights"])]
         return total * add_in_order([weights[16 * block + lane.astype(np.int64)] for lane in lanes])[:, None]
+
+
+def decode_trellis(rows: np.ndarray, scale: np.ndarray, bits: int, dim: int) -> np.ndarray:
+    """Section 4.1: bits of all planes to odd numbers, those to values."""
+    found = np.empty((len(rows), dim), np.float32)
+    for number, (row, own) in enumerate(zip(rows, scale.tolist(), strict=True)):
+        planes = [int.from_bytes(plane.tobytes(), "little") for plane in row.reshape(bits, -1)]
+        unit = (8 + own % 8) * 2.0 ** (own // 8 - 25 - 3 * (bits + 1)) if own else 0.0
+        for i in range(dim):
+            path = [planes[0] >> (i - lag) & 1 if i >= lag else 0 for lag in range(4)]
+            j = path[2] + 2 * (path[0] ^ path[1] ^ path[3])
+            j += sum((plane >> i & 1) << (p + 1) for p, plane in enumerate(planes) if p)
+            c = 2 * j + 1 - 2 ** (bits + 1)
+            found[number, i] = np.float32(c * (c * c + 4 ** (bits + 1))) * np.float32(unit)
+    return found
 
 
 NETWORKS = {

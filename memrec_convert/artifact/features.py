@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from memrec_convert.artifact.quoting import show_value
+from memrec_convert.encoding.codecs import FINE_CODECS
 from memrec_convert.errors import ArtifactError
 
 NEWEST_FORMAT = 2
@@ -36,11 +37,21 @@ def _stores_int8(fields: Mapping[str, Any]) -> bool:
     return bool(fields["dense"] == "int8")
 
 
+def _has_trellis_rows(fields: Mapping[str, Any]) -> bool:
+    """Whether a table, or a level of one, holds rows of a few bits per value."""
+    forms = list[Any]()
+    for plain in fields["modules"].values():
+        levels = plain.get("levels")
+        forms += [plain, *(levels if isinstance(levels, list) else ())]
+    return any(isinstance(form, dict) and form.get("codec") in FINE_CODECS for form in forms)
+
+
 FEATURES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "compute": _computes_narrowly,
     "int8-dense": _stores_int8,
     "kept-module": _keeps_modules,
     "tied-output": _ties_outputs,
+    "trellis-rows": _has_trellis_rows,
 }
 """The features that this release reads and writes: a name -> whether metadata with these fields needs it.
 

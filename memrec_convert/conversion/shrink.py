@@ -44,7 +44,7 @@ def shrink(
         )
     with single_threaded_torch():
         budget_bytes = budget.resolve(table_bytes=subject.table_bytes, dense_bytes=subject.dense_bytes("fp32"))
-        fitted = fitted or fit_subject(subject, options, progress, watch)
+        fitted = fitted or fit_subject(subject, options, progress, watch, budget_bytes=budget_bytes)
         blank = Metadata(
             modules={},
             architecture=subject.architecture,

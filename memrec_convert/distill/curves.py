@@ -12,13 +12,15 @@ from torch import Tensor
 
 from memrec_convert.distill.columns import IN_MEMORY, Scratch, gather
 from memrec_convert.distill.rows import RowReader, is_large, read_chunks
-from memrec_convert.distill.stages import FittedList, fit_lists
+from memrec_convert.distill.stages import FittedList, SampleRows, fit_lists
 from memrec_convert.distill.survey import Sample, Survey, ValueClasses, draw_sample, group_by_value
-from memrec_convert.encoding.codecs import CODECS
+from memrec_convert.encoding.codecs import CODECS, FINE_CODECS
 from memrec_convert.kernels.encoder import measure_rows
 from memrec_convert.planning.curves import STAGE_LISTS, ListCurve, TableCurves
 
 SAMPLE_ROWS = 32_768
+FINE_SAMPLE_ROWS = 1024
+"""Of the sample, those on which fine codecs are measured: their encoder searches."""
 FP16_END = 65_504.0
 KMEANS_ITERATIONS = 10
 
@@ -42,11 +44,14 @@ def fit_table(
     replaceable: bool,
     seed: int,
     lists: Sequence[tuple[int, ...]] = STAGE_LISTS,
+    fine: bool = False,
     sample_rows: int = SAMPLE_ROWS,
     scratch: Scratch = IN_MEMORY,
     workers: int = 1,
 ) -> TableFit:
     """Fits every stage list on a sample and measures every form; a table that is not replaceable only as kept.
+
+    fine: whether a budget may reach the codecs between codes and int8 rows.
 
     What a large table loses as kept comes from the sample too, and the sample's distances are not held.
     """
@@ -69,12 +74,30 @@ def fit_table(
     for codec in ("int8",) if replaceable else ():
         distances = torch.stack([at_zero, codec_distance(sample.rows.residual + survey.centre, survey.metric, codec)])
         stored[codec] = _sum_by_class(distances, sample, number, classes)[1]
+    coarse = [codec for codec in CODECS if codec not in FINE_CODECS]
     if large:
-        kept = {codec: _estimate_kept(sample, survey, codec) for codec in CODECS}
+        kept = {codec: _estimate_kept(sample, survey, codec) for codec in coarse}
     else:
-        kept = {codec: _kept_distortion(reader, survey, codec) for codec in CODECS}
+        kept = {codec: _kept_distortion(reader, survey, codec) for codec in coarse}
+    if fine and replaceable:
+        stored |= _measure_fine(sample, survey, at_zero, number, classes)
+        kept |= {codec: float(stored[codec].sum()) for codec in FINE_CODECS}
     table = TableCurves(name, rows, dim, classes.rows, tuple(curves), stored, kept)
     return TableFit(survey, classes, sample, fitted, table)
+
+
+def _measure_fine(
+    sample: Sample, survey: Survey, at_zero: Tensor, number: Tensor, classes: ValueClasses
+) -> dict[str, np.ndarray]:
+    """Per fine codec the distortion of stored rows by class, from a part of the sample."""
+    part = slice(None, None, -(-len(number) // FINE_SAMPLE_ROWS) or 1)
+    thin = replace(sample, rows=SampleRows(sample.rows.residual[part], sample.rows.weights[part]))
+    rows = thin.rows.residual + survey.centre
+    found = {}
+    for codec in FINE_CODECS:
+        distances = torch.stack([at_zero[part], codec_distance(rows, survey.metric, codec)])
+        found[codec] = np.nan_to_num(_sum_by_class(distances, thin, number[part], classes)[1], nan=math.inf)
+    return found
 
 
 def _sum_by_class(distances: Tensor, sample: Sample, number: Tensor, classes: ValueClasses) -> np.ndarray:
@@ -95,7 +118,7 @@ def _overall_share(sums: np.ndarray) -> np.ndarray:
 def codec_distance(rows: Tensor, metric: Tensor, codec: str) -> Tensor:
     """Squared distance of each row (float32 [n, dim]) from itself as the codec holds it, float32 [n]."""
     parts = CODECS[codec].encode(rows)
-    return measure_rows(CODECS[codec].decode(parts, torch.arange(len(rows))) - rows, metric=metric)[0]
+    return measure_rows(CODECS[codec].decode(parts, torch.arange(len(rows)), rows.shape[1]) - rows, metric=metric)[0]
 
 
 def _kept_distortion(reader: RowReader, survey: Survey, codec: str) -> float:

@@ -27,10 +27,10 @@ class TrainableRows(nn.Module):
     parts: what the codec holds, of all rows.
     """
 
-    def __init__(self, codec: str, parts: Mapping[str, Tensor], *, mapped: bool = False) -> None:
+    def __init__(self, codec: str, parts: Mapping[str, Tensor], dim: int, *, mapped: bool = False) -> None:
         super().__init__()
         self.codec = CODECS[codec]
-        values = self.codec.decode(parts, torch.arange(len(next(iter(parts.values())))))
+        values = self.codec.decode(parts, torch.arange(len(next(iter(parts.values())))), dim)
         self.spread = spread_of(values)
         self.rows = nn.Parameter(values / self.spread)
         self.map = make_map(values) if mapped else None
@@ -39,7 +39,7 @@ class TrainableRows(nn.Module):
         """Rows of these numbers (int64 [n]) as the codec would hold them, float32 [n, dim]; gradients pass straight."""
         rows = self._place(functional.embedding(numbers, self.rows))  # gradients add up in one order on any threads
         with torch.no_grad():
-            change = self.codec.decode(self.codec.encode(rows), torch.arange(len(rows))) - rows
+            change = self.codec.decode(self.codec.encode(rows), torch.arange(len(rows)), rows.shape[1]) - rows
         return rows + change
 
     @torch.no_grad()
@@ -56,7 +56,7 @@ class TrainableKept(TrainableRows):
     """All rows of a kept table."""
 
     def __init__(self, table: CompressedTable, *, mapped: bool) -> None:
-        super().__init__(table.spec.codec, dict(table.named_buffers(recurse=False)), mapped=mapped)
+        super().__init__(table.spec.codec, dict(table.named_buffers(recurse=False)), table.spec.dim, mapped=mapped)
         self.held = [table]  # in a list: the table is not a part of this module
 
     def decode(self, ids: Tensor) -> Tensor:

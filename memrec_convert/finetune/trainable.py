@@ -85,7 +85,11 @@ class TrainableTable(nn.Module):
         self.centre = nn.Parameter(frame[1:] / self.unit)
         stored = [number for number, level in enumerate(spec.levels) if level.kind == "rows"]
         self.stored = nn.ModuleDict(
-            {str(n): TrainableRows(spec.levels[n].codec, self._parts_of(n)) for n in stored if self._is_small(n)}
+            {
+                str(n): TrainableRows(spec.levels[n].codec, self._parts_of(n), spec.dim)
+                for n in stored
+                if self._is_small(n)
+            }
         )
 
     def decode(self, ids: Tensor) -> Tensor:
@@ -111,7 +115,8 @@ class TrainableTable(nn.Module):
         trained = dict(self.stored.items()).get(str(number))
         if isinstance(trained, TrainableRows):
             return trained.look_up(places)
-        return CODECS[self.held[0].spec.levels[number].codec].decode(self._parts_of(number), places)
+        spec = self.held[0].spec
+        return CODECS[spec.levels[number].codec].decode(self._parts_of(number), places, spec.dim)
 
     def _parts_of(self, number: int) -> dict[str, Tensor]:
         """What the codec of a level of stored rows holds."""

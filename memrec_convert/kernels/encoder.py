@@ -59,6 +59,23 @@ def code_each_depth(
     return codes, squared
 
 
+def find_paths(values: Tensor, levels: Tensor, *, bits: int) -> tuple[Tensor, Tensor]:
+    """The bits of trellis rows and their squared distances, float32 [n]: of all paths the nearest to each row.
+
+    values float32 [n, dim] in units of their rows' scales; levels float32 [2**(bits + 1)], rising. A row's bits are
+    `bits` planes of ceil(dim / 8) bytes, uint8 [n, bits * ceil(dim / 8)]; what a path is, section 4.1 of
+    docs/artifact.md says.
+    """
+    native = load_kernel()
+    if native is None:
+        return reference.find_paths(values, levels, bits=bits)
+    (n, dim), own = values.shape, values.contiguous()
+    planes = torch.empty(n, bits * ((dim + 7) // 8), dtype=torch.uint8)
+    distances = torch.empty(n)
+    native.find_paths(own.data_ptr(), n, dim, bits, levels.data_ptr(), planes.data_ptr(), distances.data_ptr())
+    return planes, distances
+
+
 def find_nearest(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     """The nearest of any number of centres (float32 [k, dim]) to each point ([n, dim]): int64 [n] and its squared
     distance, float32 [n].

@@ -101,3 +101,36 @@ def _two_smallest(scores: Tensor) -> Tensor:
         return first
     second = scores.scatter(1, first, float("inf")).argmin(dim=1, keepdim=True)
     return torch.cat([first, second], dim=1)
+
+
+def find_paths(values: Tensor, levels: Tensor, *, bits: int) -> tuple[Tensor, Tensor]:
+    """As `encoder.find_paths`."""
+    n, dim = values.shape
+    columns, states = values.T.contiguous(), 8
+    errors, nearest = torch.empty(4, dim, n), torch.empty(4, dim, n, dtype=torch.int64)
+    for subset in range(4):
+        own = levels[subset::4].contiguous()
+        nearest[subset] = torch.bucketize(columns, (own[1:] + own[:-1]) / 2)
+        errors[subset] = (columns - own[nearest[subset]]).square_()
+    # A window is four bits of the path, the newest lowest; it leads from the state window >> 1 to window % 8.
+    window = torch.arange(2 * states)
+    subset_of = 2 * ((window ^ window >> 1 ^ window >> 3) & 1) + (window >> 2 & 1)
+    costs = torch.full((states, n), torch.inf)
+    costs[0] = 0
+    older = torch.empty(dim, states, n, dtype=torch.bool)
+    for column in range(dim):
+        reached = costs[window >> 1] + errors[subset_of, column]
+        older[column] = reached[states:] < reached[:states]
+        costs = torch.minimum(reached[:states], reached[states:])
+    distance, state = costs[0].clone(), torch.zeros(n, dtype=torch.int64)
+    for number in range(1, states):
+        state[costs[number] < distance] = number
+        distance = torch.minimum(distance, costs[number])
+    planes = torch.zeros(n, bits, 8 * ((dim + 7) // 8), dtype=torch.int64)
+    for column in reversed(range(dim)):
+        full = state + states * older[column].gather(0, state.unsqueeze(0))[0]
+        code = (full & 1) | nearest[:, column].gather(0, subset_of[full].unsqueeze(0))[0] << 1
+        planes[:, :, column] = code.unsqueeze(1) >> torch.arange(bits) & 1
+        state = full >> 1
+    packed = (planes.view(n, -1, 8) << torch.arange(8)).sum(dim=2).to(torch.uint8)
+    return packed, distance

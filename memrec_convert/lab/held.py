@@ -36,7 +36,7 @@ class Storage(Protocol):
 
 @dataclass(frozen=True)
 class CodecStorage:
-    """Each row in one of the row codecs: fp32, bf16, or int8 with an fp16 scale per row."""
+    """Each row in one of the row codecs that hold a value in whole bytes: fp32, bf16, fp16, or int8."""
 
     codec: str
 
@@ -50,7 +50,8 @@ class CodecStorage:
 
     def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
         """All rows."""
-        return CODECS[self.codec].decode(parts, torch.arange(len(parts["rows"])))
+        rows = parts["rows"]
+        return CODECS[self.codec].decode(parts, torch.arange(len(rows)), rows.shape[1])
 
 
 @dataclass(frozen=True)

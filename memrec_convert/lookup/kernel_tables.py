@@ -24,7 +24,7 @@ LEAST_BYTES_BY_TABLE = 64 << 20
 STREAM_BYTES = 2 << 20
 """Outputs from this size on are written past the caches."""
 
-_CODECS = {"": 0, "fp32": 0, "bf16": 1, "fp16": 2, "int8": 3}
+_CODECS = {"": 0, "fp32": 0, "bf16": 1, "fp16": 2, "int8": 3} | {f"trellis{bits}": 3 + bits for bits in range(1, 7)}
 _OUTSIDE = {"error": 0, "clip": 1, "hash": 2, "zero": 3}
 _POOLING = {"": 0, "sum": 1, "mean": 2}
 

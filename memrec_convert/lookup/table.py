@@ -186,7 +186,7 @@ class CompressedTable(TrackedBuffers):
     def _decode(self, ids: Tensor) -> Tensor:
         spec = self.spec
         if spec.form == "kept":
-            return CODECS[spec.codec].decode(dict(self.named_buffers(recurse=False)), ids)
+            return CODECS[spec.codec].decode(dict(self.named_buffers(recurse=False)), ids, spec.dim)
         frame = self.get_buffer("frame")
         base_sum: Tensor | None = None
         if spec.base_depth:
@@ -209,7 +209,7 @@ class CompressedTable(TrackedBuffers):
         if level.kind == "rows":
             prefix = f"level{number}_"
             parts = {name: self.get_buffer(prefix + name) for name in CODECS[level.codec].parts(0, spec.dim)}
-            return CODECS[level.codec].decode(parts, places)
+            return CODECS[level.codec].decode(parts, places, spec.dim)
         entries = self.read_entries(places, spec.base_depth, level.depth, (number, places))
         before = spec.shifts[spec.base_depth - 1] if spec.base_depth else 0
         shifts = (before, *spec.shifts[spec.base_depth : level.depth])

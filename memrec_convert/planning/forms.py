@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 
-from memrec_convert.encoding.codecs import CODECS
+from memrec_convert.encoding.codecs import CODECS, FINE_CODECS
 from memrec_convert.encoding.index import choose_index
 from memrec_convert.encoding.spec import LevelSpec, TableSpec, count_bytes
 from memrec_convert.planning.curves import ListCurve, TableCurves
 
 BYTES_PER_TENSOR = 200
 """About what one tensor adds to the header; only the search uses it, the final count is exact."""
+
+T = TypeVar("T")
 
 _ROUNDING = 1e-9
 """A bound on costs gives way by this share: sums in another order differ in their last bits."""
@@ -81,14 +85,18 @@ def _count_bytes(choice: FormChoice, rows: int, dim: int) -> int:
     return count_bytes(shapes.values()) + BYTES_PER_TENSOR * len(shapes)
 
 
-def choose_form(curves: TableCurves, price: float, *, thorough: bool = False, methods: str = "auto") -> FormChoice:
+def choose_form(
+    curves: TableCurves, price: float, *, thorough: bool = False, methods: str = "auto", fine: bool = True
+) -> FormChoice:
     """The form that minimises distortion + price * bytes.
 
     methods: "auto" takes everything, "codes" no stored rows, "int8" kept int8 tables or stored int8 rows and the mean,
     "mean" everything over the mean row: no codes for all rows.
-    thorough tries several guesses of what a key costs instead of one.
+    thorough tries several guesses of what a key costs instead of one; fine=False leaves the fine codecs out.
     """
-    found = [_kept_choice(curves, codec) for codec in _kept_codecs(methods)]
+    if not fine:
+        curves = replace(curves, stored=_without_fine(curves.stored), kept=_without_fine(curves.kept))
+    found = [_kept_choice(curves, codec) for codec in (("int8",) if methods == "int8" else curves.kept)]
     lists = curves.lists[:1] if methods == "int8" else curves.lists
     bounds = sorted(
         (bound, number, base)
@@ -105,6 +113,10 @@ def choose_form(curves: TableCurves, price: float, *, thorough: bool = False, me
     return min(found, key=lambda choice: (choice.distortion + price * choice.nbytes, choice.nbytes, choice.sizes))
 
 
+def _without_fine(by_codec: Mapping[str, T]) -> dict[str, T]:
+    return {codec: value for codec, value in by_codec.items() if codec not in FINE_CODECS}
+
+
 def _bound_bases(curves: TableCurves, curve: ListCurve, price: float, methods: str) -> list[float]:
     """Per base a price below that of any form over it: each class where it is cheapest, and keys free of charge."""
     bits = np.cumsum([0, *(size.bit_length() - 1 for size in curve.sizes)])
@@ -118,10 +130,6 @@ def _bound_bases(curves: TableCurves, curve: ListCurve, price: float, methods: s
     books = price * curves.dim * np.cumsum([0, *curve.sizes])
     bounds: list[float] = ((costs.sum(axis=1) + books) * (1 - _ROUNDING)).tolist()
     return bounds[:1] if methods in ("int8", "mean") else bounds
-
-
-def _kept_codecs(methods: str) -> tuple[str, ...]:
-    return ("int8",) if methods == "int8" else tuple(CODECS)
 
 
 def _kept_choice(curves: TableCurves, codec: str) -> FormChoice:
@@ -166,6 +174,20 @@ def _row_bytes(codec: str, dim: int) -> int:
 
 def _distortion(curves: TableCurves, curve: ListCurve, level: LevelChoice) -> np.ndarray:
     return curves.stored[level.codec] if level.codec else curve.distortion[level.depth]
+
+
+def mix_forms(curves: TableCurves, form: FormChoice, richer: FormChoice) -> FormChoice:
+    """A form between two that a price apart are best: it can take any bytes between theirs, once ids are assigned.
+
+    Rows that are all kept in one codec or in the next become stored rows, some in the one and some in the other.
+    """
+    if not form.kept or form.kept == richer.kept or not curves.lists:
+        return form
+    if not richer.kept:
+        return richer
+    half = curves.rows // 2
+    levels = LevelChoice(codec=richer.kept), LevelChoice(codec=form.kept)
+    return FormChoice(levels=levels, counts=(half, curves.rows - half), distortion=form.distortion, nbytes=form.nbytes)
 
 
 def _best_pair(

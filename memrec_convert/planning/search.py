@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from memrec_convert.encoding.spec import TableSpec
+from memrec_convert.encoding.spec import TableSpec, count_table_bytes
 from memrec_convert.errors import BudgetTooSmallError
 from memrec_convert.planning.curves import TableCurves
-from memrec_convert.planning.forms import FormChoice, choose_form, spec_of
+from memrec_convert.planning.forms import FormChoice, choose_form, mix_forms, spec_of
 from memrec_convert.units import format_bytes
 
 CountFile = Callable[[Sequence[TableSpec]], int]
 """Exact bytes of the whole file for these specs."""
 
-FormMemo = MutableMapping[tuple[int, float, bool, str], FormChoice]
-"""Forms that one search found and another may ask for: by table, price, thoroughness and methods."""
+FormMemo = MutableMapping[tuple[int, float, bool, str, bool], FormChoice]
+"""Forms that one search found and another may ask for: by table, price, thoroughness, methods and fineness."""
+
+FINE_RATIO = 30
+"""Tables are compressed so far, and no further, with the fine codecs among the forms. Beyond, codes
+are ahead of them, and files stay of format 1."""
 
 STEPS = 26
 ROUGH_STEPS = 14
@@ -25,11 +29,15 @@ _HIGHEST_PRICE = 2.0**60
 
 @dataclass(frozen=True)
 class TablePlan:
-    """The chosen form of every table, the price of a byte that led there, and the file's predicted bytes."""
+    """The chosen form of every table, the price of a byte that led there, and the file's predicted bytes.
+
+    between: where fine codecs are among the forms, those between the chosen ones and the best at a lower price.
+    """
 
     choices: tuple[FormChoice, ...]
     price: float
     nbytes: int
+    between: tuple[FormChoice, ...] = ()
 
     @property
     def distortion(self) -> float:
@@ -52,16 +60,30 @@ def plan_tables(
     """
     known: FormMemo = {} if memo is None else memo
 
-    def form(number: int, price: float, thorough: bool) -> FormChoice:
-        key = (number, price, thorough, methods)
+    def form(number: int, price: float, thorough: bool, fine: bool) -> FormChoice:
+        key = (number, price, thorough, methods, fine)
         if key not in known:
-            known[key] = choose_form(curves[number], price, thorough=thorough, methods=methods)
+            known[key] = choose_form(curves[number], price, thorough=thorough, methods=methods, fine=fine)
         return known[key]
 
-    def at(price: float, *, thorough: bool = False) -> TablePlan:
-        choices = tuple(form(number, price, thorough) for number in range(len(curves)))
-        specs = [spec_of(choice, one.rows, one.dim) for choice, one in zip(choices, curves, strict=True)]
-        return TablePlan(choices, price, count_file(specs))
+    def at(price: float, *, thorough: bool = False, fine: bool = False) -> TablePlan:
+        choices = tuple(form(number, price, thorough, fine) for number in range(len(curves)))
+        return TablePlan(choices, price, count_file(_list_specs(choices, curves)))
+
+    def search(*, fine: bool) -> TablePlan:
+        low, high, best, above = -100.0, 60.0, smallest, free
+        for _ in range(steps):
+            middle = (low + high) / 2
+            plan = at(2.0**middle, fine=fine)
+            if plan.nbytes <= budget_bytes:
+                high, best = middle, plan
+            else:
+                low, above = middle, plan
+        if steps == STEPS:
+            refined = at(best.price, thorough=True, fine=fine)
+            if refined.nbytes <= budget_bytes and refined.distortion <= best.distortion:
+                best = refined
+        return replace(best, between=tuple(map(mix_forms, curves, best.choices, above.choices))) if fine else best
 
     free = at(0.0)
     if free.nbytes <= budget_bytes:
@@ -73,15 +95,19 @@ def plan_tables(
             f"{format_bytes(smallest.nbytes)} ({smallest.nbytes} bytes, all {len(curves)} tables at their minimum).",
             smallest_bytes=smallest.nbytes,
         )
-    low, high, best = -100.0, 60.0, smallest
-    for _ in range(steps):
-        middle = (low + high) / 2
-        plan = at(2.0**middle)
-        if plan.nbytes <= budget_bytes:
-            high, best = middle, plan
-        else:
-            low = middle
-    if steps < STEPS:
-        return best
-    refined = at(best.price, thorough=True)
-    return refined if refined.nbytes <= budget_bytes and refined.distortion <= best.distortion else best
+    found = [search(fine=False)]
+    fixed_bytes = smallest.nbytes - count_table_bytes(_list_specs(smallest.choices, curves))
+    source_bytes = sum(4 * one.rows * one.dim for one in curves)
+    if methods == "auto" and takes_fine_codecs(source_bytes, budget_bytes - fixed_bytes):
+        found.append(search(fine=True))
+    best = min(found, key=lambda plan: plan.distortion)
+    return replace(best, between=found[-1].between)
+
+
+def _list_specs(choices: Sequence[FormChoice], curves: Sequence[TableCurves]) -> list[TableSpec]:
+    return [spec_of(choice, one.rows, one.dim) for choice, one in zip(choices, curves, strict=True)]
+
+
+def takes_fine_codecs(source_bytes: int, table_bytes: int) -> bool:
+    """Whether tables of so many bytes as fp32, to be held in so many bytes, may take the fine codecs."""
+    return table_bytes * FINE_RATIO >= source_bytes

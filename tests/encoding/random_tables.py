@@ -136,7 +136,7 @@ def random_kept(seed: int, codec: str, *, rows: int = 30, dim: int = 4) -> tuple
     original = torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed))
     spec = TableSpec(rows, dim, "kept", codec=codec)
     tensors = build_kept(spec, original)
-    return spec, tensors, CODECS[codec].decode(tensors, torch.arange(rows))
+    return spec, tensors, CODECS[codec].decode(tensors, torch.arange(rows), dim)
 
 
 def decode_slowly(table: RandomTable, key: int) -> np.ndarray:
@@ -144,8 +144,8 @@ def decode_slowly(table: RandomTable, key: int) -> np.ndarray:
     spec, number = table.spec, int(table.levels[key])
     depth = spec.base_depth
     if number >= 0 and spec.levels[number].kind == "rows":
-        codec = CODECS[spec.levels[number].codec]
-        return codec.decode(codec.encode(torch.from_numpy(table.rows[key : key + 1])), torch.tensor([0]))[0].numpy()
+        codec, row = CODECS[spec.levels[number].codec], torch.from_numpy(table.rows[key : key + 1])
+        return codec.decode(codec.encode(row), torch.tensor([0]), row.shape[1])[0].numpy()
     if number >= 0:
         depth = spec.levels[number].depth
     elif table.group is not None:

@@ -52,7 +52,7 @@ class TwelveBits:
         packed = torch.stack([low % 256, low // 256 + high % 16 * 16, high // 16], dim=2).flatten(1)
         return {"packed": packed.to(torch.uint8), "step": step}
 
-    def decode(self, parts: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
+    def decode(self, parts: Mapping[str, Tensor], numbers: Tensor, dim: int) -> Tensor:
         """One product per value."""
         first, middle, last = parts["packed"][numbers].to(torch.int32).unflatten(1, (-1, 3)).unbind(2)
         codes = torch.stack([first + middle % 16 * 256, middle // 16 + last * 16], dim=2).flatten(1) - 2048

@@ -19,7 +19,7 @@ pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.onnx
 
 LEVELS = ((), ("codes",), ("int8",), ("codes", "int8"), ("int8", "codes"), ("codes", "codes"), ("fp16", "codes"))
-LEVELS += (("int8", "int8"), ("bf16", "fp32"), ("codes", "fp16"), ("fp32",))
+LEVELS += (("int8", "int8"), ("bf16", "fp32"), ("codes", "fp16"), ("fp32",), ("trellis4", "trellis3"))
 DIM = 5
 
 

@@ -8,11 +8,12 @@ import pytest
 from made_up_curves import LISTS, count_file, make_curves, make_tables
 
 from memrec_convert.encoding import TableSpec
+from memrec_convert.encoding.codecs import FINE_CODECS
 from memrec_convert.encoding.spec import table_spec_from_json
 from memrec_convert.errors import BudgetTooSmallError
 from memrec_convert.planning import forms
-from memrec_convert.planning.forms import FormChoice, LevelChoice, choose_form, count_form_bytes, spec_of
-from memrec_convert.planning.search import plan_tables
+from memrec_convert.planning.forms import FormChoice, LevelChoice, choose_form, count_form_bytes, mix_forms, spec_of
+from memrec_convert.planning.search import FINE_RATIO, plan_tables
 
 METHODS = ("auto", "codes", "int8")
 
@@ -187,3 +188,43 @@ def test_specs_leave_out_what_no_id_uses():
     assert [(level.depth, level.index.count) for level in spec.levels] == [(2, 9)]
     assert spec_of(FormChoice(kept="bf16"), 100, 3) == TableSpec(100, 3, "kept", codec="bf16")
     assert spec_of(FormChoice(sizes=(4, 8)), 100, 3).stages == ()
+
+
+def uses_fine_codecs(choice):
+    """Whether a table, or a level of it, is held in one."""
+    return bool({choice.kept, *(level.codec for level in choice.levels)} & set(FINE_CODECS))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_fine_codecs_serve_moderate_ratios_alone(seed):
+    """Down to a thirtieth they are taken where they lose less; beyond, plans are those of tables that have none."""
+    curves, coarse = make_tables(seed, fine=True), make_tables(seed)
+    source = sum(4 * one.rows * one.dim for one in curves)
+    losses, used = [], []
+    for ratio in (60, 33, 24, 12, 8, 6, 5):
+        plan, plain = (plan_tables(tables, source // ratio + 3000, count_file) for tables in (curves, coarse))
+        if ratio > FINE_RATIO:
+            assert (plan.choices, plan.between) == (plain.choices, ())
+        assert plan.distortion <= plain.distortion
+        losses.append(plan.distortion)
+        used.append(any(map(uses_fine_codecs, plan.choices)))
+    assert losses == sorted(losses, reverse=True)
+    assert any(used)
+    for method in ("codes", "int8"):
+        plan = plan_tables(curves, source // 8, count_file, methods=method)
+        assert not any(map(uses_fine_codecs, plan.choices))
+
+
+def test_forms_between_two_codecs_mix_them():
+    """Rows kept in one codec, where a lower price keeps them in the next: some in each, on the mean row's frame."""
+    (curves,) = [make_curves(1, 3000, fine=True)]
+    four, five = FormChoice(kept="trellis4"), FormChoice(kept="trellis5")
+    mixed = mix_forms(curves, four, five)
+    assert [level.codec for level in mixed.levels] == ["trellis5", "trellis4"]
+    assert sum(mixed.counts) == 3000
+    assert spec_of(mixed, 3000, 8).tensors()["level0_rows"][1] == (1500, 5)
+    coded = FormChoice(sizes=(4, 4), base_depth=1)
+    assert mix_forms(curves, four, four) is four
+    assert mix_forms(curves, four, coded) is coded
+    assert mix_forms(curves, coded, five) is coded
+    assert mix_forms(make_curves(1, 3000, lists=()), four, five) is four

@@ -131,14 +131,15 @@ def share_lookups(module: CompressedModule, counts: np.ndarray) -> dict[str, flo
     """Per form its share of the profile's lookups."""
     total = max(1, int(counts.sum()))
     seen = np.flatnonzero(counts)
-    shares = dict.fromkeys(module.form_names(), 0.0)
+    names = module.form_names()  # two levels of stored rows have one
+    shares = dict.fromkeys(names, 0.0)
     forms = module.forms_of_rows() if 4 * len(seen) >= len(counts) else None
     for start in range(0, len(seen), 1 << 18):
         ids = seen[start : start + (1 << 18)]
         at = torch.from_numpy(ids)
         form = module.form_of(at) if forms is None else forms[at]
-        found = np.bincount(form.numpy(), weights=counts[ids], minlength=len(shares))
-        for name, lookups in zip(module.form_names(), found, strict=True):
+        found = np.bincount(form.numpy(), weights=counts[ids], minlength=len(names))
+        for name, lookups in zip(names, found, strict=True):
             shares[name] += float(lookups) / total
     return {name: round(share, 6) for name, share in shares.items()}
 

@@ -56,6 +56,7 @@ class Search:
     count: CountFile
     refine: bool = True
     coded: dict[tuple[int, tuple[int, ...]], CodedTable] = field(default_factory=dict)
+    stored: dict[tuple[int, str], np.ndarray] = field(default_factory=dict)
 
     def plan(self, methods: str, count: CountFile | None = None) -> TablePlan:
         """The plan that loses least within the budget; BudgetTooSmallError where there is none."""
@@ -76,13 +77,34 @@ class Search:
             self.coded[key] = self.subject.work.recall(f"codes of {number} {sizes}", make, (CodedTable, Stage))
         return self.coded[key]
 
+    def weigh_stored(self, number: int, codec: str, coded: CodedTable) -> np.ndarray:
+        """What each row of a table loses as a stored row, float32 [rows]; `coded` is the table by any list."""
+        if codec == "int8":
+            last: np.ndarray = coded.losses[-1]
+            return last
+        key, fit = (number, codec), self.fitted.fits[number]
+        if key not in self.stored:
+
+            def make() -> np.ndarray:
+                reader = self.subject.sites[number].reader
+                losses: np.ndarray = code_table(reader, fit.survey, (), [codec], workers=self.options.workers).losses[0]
+                return losses
+
+            self.stored[key] = self.subject.work.recall(f"{codec} rows of {number}", make, ())
+        return self.stored[key]
+
 
 def assign_members(search: Search, plan: TablePlan, count: CountFile | None = None) -> Membership | None:
     """The level of every id under a plan, to the last bytes of the budget; None where not even empty levels fit."""
+    found = [_assign(search, choices, plan.price, count) for choices in (plan.choices, plan.between) if choices]
+    fitting = [members for members in found if members is not None]
+    return min(fitting, key=lambda one: sum(choice.distortion for choice in one.choices), default=None)
+
+
+def _assign(search: Search, choices: Sequence[FormChoice], price: float, count: CountFile | None) -> Membership | None:
     candidates, sites = [], search.subject.sites
     most = MOST_CANDIDATES // max(1, sum(is_large(site.reader.shape) for site in sites))
-    for number, (site, choice) in enumerate(zip(sites, plan.choices, strict=True)):
-        wanted = [choice.base_depth, *(-1 if level.codec else level.depth for level in choice.levels)]
+    for number, (site, choice) in enumerate(zip(sites, choices, strict=True)):
         if choice.kept:
             losses, shifts = np.zeros((1, 0), dtype=np.float32), tuple[int, ...]()
             candidates.append(LevelCandidates(choice, site.rows, site.dim, shifts, losses))
@@ -91,8 +113,13 @@ def assign_members(search: Search, plan: TablePlan, count: CountFile | None = No
         else:
             coded = search.code(number, choice.sizes)
             shifts = tuple(stage.shift for stage in coded.stages)
-            candidates.append(LevelCandidates(choice, site.rows, site.dim, shifts, coded.losses[wanted]))
-    return assign_levels(candidates, search.budget_bytes, count or search.count, price=plan.price)
+            of_levels = [
+                search.weigh_stored(number, level.codec, coded) if level.codec else coded.losses[level.depth]
+                for level in choice.levels
+            ]
+            losses = np.stack([coded.losses[choice.base_depth], *of_levels])
+            candidates.append(LevelCandidates(choice, site.rows, site.dim, shifts, losses))
+    return assign_levels(candidates, search.budget_bytes, count or search.count, price=price)
 
 
 def _find_candidates(search: Search, number: int, choice: FormChoice, *, most: int) -> LevelCandidates:
@@ -151,8 +178,11 @@ def _build_replaced(
     if not search.refine:
         return _build(spec, fit.survey, stages, coded.codes, levels, site.reader), choice.distortion
     tensors, loss = _refine(site.reader, fit.survey, spec, stages, levels, workers=search.options.workers)
-    stored = np.isin(levels, [n for n, level in enumerate(spec.levels) if level.kind == "rows"])
-    return tensors, loss + float(coded.losses[-1][np.flatnonzero(stored)].sum(dtype=np.float64))
+    for n, level in enumerate(spec.levels):
+        if level.kind == "rows":
+            stored = search.weigh_stored(number, level.codec, coded)
+            loss += float(stored[np.flatnonzero(levels == n)].sum(dtype=np.float64))
+    return tensors, loss
 
 
 def _build_large(

@@ -15,7 +15,7 @@ from memrec_convert.distill.survey import Sample, Survey, ValueClasses, survey_t
 from memrec_convert.distill.weights import TableWeights
 from memrec_convert.parallel import ordered_map
 from memrec_convert.planning.curves import STAGE_LISTS, ListCurve, TableCurves
-from memrec_convert.planning.search import FormMemo
+from memrec_convert.planning.search import FormMemo, takes_fine_codecs
 
 SAMPLE_BYTES = 512 << 20
 """The samples of all large tables together take no more."""
@@ -46,13 +46,22 @@ class Fitted:
     forms: FormMemo = field(default_factory=dict, compare=False, repr=False)
 
 
-def fit_subject(subject: Subject, options: Options, progress: Progress, watch: Stopwatch) -> Fitted:
-    """Weighs and fits every table, the largest first, several at a time; what the subject's store has is not redone."""
+def fit_subject(
+    subject: Subject, options: Options, progress: Progress, watch: Stopwatch, *, budget_bytes: int | None = None
+) -> Fitted:
+    """Weighs and fits every table, the largest first, several at a time; what the subject's store has is not redone.
+
+    budget_bytes: the file's, where the fits are for that one alone; otherwise they serve all budgets.
+    """
     source, fault = choose_source(subject, options.weights)
     # Stored rows over the mean need no codes: one list stands for all.
     lists = () if options.method == "int8" else STAGE_LISTS
     sample_rows = _choose_sample(subject)
-    names = [f"fit of {number}, {source}, {sample_rows}, {len(lists)}" for number in range(len(subject.sites))]
+    fine = options.method == "auto"
+    if fine and budget_bytes is not None:
+        fine = takes_fine_codecs(subject.table_bytes, budget_bytes - subject.dense_bytes(options.dense))
+    about = f"{source}, {sample_rows}, {len(lists)}" + (", fine" if fine else "")
+    names = [f"fit of {number}, {about}" for number in range(len(subject.sites))]
     found: dict[int, TableFit] = {
         number: held for number, name in enumerate(names) if (held := subject.work.find(name, FIT_CLASSES)) is not None
     }
@@ -75,6 +84,7 @@ def fit_subject(subject: Subject, options: Options, progress: Progress, watch: S
             replaceable=replaceable,
             seed=options.seed,
             lists=lists,
+            fine=fine,
             sample_rows=sample_rows,
             scratch=subject.scratch,
             workers=options.workers,

@@ -25,6 +25,6 @@ class RowCodec(Protocol):
         """The parts that hold `rows` (float32 [n, dim])."""
         ...
 
-    def decode(self, parts: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
+    def decode(self, parts: Mapping[str, Tensor], numbers: Tensor, dim: int) -> Tensor:
         """The rows with these numbers (int64 [n]) as float32 [n, dim]."""
         ...

@@ -24,7 +24,7 @@ class FloatRows:
         """Rounds to the nearest number of the type."""
         return {"rows": rows.to(self.dtype)}
 
-    def decode(self, parts: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
+    def decode(self, parts: Mapping[str, Tensor], numbers: Tensor, dim: int) -> Tensor:
         """Exact: every bf16 or fp16 number is an fp32 number."""
         return parts["rows"][numbers].to(torch.float32)
 

@@ -36,7 +36,7 @@ class Int8Rows:
         codes = torch.where(wide > 0, rows / wide, torch.zeros_like(rows)).round_().clamp_(-127, 127)
         return {"rows": codes.to(torch.int8), "scale": scale}
 
-    def decode(self, parts: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
+    def decode(self, parts: Mapping[str, Tensor], numbers: Tensor, dim: int) -> Tensor:
         """One product per value."""
         return parts["rows"][numbers].to(torch.float32) * parts["scale"][numbers].to(torch.float32).unsqueeze(1)
 

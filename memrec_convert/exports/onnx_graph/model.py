@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx
 
+from memrec_convert.encoding.codecs import FINE_CODECS
 from memrec_convert.errors import ExportError
 from memrec_convert.exports.onnx_graph.graph import Graph
 from memrec_convert.exports.onnx_graph.levels import widest_keys
@@ -11,7 +12,7 @@ from memrec_convert.exports.onnx_graph.networks import Described, build_network
 from memrec_convert.exports.place import Subject
 from memrec_convert.lookup import CompressedTable
 
-CODECS_IN_GRAPHS = ("fp32", "bf16", "fp16", "int8")
+CODECS_IN_GRAPHS = ("fp32", "bf16", "fp16", "int8", *FINE_CODECS)
 
 
 def build_graph(subject: Subject) -> onnx.ModelProto:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from memrec_convert.encoding.codecs import FINE_CODECS
 from memrec_convert.exports.onnx_graph.codes import look_up_sums
 from memrec_convert.exports.onnx_graph.graph import Graph
 from memrec_convert.exports.onnx_graph.hashed import look_up_hashed
 from memrec_convert.exports.onnx_graph.levels import Places, find_places, pick_places, take_columns
+from memrec_convert.exports.onnx_graph.trellis import decode_rows
 from memrec_convert.lookup import CompressedTable
 
 MOST_SHORT = 2
@@ -107,7 +109,7 @@ def _look_up_kind(graph: Graph, tables: Sequence[CompressedTable], ids: str) -> 
     if tables[0].group is not None:
         anywhere = _find_anywhere(graph, tables, places)
         rows = graph.op("Where", graph.unsqueeze(anywhere, 2), rows, look_up_hashed(graph, tables, ids))
-    for codec in ("fp32", "bf16", "fp16"):
+    for codec in ("fp32", "bf16", "fp16", *FINE_CODECS):
         rows = _replace_rows(graph, tables, places, codec, rows)
     return rows
 
@@ -120,7 +122,7 @@ def _find_anywhere(graph: Graph, tables: Sequence[CompressedTable], places: Plac
 
 
 def _replace_rows(graph: Graph, tables: Sequence[CompressedTable], places: Places, codec: str, rows: str) -> str:
-    """Rows with those that levels store in a floating-point codec in their place."""
+    """Rows with those that levels store in a codec of other numbers than int8 in their place."""
     for number in (0, 1):
         picked = pick_places(graph, tables, places, number, lambda level: level.codec == codec)
         if picked is not None:
@@ -132,9 +134,13 @@ def _replace_rows(graph: Graph, tables: Sequence[CompressedTable], places: Place
 
 
 def _add_rows(graph: Graph, table: CompressedTable, part: str, codec: str) -> int:
+    if codec in FINE_CODECS:  # as many scales as rows, so they begin where the rows do
+        graph.pool(f"{codec} scale {table.spec.dim}").add(table.get_buffer(part.replace("rows", "scale")))
     return graph.pool(f"{codec} rows {table.spec.dim}").add(table.get_buffer(part))
 
 
 def _gather_rows(graph: Graph, codec: str, dim: int, at: str) -> str:
     rows = graph.op("Gather", f"{codec} rows {dim}", at)
+    if codec in FINE_CODECS:
+        return decode_rows(graph, codec, dim, rows, graph.op("Gather", f"{codec} scale {dim}", at))
     return rows if codec == "fp32" else graph.cast(rows, "float32")

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "encode/encoder.h"
+#include "encode/paths.h"
 #include "encode/sums.h"
 #include "state.h"
 
@@ -179,6 +180,21 @@ PyObject* add_to_normal(PyObject*, PyObject* const* args, Py_ssize_t count) {
     auto* normal = given.address<double>();
     auto* right = given.address<double>();
     return freely([&] { memrec::add_to_normal(named, normal, right); });
+}
+
+// (values, count, dim, bits, levels, planes, distances); see paths.h
+PyObject* find_paths(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    Arguments given("find_paths", args, count, 7);
+    if (!given) return nullptr;
+    memrec::PathSearch search{};
+    search.values = given.address<const float>();
+    search.count = given.number();
+    search.dim = given.number();
+    search.bits = static_cast<int32_t>(given.number());
+    search.levels = given.address<const float>();
+    search.planes = given.address<uint8_t>();
+    search.distances = given.address<float>();
+    return freely([&] { memrec::find_paths(search); });
 }
 
 // (matrix, n, right, width)

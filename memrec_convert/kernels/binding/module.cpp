@@ -81,7 +81,7 @@ class Reader {
 bool read_rows(Reader& from, memrec::Rows& rows) {
     rows.codec = from.as<memrec::Codec>("codec");
     rows.rows = from.address<void>("codec_rows");
-    rows.scale = from.address<uint16_t>("codec_scale");
+    rows.scale = from.address<void>("codec_scale");
     return !from.failed();
 }
 
@@ -386,6 +386,7 @@ PyMethodDef methods[] = {
     {"add_by_nearest", as_function(add_by_nearest), METH_FASTCALL, "Weighted sums of the points of each centre."},
     {"square_norms", as_function(square_norms), METH_FASTCALL, "The squared length of each row, in double."},
     {"add_to_normal", as_function(add_to_normal), METH_FASTCALL, "What coded rows add to the normal equations of entries."},
+    {"find_paths", as_function(find_paths), METH_FASTCALL, "Codes rows in bit planes by the best paths."},
     {"solve_positive", as_function(solve_positive), METH_FASTCALL, "Solves a positive definite system in place."},
     {"sum_rows", as_function(sum_rows), METH_FASTCALL, "Sums of int8 rows whose numbers are given."},
     {"instruction_sets", instruction_sets, METH_NOARGS, "What this build and this machine have, best first."},

@@ -9,17 +9,18 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
-from memrec_convert.encoding.codecs import CODECS
 from memrec_convert.lab.held import FP32, CodecStorage, HeldTable, number_shapes
 from memrec_convert.lab.rivals.rival import Option
 from memrec_convert.lab.view import TableView
 
 MEAN_ROW = "mean row"
+CODECS = ("fp32", "bf16", "fp16", "int8")
+"""Row codecs that are nobody's own."""
 KEPT_ROWS = tuple(f"{codec} rows" for codec in CODECS)
 
 
 def plain_options(view: TableView) -> list[Option]:
-    """The mean row, and the whole table in each row codec."""
+    """The mean row, and the whole table in each of the codecs."""
     shapes = number_shapes(centre=(FP32, 1, view.dim))
     energy = float(view.survey.values.sum(dtype=np.float64))
     options = [Option(MEAN_ROW, shapes, energy, lambda: make_mean(view))]

@@ -23,7 +23,7 @@ std::string show(const char* type, const std::vector<uint64_t>& shape) {
 
 const char* type_of(Codec codec) {
     static constexpr const char* names[] = {"F32", "BF16", "F16", "I8"};
-    return names[static_cast<int>(codec)];
+    return trellis_bits(codec) ? "U8" : names[static_cast<int>(codec)];
 }
 
 bool both_digits(char a, char b) {
@@ -130,12 +130,13 @@ Tensor* Artifact::find(const Module& module, const std::string& name, const char
 
 Rows Artifact::bind_rows(Module& module, const std::string& prefix, Codec codec, uint64_t rows) {
     Rows bound{codec, nullptr, nullptr};
-    const auto dim = static_cast<uint64_t>(module.spec.table.dim);
-    module.tensors.push_back(find(module, prefix + "rows", type_of(codec), {rows, dim}));
+    const int64_t dim = module.spec.table.dim;
+    const auto width = static_cast<uint64_t>(trellis_bits(codec) ? row_bytes(codec, dim) : dim);
+    module.tensors.push_back(find(module, prefix + "rows", type_of(codec), {rows, width}));
     bound.rows = module.tensors.back()->data;
-    if (codec != Codec::int8) return bound;
-    module.tensors.push_back(find(module, prefix + "scale", "F16", {rows}));
-    bound.scale = reinterpret_cast<const uint16_t*>(module.tensors.back()->data);
+    if (codec < Codec::int8) return bound;
+    module.tensors.push_back(find(module, prefix + "scale", codec == Codec::int8 ? "F16" : "U8", {rows}));
+    bound.scale = module.tensors.back()->data;
     return bound;
 }
 

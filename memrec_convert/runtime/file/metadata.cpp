@@ -15,7 +15,7 @@ constexpr size_t kDigestDigits = 32;
 constexpr int64_t kNewestFormat = 2;
 
 // Features of format 2 that this library reads, by the names that `requires` has for them.
-constexpr std::string_view kFeatures[] = {"compute", "int8-dense"};
+constexpr std::string_view kFeatures[] = {"compute", "int8-dense", "trellis-rows"};
 
 using Fields = std::map<std::string, std::string_view>;
 

@@ -39,7 +39,11 @@ struct Named {
     T value;
 };
 
-constexpr Named<Codec> kCodecs[] = {{"fp32", Codec::fp32}, {"bf16", Codec::bf16}, {"fp16", Codec::fp16}, {"int8", Codec::int8}};
+constexpr Codec trellis(int bits) { return static_cast<Codec>(static_cast<int>(Codec::trellis1) + bits - 1); }
+
+constexpr Named<Codec> kCodecs[] = {
+    {"fp32", Codec::fp32},    {"bf16", Codec::bf16},    {"fp16", Codec::fp16},    {"int8", Codec::int8},    {"trellis1", trellis(1)},
+    {"trellis2", trellis(2)}, {"trellis3", trellis(3)}, {"trellis4", trellis(4)}, {"trellis5", trellis(5)}, {"trellis6", trellis(6)}};
 constexpr Named<Outside> kOutside[] = {
     {"error", Outside::error}, {"clip", Outside::clip}, {"hash", Outside::hash}, {"zero", Outside::zero}};
 constexpr Named<Pooling> kPooling[] = {{"sum", Pooling::sum}, {"mean", Pooling::mean}};

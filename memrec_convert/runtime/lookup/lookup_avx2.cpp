@@ -39,6 +39,20 @@ struct Avx2Kernel {
             _mm256_storeu_si256(reinterpret_cast<__m256i*>(tokens + s), at);
         }
     }
+    template <int planes>
+    static void weigh_bits(const uint64_t* words, const uint8_t* weights, int8_t* out) {
+        const __m256i own_byte = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+        const __m256i own_bit = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201ull));
+        for (int half = 0; half < 2; ++half) {
+            __m256i sum = _mm256_set1_epi8(1);
+            for (int p = 0; p < planes; ++p) {
+                const __m256i word = _mm256_set1_epi32(static_cast<int32_t>(words[p] >> (32 * half)));
+                const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(word, own_byte), own_bit), own_bit);
+                sum = _mm256_or_si256(sum, _mm256_and_si256(set, _mm256_set1_epi8(static_cast<char>(weights[p]))));
+            }
+            _mm256_store_si256(reinterpret_cast<__m256i*>(out) + half, sum);
+        }
+    }
     static void fence() { _mm_sfence(); }
     static int find_key(const Index& index, uint64_t first, int count, uint32_t key) {
         return find_key_by_one(index, first, count, key);

@@ -34,6 +34,13 @@ struct Avx512Kernel {
         const __m512i offset = _mm512_mul_epu32(entry, _mm512_set1_epi64(dim));
         _mm512_storeu_si512(tokens, _mm512_add_epi64(offset, _mm512_loadu_si512(run.start)));
     }
+    template <int planes>
+    static void weigh_bits(const uint64_t* words, const uint8_t* weights, int8_t* out) {
+        __m512i sum = _mm512_set1_epi8(1);
+        for (int p = 0; p < planes; ++p)
+            sum = _mm512_mask_add_epi8(sum, words[p], sum, _mm512_set1_epi8(static_cast<char>(weights[p])));
+        _mm512_store_si512(out, sum);
+    }
     static void fence() { _mm_sfence(); }
 
     static int find_key(const Index& index, uint64_t first, int count, uint32_t key) {

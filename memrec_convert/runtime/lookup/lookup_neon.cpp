@@ -24,6 +24,19 @@ struct NeonKernel {
     static void read_run(const Run& run, uint64_t word, int32_t dim, const int8_t** tokens) {
         read_run_by_one(run, word, dim, tokens);
     }
+    template <int planes>
+    static void weigh_bits(const uint64_t* words, const uint8_t* weights, int8_t* out) {
+        const uint8x16_t own_bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201ull));
+        for (int part = 0; part < 4; ++part) {
+            uint8x16_t sum = vdupq_n_u8(1);
+            for (int p = 0; p < planes; ++p) {
+                const auto word = static_cast<uint32_t>(words[p] >> (16 * part));
+                const uint8x16_t bytes = vcombine_u8(vdup_n_u8(static_cast<uint8_t>(word)), vdup_n_u8(static_cast<uint8_t>(word >> 8)));
+                sum = vorrq_u8(sum, vandq_u8(vtstq_u8(bytes, own_bit), vdupq_n_u8(weights[p])));
+            }
+            vst1q_s8(out + 16 * part, vreinterpretq_s8_u8(sum));
+        }
+    }
     static void fence() {}
     static int find_key(const Index& index, uint64_t first, int count, uint32_t key) {
         return find_key_by_one(index, first, count, key);

@@ -20,6 +20,10 @@ struct Scalar {
     static void read_run(const Run& run, uint64_t word, int32_t dim, const int8_t** tokens) {
         read_run_by_one(run, word, dim, tokens);
     }
+    template <int planes>
+    static void weigh_bits(const uint64_t* words, const uint8_t* weights, int8_t* out) {
+        weigh_bits_by_one<planes>(words, weights, out);
+    }
     static void fence() {}
     static int find_key(const Index& index, uint64_t first, int count, uint32_t key) {
         return find_key_by_one(index, first, count, key);

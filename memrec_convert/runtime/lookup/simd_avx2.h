@@ -35,6 +35,9 @@ struct Avx2Quarter {
         return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
     }
     static Floats multiply(Floats floats, float factor) { return _mm256_mul_ps(floats, _mm256_set1_ps(factor)); }
+    static Floats cubic(Floats floats, float offset) {
+        return _mm256_mul_ps(floats, _mm256_add_ps(_mm256_mul_ps(floats, floats), _mm256_set1_ps(offset)));
+    }
     static Floats divide(Floats floats, float divisor) { return _mm256_div_ps(floats, _mm256_set1_ps(divisor)); }
     static Floats add(Floats floats, Floats other) { return _mm256_add_ps(floats, other); }
     template <bool stream>
@@ -57,6 +60,7 @@ struct Twice {
     static Floats multiply(Floats f, float factor) {
         return {Part::multiply(f.low, factor), Part::multiply(f.high, factor)};
     }
+    static Floats cubic(Floats f, float offset) { return {Part::cubic(f.low, offset), Part::cubic(f.high, offset)}; }
     static Floats divide(Floats f, float divisor) { return {Part::divide(f.low, divisor), Part::divide(f.high, divisor)}; }
     static Floats add(Floats f, Floats g) { return {Part::add(f.low, g.low), Part::add(f.high, g.high)}; }
     template <bool stream>

@@ -21,6 +21,9 @@ struct Avx512Floats {
         return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
     }
     static Floats multiply(Floats floats, float factor) { return _mm512_mul_ps(floats, _mm512_set1_ps(factor)); }
+    static Floats cubic(Floats floats, float offset) {
+        return _mm512_mul_ps(floats, _mm512_add_ps(_mm512_mul_ps(floats, floats), _mm512_set1_ps(offset)));
+    }
     static Floats divide(Floats floats, float divisor) { return _mm512_div_ps(floats, _mm512_set1_ps(divisor)); }
     static Floats add(Floats floats, Floats other) { return _mm512_add_ps(floats, other); }
     template <bool stream>

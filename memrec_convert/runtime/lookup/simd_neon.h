@@ -39,6 +39,11 @@ struct Neon {
     }
     static Floats load_int8(const int8_t* p) { return to_floats(vmovl_s8(vld1_s8(p))); }
     static Floats multiply(Floats f, float factor) { return {vmulq_n_f32(f.low, factor), vmulq_n_f32(f.high, factor)}; }
+    static Floats cubic(Floats f, float offset) {
+        const float32x4_t more = vdupq_n_f32(offset);
+        return {vmulq_f32(f.low, vaddq_f32(vmulq_f32(f.low, f.low), more)),
+                vmulq_f32(f.high, vaddq_f32(vmulq_f32(f.high, f.high), more))};
+    }
     static Floats divide(Floats f, float divisor) {
         const float32x4_t by = vdupq_n_f32(divisor);
         return {vdivq_f32(f.low, by), vdivq_f32(f.high, by)};

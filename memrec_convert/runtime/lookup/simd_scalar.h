@@ -77,6 +77,11 @@ struct Plain {
         for (int i = 0; i < n; ++i) floats.v[i] *= factor;
         return floats;
     }
+    // f (f**2 + offset), exact where the result is a whole number below 2**24.
+    static Floats cubic(Floats floats, float offset) {
+        for (int i = 0; i < n; ++i) floats.v[i] *= floats.v[i] * floats.v[i] + offset;
+        return floats;
+    }
     static Floats divide(Floats floats, float divisor) {
         for (int i = 0; i < n; ++i) floats.v[i] /= divisor;
         return floats;

@@ -107,12 +107,9 @@ inline void prefetch_bytes(const void* start, int64_t bytes) {
     MEMREC_PREFETCH(p + bytes - 1);
 }
 
-inline int64_t bytes_per_value(Codec codec) { return codec == Codec::fp32 ? 4 : codec == Codec::int8 ? 1 : 2; }
-
-inline void prefetch_row(const Rows& rows, uint64_t number, int32_t dim) {
-    const int64_t bytes = dim * bytes_per_value(rows.codec);
+inline void prefetch_row(const Rows& rows, uint64_t number, int64_t bytes) {
     prefetch_bytes(static_cast<const char*>(rows.rows) + number * bytes, bytes);
-    if (rows.codec == Codec::int8) MEMREC_PREFETCH(rows.scale + number);
+    if (rows.scale) MEMREC_PREFETCH(static_cast<const char*>(rows.scale) + number * (rows.codec == Codec::int8 ? 2 : 1));
 }
 
 inline void prefetch_code(const uint8_t* codes, uint64_t entry, uint32_t bits) {

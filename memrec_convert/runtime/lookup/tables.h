@@ -15,17 +15,28 @@ constexpr int kWeightLanes = 16;
 constexpr int kLineBytes = 64;
 constexpr int kBitsPerLine = 8 * (kLineBytes - 4);
 
-enum class Codec : int32_t { fp32 = 0, bf16 = 1, fp16 = 2, int8 = 3 };
+enum class Codec : int32_t { fp32 = 0, bf16 = 1, fp16 = 2, int8 = 3, trellis1 = 4, trellis6 = 9 };  // 2 to 5 between
 enum class IndexKind : int32_t { bitmap = 0, keys = 1 };
 enum class Outside : int32_t { error = 0, clip = 1, hash = 2, zero = 3 };
 enum class Pooling : int32_t { none = 0, sum = 1, mean = 2 };
 
-// Rows as a row codec holds them; `scale` (fp16, one per row) is int8's alone.
+// Rows as a row codec holds them; `scale` has one number per row, fp16 for int8 and a byte for trellis rows.
 struct Rows {
     Codec codec;
     const void* rows;
-    const uint16_t* scale;
+    const void* scale;
 };
+
+// Bits of a value in trellis rows; 0 in the other codecs.
+inline int trellis_bits(Codec codec) {
+    return codec < Codec::trellis1 ? 0 : static_cast<int>(codec) - static_cast<int>(Codec::trellis1) + 1;
+}
+
+// Of the codec's `rows`.
+inline int64_t row_bytes(Codec codec, int64_t dim) {
+    if (const int bits = trellis_bits(codec)) return bits * ((dim + 7) / 8);
+    return dim * (codec == Codec::fp32 ? 4 : codec == Codec::int8 ? 1 : 2);
+}
 
 // Which ids a level holds. Places are clamped to `count`, so a damaged index can give a wrong row but never a wild read.
 struct Index {

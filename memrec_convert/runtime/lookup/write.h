@@ -1,8 +1,8 @@
 // The last step of a lookup: decodes what was found and writes vectors, one form after the other.
 #pragma once
 
-#include "simd_scalar.h"
 #include "slots.h"
+#include "trellis.h"
 
 namespace memrec {
 namespace {
@@ -11,56 +11,6 @@ constexpr int kAhead = 12;  // rows that are asked for before the one that is wr
 constexpr int kToAsk = 2;   // a lookup's tokens are asked for after so many others are found
 constexpr int kToSum = 14;  // and summed after so many;
 constexpr int kRing = 16;   // those are known at one time
-
-// Calls f(lanes, blocks, column) over a row of `dim`, the widest lanes first.
-template <class Isa, class F>
-MEMREC_INLINE inline void for_columns(int dim, F f) {
-    using Wide = typename Isa::Wide;
-    int column = 0;
-    for (; dim - column >= 2 * Wide::lanes; column += 2 * Wide::lanes) f(Wide{}, Const<2>{}, column);
-    if (dim - column >= Wide::lanes) {
-        f(Wide{}, Const<1>{}, column);
-        column += Wide::lanes;
-    }
-    if (column < dim) Isa::for_rest(dim, column, f);
-}
-
-template <class Lanes, class F>
-MEMREC_INLINE inline void for_one(int dim, int& column, F f) {
-    if (dim - column < Lanes::lanes) return;
-    f(Lanes{}, Const<1>{}, column);
-    column += Lanes::lanes;
-}
-
-template <class F>
-MEMREC_INLINE inline void for_last(int dim, int& column, F f) {
-    for (; column < dim; ++column) f(Plain<1>{}, Const<1>{}, column);
-}
-
-// Calls f with a table's dim, as a number that the compiler knows where it is a usual one: loops over columns unroll.
-template <class F>
-MEMREC_INLINE inline void with_dim(int dim, F f) {
-    switch (dim) {
-        case 16: return f(Const<16>{});
-        case 32: return f(Const<32>{});
-        case 64: return f(Const<64>{});
-        case 128: return f(Const<128>{});
-        default: return f(dim);
-    }
-}
-
-// The same for the pairs of tokens of a code, whose weights then stay in registers; 0 for unusually many.
-template <class F>
-MEMREC_INLINE inline void with_pairs(int pairs, F f) {
-    switch (pairs) {
-        case 1: return f(Const<1>{});
-        case 2: return f(Const<2>{});
-        case 3: return f(Const<3>{});
-        case 4: return f(Const<4>{});
-        case 5: return f(Const<5>{});
-        default: return f(Const<0>{});
-    }
-}
 
 // Tokens to be summed, two at a time; an odd last one is paired with itself at the weight 0.
 struct Tokens {
@@ -312,15 +262,27 @@ struct Write {
     template <bool stream>
     static void write_rows(const Rows& rows, uint64_t held, const Span& span, const uint64_t* numbers,
                            const uint16_t* list, int n) {
+        const int64_t bytes = row_bytes(rows.codec, span.table->dim);
+        const bool prefetch = span.last - span.first >= kShort && static_cast<int64_t>(held) * bytes > kInCache;
+        const auto each_row = [&](auto write_row) MEMREC_INLINE {
+            for (int i = 0; i < (prefetch ? (n < kAhead ? n : kAhead) : 0); ++i) prefetch_row(rows, numbers[list[i]], bytes);
+            for (int i = 0; i < n; ++i) {
+                if (prefetch && i + kAhead < n) prefetch_row(rows, numbers[list[i + kAhead]], bytes);
+                write_row(static_cast<int64_t>(numbers[list[i]]), row_of(span, list[i]));
+            }
+        };
+        if (with_trellis_bits(rows.codec, [&](auto bits) MEMREC_INLINE {
+                each_row([&](int64_t number, float* out) MEMREC_INLINE {
+                    const auto scale = load_at<uint8_t>(rows.scale, number);
+                    write_trellis_row<Isa, stream, decltype(bits)::value>(static_cast<const uint8_t*>(rows.rows) + number * bytes,
+                                                                         scale, span.table->dim, out);
+                });
+            }))
+            return;
         // What gives a row's loader is called once per row, the loader for each of its vectors.
         const auto write_with = [&](auto loader_of, auto dim) MEMREC_INLINE {
-            const bool prefetch = span.last - span.first >= kShort && static_cast<int64_t>(held) * dim > kInCache;
-            for (int i = 0; i < (prefetch ? (n < kAhead ? n : kAhead) : 0); ++i) prefetch_row(rows, numbers[list[i]], dim);
-            for (int i = 0; i < n; ++i) {
-                if (prefetch && i + kAhead < n) prefetch_row(rows, numbers[list[i + kAhead]], dim);
-                const auto number = static_cast<int64_t>(numbers[list[i]]);
+            each_row([&](int64_t number, float* out) MEMREC_INLINE {
                 const auto load = loader_of(number);
-                float* out = row_of(span, list[i]);
                 for_columns<Isa>(dim, [&](auto lanes, auto blocks, int column) MEMREC_INLINE {
                     using Lanes = decltype(lanes);
                     for (int b = 0; b < decltype(blocks)::value; ++b) {
@@ -328,7 +290,7 @@ struct Write {
                         Lanes::template store<stream>(out + at, load(lanes, number * dim + at));
                     }
                 });
-            }
+            });
         };
         const auto write_all = [&](auto loader_of) MEMREC_INLINE {
             with_dim(span.table->dim, [&](auto dim) MEMREC_INLINE { write_with(loader_of, dim); });
@@ -361,6 +323,8 @@ struct Write {
                         return Lanes::multiply(Lanes::load_int8(static_cast<const int8_t*>(rows.rows) + at), scale);
                     };
                 });
+                break;
+            default:  // written above
                 break;
         }
     }

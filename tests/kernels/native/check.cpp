@@ -67,6 +67,11 @@ struct Store {
 
 Rows make_rows(Draw& draw, Store& store, Codec codec, size_t rows, size_t dim) {
     Rows made{codec, nullptr, nullptr};
+    if (trellis_bits(codec)) {
+        made.rows = store.noise(draw, rows * static_cast<size_t>(row_bytes(codec, static_cast<int64_t>(dim))));
+        made.scale = store.noise(draw, rows);
+        return made;
+    }
     if (codec == Codec::fp32)
         made.rows = store.floats(draw, rows * dim);
     else if (codec == Codec::int8)
@@ -167,7 +172,7 @@ void make_level(Draw& draw, Store& store, Table& table, Level& level, const std:
     level.index.count = members.size();
     level.stored = table.stages == table.base_depth || draw.from(0, 1);
     if (level.stored) {
-        level.rows = make_rows(draw, store, static_cast<Codec>(draw.from(0, 3)), members.size(),
+        level.rows = make_rows(draw, store, static_cast<Codec>(draw.from(0, 9)), members.size(),
                                static_cast<size_t>(table.dim));
     } else {
         level.depth = static_cast<int32_t>(draw.from(table.base_depth + 1, table.stages));
@@ -203,7 +208,7 @@ Table make_table(Draw& draw, Store& store, Form form) {
     table.padding = draw.from(0, 1) ? draw.from(0, 9) : -1;
     if (form == kKept) {
         table.kept = true;
-        table.kept_rows = make_rows(draw, store, static_cast<Codec>(draw.from(0, 3)), table.rows,
+        table.kept_rows = make_rows(draw, store, static_cast<Codec>(draw.from(0, 9)), table.rows,
                                     static_cast<size_t>(table.dim));
         return table;
     }
