@@ -24,7 +24,8 @@ from memrec_convert.conversion.options import Extras, InputChoices, OutputChoice
 from memrec_convert.conversion.report import Companions, check_targets, plan_page
 from memrec_convert.conversion.shrink import shrink
 from memrec_convert.conversion.steps.outcome import GateResult, Shrunk
-from memrec_convert.errors import ArtifactError, LogError
+from memrec_convert.conversion.steps.yesterday import Yesterday, read_yesterday
+from memrec_convert.errors import ArtifactError, LogError, OptionError
 from memrec_convert.report import Report
 from memrec_convert.units import parse_budget
 
@@ -49,6 +50,7 @@ def convert(
 
     Raises a MemrecError; whatever it is, the target is then as it was before.
     """
+    like, budget, choices = take_like(budget, choices, max_auc_drop)
     target, companions = plan_files(Path(path), choices)
     for bound in (max_auc_drop, fail_if_worse_than):
         if bound is not None:
@@ -56,7 +58,7 @@ def convert(
     extras = Extras(choices.get("group"), ablation, control)
     job = prepare_files(path, budget, choices, target, extras, needs_budget=max_auc_drop is None)
     job = replace(job, options=settle_dense(job.subject, job.options))
-    shrunk, gate = _shrink_within(job, max_auc_drop, fail_if_worse_than)
+    shrunk, gate = _shrink_within(job, max_auc_drop, fail_if_worse_than, like)
     judgement = judge_outcome(
         job.subject, shrunk, job.judged, job.options, extras, progress=job.progress, watch=job.watch
     )
@@ -83,6 +85,29 @@ def convert(
     report = replace(report, plan={**report.plan, **extra})
     companions.write(report)
     return report
+
+
+def take_like(
+    budget: str | int | None, choices: OutputChoices, max_auc_drop: float | None
+) -> tuple[Yesterday | None, str | int | None, OutputChoices]:
+    """The earlier artifact to start from, with the budget and choices as that has them where no others are given.
+
+    OptionError where a size is searched besides, for which other codes are needed.
+    """
+    path = choices.get("like")
+    if path is None:
+        return None, budget, choices
+    if max_auc_drop is not None:
+        raise OptionError(
+            "--max-auc-drop searches for a size, and --like takes over that of an earlier artifact; leave one out, or "
+            "hold the result to a bound with --fail-if-worse-than."
+        )
+    like = read_yesterday(path)
+    silent = choices.get("recipe") is None
+    taken = {name: one for name, one in like.choices.items() if silent and choices.get(name) is None}
+    if budget is None and silent:
+        budget = like.budget or None
+    return like, budget, cast("OutputChoices", {**choices, **taken})
 
 
 def plan_files(path: Path, choices: OutputChoices) -> tuple[Path, Companions]:
@@ -128,7 +153,7 @@ def default_target(path: Path) -> Path:
 
 
 def _shrink_within(
-    job: Job, max_auc_drop: float | None, fail_if_worse_than: float | None
+    job: Job, max_auc_drop: float | None, fail_if_worse_than: float | None, like: Yesterday | None
 ) -> tuple[Shrunk, GateResult | None]:
     """The outcome at the job's budget, or the smallest within `max_auc_drop`; held to `fail_if_worse_than`."""
     facts, subject, options = profile_facts(job.profile), job.subject, job.options
@@ -137,7 +162,7 @@ def _shrink_within(
     bound = max_auc_drop if max_auc_drop is not None else fail_if_worse_than
     if bound is None:
         assert budget is not None
-        return run(budget), None
+        return run(budget, like=like), None
     judging = subject.hold_out or (job.judged if max_auc_drop is None else None)
     if judging is None:
         needed = "a hold-out (--val)" if max_auc_drop is not None else "a hold-out (--val) or evaluation data (--eval)"
@@ -146,7 +171,7 @@ def _shrink_within(
     gate = Gate(subject, judging, bound, judged_on=judged_on, workers=options.workers)
     if max_auc_drop is None:
         assert budget is not None
-        shrunk = run(budget)
+        shrunk = run(budget, like=like)
     else:
         dense_bytes = subject.dense_bytes("fp32")
         cap = None if budget is None else budget.resolve(table_bytes=subject.table_bytes, dense_bytes=dense_bytes)
