@@ -140,6 +140,7 @@ def code_rows(
     workers: int,
     held: HeldCodes | None = None,
     lost: Column | None = None,
+    beam: int = BEAM,
 ) -> CodedRows:
     """Every row coded as its level (int8 [rows], -1: the base) asks, in one pass.
 
@@ -152,7 +153,8 @@ def code_rows(
     def code(bounds: tuple[int, int]) -> _Chunk:
         chunk = torch.from_numpy(reader.read_rows(*bounds))
         own = levels[slice(*bounds)], survey.weights[slice(*bounds)]
-        return _code_chunk(chunk, survey, books, spec, *own, before=None if held is None else (held, bounds[0]))
+        before = None if held is None else (held, bounds[0])
+        return _code_chunk(chunk, survey, books, spec, *own, before=before, beam=beam)
 
     base = np.zeros(spec.tensors()["base"][1] if spec.base_bits() else 0, dtype=np.uint8)
     members = [_Held() for _ in spec.levels]
@@ -206,18 +208,19 @@ def _code_chunk(
     levels: np.ndarray,
     weights: np.ndarray,
     *,
-    before: tuple[HeldCodes, int] | None = None,
+    before: tuple[HeldCodes, int] | None,
+    beam: int,
 ) -> _Chunk:
     """The rows of a chunk, coded; before: the codes that they may keep, and the number of the first row."""
     depths = torch.from_numpy(depths_of(spec, levels))
     kept = 0
     if before is None:
-        found, distances = _search(chunk, survey, books, depths)
+        found, distances = _search(chunk, survey, books, depths, beam)
     else:
         old = before[0].find(before[1], chunk, survey, depths)
         found, distances = torch.zeros(len(chunk), len(books), dtype=torch.uint8), torch.zeros(len(chunk))
         rest = (~old.serves).nonzero().squeeze(1)
-        found[rest], distances[rest] = _search(chunk[rest], survey, books, depths[rest])
+        found[rest], distances[rest] = _search(chunk[rest], survey, books, depths[rest], beam)
         kept = old.settle(found, distances)
     codes, squared = found.numpy(), distances.numpy()
     members = list[tuple[np.ndarray, np.ndarray, Mapping[str, Tensor]]]()
@@ -238,5 +241,5 @@ def _code_chunk(
     return _Chunk(packed, tuple(members), squared * weights, kept)
 
 
-def _search(chunk: Tensor, survey: Survey, books: Sequence[Tensor], depths: Tensor) -> tuple[Tensor, Tensor]:
-    return search_codes(chunk, books, centre=survey.centre, metric=survey.metric, depths=depths, beam=BEAM)
+def _search(chunk: Tensor, survey: Survey, books: Sequence[Tensor], depths: Tensor, beam: int) -> tuple[Tensor, Tensor]:
+    return search_codes(chunk, books, centre=survey.centre, metric=survey.metric, depths=depths, beam=beam)

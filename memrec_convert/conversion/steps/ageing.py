@@ -15,7 +15,7 @@ from torch import Tensor
 
 from memrec_convert.distill.columns import gather
 from memrec_convert.distill.curves import KMEANS_ITERATIONS, SAMPLE_ROWS, codec_distance
-from memrec_convert.distill.refine import refine_table
+from memrec_convert.distill.refine import RefinedTable, refine_table
 from memrec_convert.distill.rows import RowReader, TensorRows
 from memrec_convert.distill.stages import SampleRows, Stage, books_in_metric, encode_rows, fit_lists
 from memrec_convert.distill.streamed import BEAM, depths_of
@@ -72,16 +72,50 @@ def measure_fresh(
     Ids are in the levels that they are in, or in levels as full that are filled with whom they serve best today,
     whichever loses less. widest: the largest |entry| of any row less the centre.
     """
-    shift = _mean(learned.rows)
-    own = SampleRows(learned.rows.residual - shift, learned.rows.weights)
-    survey = _stand_in(own, metric, widest)
-    stages: tuple[Stage, ...] = ()
-    if spec.stages:
-        fitted = fit_lists(own, metric, [spec.stages], scale=survey.scale, iterations=KMEANS_ITERATIONS, seed=seed)
-        stages = _refine(own, survey, next(iter(fitted)).stages, depths_of(spec, learned.levels))
+    shift, own, survey = _about_mean(learned, metric, widest)
+    stages = _fit_stages(own, survey, spec, seed)
+    if stages:
+        stages = _refine(own, survey, stages, depths_of(spec, learned.levels))
     residual = judged.rows.residual - shift
     as_placed = _measure(residual, judged, survey, stages, spec)
     return min(as_placed, _measure_placed_anew(residual, judged, survey, stages, spec)) if spec.levels else as_placed
+
+
+def refine_whole(
+    reader: RowReader,
+    survey: Survey,
+    spec: TableSpec,
+    levels: np.ndarray,
+    stages: Sequence[Stage],
+    *,
+    workers: int,
+    fresh: tuple[AgeingSample, float, int] | None = None,
+) -> RefinedTable:
+    """Codebooks improved over all rows of a small table, and what its rows that have no row stored then lose.
+
+    fresh: a sample, the largest |entry| and a seed, to start from codebooks and a centre fitted to that instead.
+    """
+    if fresh is not None:
+        learned, widest, seed = fresh
+        shift, own, stand_in = _about_mean(learned, survey.metric, widest)
+        stages = _fit_stages(own, stand_in, spec, seed)
+        survey = replace(survey, centre=survey.centre + shift, widest=widest)
+    return refine_table(reader, survey, stages, depths_of(spec, levels), workers=workers)
+
+
+def _about_mean(learned: AgeingSample, metric: Tensor, widest: float) -> tuple[Tensor, SampleRows, Survey]:
+    """The mean of a sample's rows, the rows without it, and the survey of those."""
+    shift = _mean(learned.rows)
+    own = SampleRows(learned.rows.residual - shift, learned.rows.weights)
+    return shift, own, _stand_in(own, metric, widest)
+
+
+def _fit_stages(rows: SampleRows, survey: Survey, spec: TableSpec, seed: int) -> tuple[Stage, ...]:
+    """The spec's codebooks from nothing."""
+    if not spec.stages:
+        return ()
+    fitted = fit_lists(rows, survey.metric, [spec.stages], scale=survey.scale, iterations=KMEANS_ITERATIONS, seed=seed)
+    return next(iter(fitted)).stages
 
 
 def refit(

@@ -18,7 +18,7 @@ from memrec_convert.artifact.metadata import Metadata
 from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.subject import Progress, Subject, TableSite
 from memrec_convert.conversion.options import Options
-from memrec_convert.conversion.steps.ageing import measure_fresh, refit, sample_ageing
+from memrec_convert.conversion.steps.ageing import AgeingSample, measure_fresh, refine_whole, refit, sample_ageing
 from memrec_convert.conversion.steps.assembly import frame_of, make_module
 from memrec_convert.conversion.steps.fitting import Fitted
 from memrec_convert.conversion.steps.outcome import Candidate, TakenOver, TakenTable
@@ -26,9 +26,11 @@ from memrec_convert.conversion.steps.sizing import make_counter
 from memrec_convert.conversion.steps.weighting import choose_source, weigh_tables
 from memrec_convert.conversion.steps.yesterday import Yesterday
 from memrec_convert.distill.held import HeldCodes, exchange_levels, hold_codes
-from memrec_convert.distill.rows import read_chunks
+from memrec_convert.distill.refine import BEAM as SMALL_BEAM
+from memrec_convert.distill.refine import RefinedTable
+from memrec_convert.distill.rows import RowReader, is_large, read_chunks
 from memrec_convert.distill.stages import Stage, split_codebook
-from memrec_convert.distill.streamed import CodedRows, code_rows, depths_of
+from memrec_convert.distill.streamed import BEAM, CodedRows, code_rows, depths_of
 from memrec_convert.distill.survey import Survey
 from memrec_convert.distill.weights import TableWeights
 from memrec_convert.encoding import TableSpec
@@ -119,41 +121,94 @@ def _carry_table(
     if spec.form == "kept":
         return _CarriedTable(make_module(site, spec, keep_rows(spec, read_chunks(site.reader)), oov=options.oov), told)
 
-    frame, column = before.get_buffer("frame"), subject.scratch.column
-    survey = Survey(
-        frame[1:].clone(), weights.metric, weights.rows, column(site.rows, np.float32), 127 * float(frame[0])
-    )
-    stages = split_codebook(before.get_buffer("codebook"), spec.stages, spec.shifts) if spec.stages else ()
+    survey, stages = _read_books(subject, site, before, spec, weights)
     held, widest = hold_codes(
         site.reader, survey, before, depths_of(spec, levels[: before.spec.rows]), workers=options.workers
     )
     levels = exchange_levels(spec, levels, survey.values)
-    values, survey = survey, replace(survey, values=column(site.rows, np.float32))
-
-    def code(survey: Survey, stages: Sequence[Stage], held: HeldCodes) -> CodedRows:
-        return code_rows(
-            site.reader, survey, stages, spec, levels, workers=options.workers, held=held, lost=survey.values
-        )
-
-    coded = code(survey, stages, held)
+    place = _Place(site.reader, spec, levels, options)
+    values, survey = survey, replace(survey, values=subject.scratch.column(site.rows, np.float32))
+    coded = place.code(survey, stages, held if place.is_large else held.over(before))
     learned, judged = sample_ageing(site.reader, values, survey, levels, seed=options.seed, workers=options.workers)
-    fresh = measure_fresh(learned, judged, spec, survey.metric, widest=widest, seed=options.seed)
-    loss, refitted = judged.loss, False
+    loss, refitted = judged.loss if place.is_large else coded.loss, False
+    fresh = place.measure_fresh(survey, learned, judged, widest)
     if loss > fresh * (1 + MOST_LOST):
-        moved, better, after = refit(learned, judged, survey, spec, stages)
+        moved, better, after = place.refit(survey, stages, learned, judged)
         if after < loss:
             survey, stages, loss, refitted = moved, better, after, True
-            coded = code(survey, stages, held.over(_with_books(before, survey, stages)))
+            coded = place.code(survey, stages, held.over(_with_books(before, survey, stages)))
     tensors = join_replaced(spec, **frame_of(survey, stages), base=coded.base, levels=coded.levels)
-    told = replace(
-        told,
-        coded=int(np.count_nonzero(depths_of(spec, levels) > 0)),
-        kept=coded.kept,
-        refitted=refitted,
-        loss=loss,
-        fresh_loss=fresh,
-    )
+    with_codes = int(np.count_nonzero(depths_of(spec, levels) > 0))
+    told = replace(told, coded=with_codes, kept=coded.kept, refitted=refitted, loss=loss, fresh_loss=fresh)
     return _CarriedTable(make_module(site, spec, tensors, oov=options.oov), told, coded.loss)
+
+
+def _read_books(
+    subject: Subject, site: TableSite, before: CompressedModule, spec: TableSpec, weights: TableWeights
+) -> tuple[Survey, tuple[Stage, ...]]:
+    """Yesterday's centre and scale with today's weights, and yesterday's codebooks."""
+    frame, values = before.get_buffer("frame"), subject.scratch.column(site.rows, np.float32)
+    stages: tuple[Stage, ...] = ()
+    if spec.stages:
+        stages = split_codebook(before.get_buffer("codebook"), before.spec.stages, before.spec.shifts)
+    survey = Survey(frame[1:].clone(), weights.metric, weights.rows, values, 127 * float(frame[0]))
+    return survey, stages[: len(spec.stages)]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A table's rows, with the form and the levels (int8 [rows]) that they are to have.
+
+    Large tables are judged on a sample; of small ones all rows are coded and judged, as they are in any conversion.
+    """
+
+    reader: RowReader
+    spec: TableSpec
+    levels: np.ndarray
+    options: Options
+
+    @property
+    def is_large(self) -> bool:
+        return is_large(self.reader.shape)
+
+    def code(self, survey: Survey, stages: Sequence[Stage], held: HeldCodes) -> CodedRows:
+        return code_rows(
+            self.reader,
+            survey,
+            stages,
+            self.spec,
+            self.levels,
+            workers=self.options.workers,
+            held=held,
+            lost=survey.values,
+            beam=BEAM if self.is_large else SMALL_BEAM,
+        )
+
+    def measure_fresh(self, survey: Survey, learned: AgeingSample, judged: AgeingSample, widest: float) -> float:
+        if self.is_large:
+            seed = self.options.seed
+            return measure_fresh(learned, judged, self.spec, survey.metric, widest=widest, seed=seed)
+        fresh = (learned, widest, self.options.seed)
+        return self._stored(survey) + self._refine(survey, (), fresh=fresh).loss
+
+    def refit(
+        self, survey: Survey, stages: Sequence[Stage], learned: AgeingSample, judged: AgeingSample
+    ) -> tuple[Survey, tuple[Stage, ...], float]:
+        if self.is_large or not stages:
+            return refit(learned, judged, survey, self.spec, stages)
+        better = self._refine(survey, stages)
+        return survey, better.stages, better.loss + self._stored(survey)
+
+    def _refine(
+        self, survey: Survey, stages: Sequence[Stage], fresh: tuple[AgeingSample, float, int] | None = None
+    ) -> RefinedTable:
+        workers = self.options.workers
+        return refine_whole(self.reader, survey, self.spec, self.levels, stages, workers=workers, fresh=fresh)
+
+    def _stored(self, survey: Survey) -> float:
+        """What stored rows lose, whichever codebooks the others have."""
+        stored = depths_of(self.spec, self.levels) < 0
+        return float(survey.values[:][stored].sum(dtype=np.float64))
 
 
 def _fit_rows(before: CompressedModule, rows: int) -> tuple[TableSpec, np.ndarray]:
