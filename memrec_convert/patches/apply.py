@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from memrec_convert.errors import ArtifactError, OutputError, PatchError
-from memrec_convert.patches.blocks import change_block, old_bytes
+from memrec_convert.patches.blocks import change_block, edit_base, old_bytes
 from memrec_convert.patches.description import DIGEST_BYTES, Description, block_bytes, split_patch
 from memrec_convert.results import Result
 from memrec_convert.safe_files import as_path, check_target, write_file
@@ -87,8 +87,12 @@ def _pieces(description: Description, base: np.ndarray, blocks: memoryview, wher
         if not part.blocks:
             for start in range(part.start, part.start + part.held, _PIECE):
                 yield base[start : min(start + _PIECE, part.start + part.held)].data
+        source, place = base, part
+        if part.edits:
+            source = edit_base(base, part, blocks[taken : taken + part.edits], where)
+            taken, place = taken + part.edits, part.model_copy(update={"start": 0, "held": part.bytes})
         for number, block in enumerate(part.blocks):
-            held = old_bytes(base, part, number * step, min((number + 1) * step, part.bytes))
+            held = old_bytes(source, place, number * step, min((number + 1) * step, part.bytes))
             made = change_block(held, block, blocks[taken : taken + block.stored], part.entry_bits, where)
             taken += block.stored
             yield np.ascontiguousarray(made).data

@@ -5,13 +5,42 @@ from __future__ import annotations
 import numpy as np
 
 from memrec_convert.errors import PatchError
-from memrec_convert.patches.description import Block, Part, compress, count_entries, decompress, payload_bytes
+from memrec_convert.patches.description import (
+    Block,
+    Part,
+    compress,
+    count_entries,
+    decompress,
+    edit_bytes,
+    payload_bytes,
+)
 
 
 def old_bytes(base: np.ndarray, part: Part, first: int, last: int) -> np.ndarray:
     """Bytes first..last-1 of a part as they are before its changes: zeros where the old file has none (uint8)."""
     held = base[part.start + min(first, part.held) : part.start + min(last, part.held)]
     return np.concatenate([held, np.zeros(last - first - len(held), np.uint8)])
+
+
+def tell_edits(part: Part, removed: np.ndarray, inserted: np.ndarray) -> bytes:
+    """The frame for a part whose old entries (bool [old]) are taken out, and new ones (bool [new]) come in."""
+    counts = [count_entries(nbytes, part.entry_bits) for nbytes in (part.held, part.bytes)]
+    padded = [np.pad(one, (0, count - len(one))) for one, count in zip((removed, inserted), counts, strict=True)]
+    return compress(b"".join(np.packbits(one, bitorder="little").tobytes() for one in padded))
+
+
+def edit_base(old: np.ndarray, part: Part, stored: memoryview, where: str) -> np.ndarray:
+    """The bytes of a part (uint8) once its entries were taken out and put in, zeros where there is no old one."""
+    marks = np.frombuffer(decompress(stored, edit_bytes(part), where), np.uint8)
+    before, after = (count_entries(nbytes, part.entry_bits) for nbytes in (part.held, part.bytes))
+    removed = np.unpackbits(marks[: -(-before // 8)], bitorder="little")[:before].astype(bool)
+    inserted = np.unpackbits(marks[-(-before // 8) :], bitorder="little")[:after].astype(bool)
+    kept = _as_entries(old[part.start : part.start + part.held], part.entry_bits)[~removed]
+    places = np.flatnonzero(~inserted)[: len(kept)]
+    made = np.zeros((after, kept.shape[1]), np.uint8)
+    made[places] = kept[: len(places)]
+    flat = np.packbits(made, bitorder="little") if part.entry_bits % 8 else made.reshape(-1)
+    return flat[: part.bytes]
 
 
 def tell_block(base: np.ndarray, new: np.ndarray, entry_bits: int) -> tuple[Block, bytes]:

@@ -21,6 +21,8 @@ DIGEST_BYTES = 16
 FRONT_BYTES = len(MAGIC) + 8
 BLOCK_BITS = 1 << 25
 MOST_ENTRY_BITS = 1 << 16
+MOST_EDITED_BYTES = 1 << 26
+"""Of a part in which entries are taken out and put in, and of what it starts from: both are held whole."""
 
 _LEVEL = 12
 """Of zstd: from here on, slower levels gain less than one per cent on codes and weights."""
@@ -51,13 +53,15 @@ class Block(_Plain):
 class Part(_Plain):
     """`bytes` of the new file: old bytes `start`..`start + held - 1` with zeros behind them, then changed in blocks.
 
-    Entries have `entry_bits` bits. Without blocks nothing changes.
+    Entries have `entry_bits` bits. Without blocks nothing changes. `edits` is the length of the frame that tells which
+    old entries are taken out and where others come in before that, if any.
     """
 
     bytes: _Size
     start: _Size
     held: _Size
     entry_bits: Annotated[int, Field(ge=1, le=MOST_ENTRY_BITS)] = 8
+    edits: _Size = 0
     blocks: tuple[Block, ...] = ()
 
 
@@ -83,6 +87,11 @@ def count_entries(nbytes: int, entry_bits: int) -> int:
 def payload_bytes(nbytes: int, entry_bits: int, changed: int) -> int:
     """Bytes that tell of a block's changed entries before they are compressed: a bit per entry, then the values."""
     return -(-count_entries(nbytes, entry_bits) // 8) + -(-changed * entry_bits // 8)
+
+
+def edit_bytes(part: Part) -> int:
+    """Bytes that tell of a part's edits before they are compressed: a bit per old entry, then one per new entry."""
+    return sum(-(-count_entries(nbytes, part.entry_bits) // 8) for nbytes in (part.held, part.bytes))
 
 
 def digest(*parts: bytes | memoryview) -> str:
@@ -148,6 +157,9 @@ def _check(description: Description, nbytes: int, where: str) -> None:
             raise _damaged(where, f"{place} takes bytes that the old file does not have")
         if part.held < part.bytes and not part.blocks:
             raise _damaged(where, f"{place} has bytes from nowhere")
+        total += part.edits
+        if part.edits and (not part.blocks or max(part.held, part.bytes) > MOST_EDITED_BYTES):
+            raise _damaged(where, f"{place} is edited, and has {part.bytes} bytes in {len(part.blocks)} blocks")
         if part.blocks and len(part.blocks) != -(-part.bytes // step):
             raise _damaged(where, f"{place} has {len(part.blocks)} blocks for {part.bytes} bytes")
         for block in part.blocks:

@@ -11,12 +11,15 @@ from torch import Tensor
 
 from memrec_convert.artifact.layout import build_header, order_names
 from memrec_convert.artifact.metadata import tensor_bytes
-from memrec_convert.artifact.reader import Artifact, read_artifact
+from memrec_convert.artifact.reader import Artifact, build_modules, read_artifact
 from memrec_convert.artifact.verification import check_header
-from memrec_convert.encoding.spec import table_spec_from_json
+from memrec_convert.encoding.codecs import CODECS
+from memrec_convert.encoding.index import check_index, list_ids
+from memrec_convert.encoding.spec import count_bytes, table_spec_from_json
 from memrec_convert.errors import OutputError
-from memrec_convert.patches.blocks import old_bytes, tell_block
+from memrec_convert.patches.blocks import edit_base, old_bytes, tell_block, tell_edits
 from memrec_convert.patches.description import (
+    MOST_EDITED_BYTES,
     MOST_ENTRY_BITS,
     Block,
     Description,
@@ -70,8 +73,9 @@ def diff(old: str | Path, new: str | Path, *, out: str | Path, force: bool = Fal
     """
     target = as_path(out, OutputError)
     check_target(target, force=force)
-    before, after = _read_parts(read_artifact(old)), _read_parts(artifact := read_artifact(new))
-    widths = _find_widths(artifact)
+    first, last = _read_sound(old), _read_sound(new)
+    before, after = _read_parts(first), _read_parts(last)
+    widths, moves = _find_widths(last), find_moves(first, last)
     starts, ends, start = dict[str, int](), list[End](), 0
     for parts in (before, after):
         nbytes = sum(len(one) for one in parts.values())
@@ -86,7 +90,7 @@ def diff(old: str | Path, new: str | Path, *, out: str | Path, force: bool = Fal
         if len(base) >= len(data) and np.array_equal(base[:held], data):
             told.append(part)
             continue
-        part, blocks = _tell(part, base, data, widths.get(name, (8,)))
+        part, blocks = _tell(part, base, data, widths.get(name, (8,)), moves.get(name))
         told.append(part)
         stored += blocks
         changes.append(_describe(name, part))
@@ -97,9 +101,16 @@ def diff(old: str | Path, new: str | Path, *, out: str | Path, force: bool = Fal
     return Diffed(str(out), nbytes, *figures, len(after) - len(changes), removed, tuple(changes))
 
 
+def _read_sound(path: str | Path) -> Artifact:
+    """An artifact whose header, tensors and descriptions of tables agree."""
+    artifact = read_artifact(path)
+    check_header(artifact)
+    build_modules(artifact)
+    return artifact
+
+
 def _read_parts(artifact: Artifact) -> dict[str, np.ndarray]:
     """The file's bytes (uint8) in order: its header, then each tensor by name."""
-    check_header(artifact)
     shapes = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in artifact.tensors.items()}
     header = np.frombuffer(build_header(shapes, artifact.metadata.to_text()), np.uint8)
     tensors = {name: np.asarray(tensor_bytes(artifact.tensors[name])) for name in order_names(shapes)}
@@ -125,10 +136,22 @@ def _plain_widths(tensor: Tensor) -> tuple[int, ...]:
     return tuple(sorted({element, row if 0 < row <= MOST_ENTRY_BITS else element}))
 
 
-def _tell(part: Part, base: np.ndarray, data: np.ndarray, widths: Sequence[int]) -> tuple[Part, list[bytes]]:
-    """The part told in entries of the width that takes the fewest bytes."""
+def _tell(
+    part: Part, base: np.ndarray, data: np.ndarray, widths: Sequence[int], moves: Moves | None
+) -> tuple[Part, list[bytes]]:
+    """The part told in entries of the width that takes the fewest bytes, from old entries as they are or moved."""
     found = [_tell_in(part, base, data, width) for width in widths]
+    if moves is not None and max(part.held, part.bytes) <= MOST_EDITED_BYTES:
+        found.append(_tell_moved(part, base, data, moves))
     return min(found, key=lambda one: sum(len(block) for block in one[1]))
+
+
+def _tell_moved(part: Part, base: np.ndarray, data: np.ndarray, moves: Moves) -> tuple[Part, list[bytes]]:
+    inside = part.model_copy(update={"start": 0, "held": len(base), "entry_bits": moves.entry_bits})
+    frame = tell_edits(inside, moves.removed, moves.inserted)
+    edited = edit_base(base, inside, memoryview(frame), "the patch")
+    told, blocks = _tell_in(part.model_copy(update={"held": len(edited)}), edited, data, moves.entry_bits)
+    return told.model_copy(update={"held": len(base), "edits": len(frame)}), [frame, *blocks]
 
 
 def _tell_in(part: Part, base: np.ndarray, data: np.ndarray, width: int) -> tuple[Part, list[bytes]]:
@@ -142,8 +165,54 @@ def _tell_in(part: Part, base: np.ndarray, data: np.ndarray, width: int) -> tupl
     return part.model_copy(update={"entry_bits": width, "blocks": tuple(blocks)}), stored
 
 
+@dataclass(frozen=True)
+class Moves:
+    """Entries of a level: which old ones are gone (bool [old]), and which new ones were not there (bool [new])."""
+
+    entry_bits: int
+    removed: np.ndarray
+    inserted: np.ndarray
+
+
+def find_moves(old: Artifact, new: Artifact) -> dict[str, Moves]:
+    """Where ids came into levels and left them: what the others have then stands elsewhere, unchanged."""
+    found = dict[str, Moves]()
+    befores = {path: _levels_of(old, path) for path in old.metadata.modules}
+    for path in new.metadata.modules:
+        for name, (ids, widths) in _levels_of(new, path).items():
+            earlier = befores.get(path, {}).get(name, (ids, {}))[0]
+            gone, come = ~np.isin(earlier, ids), ~np.isin(ids, earlier)
+            if (gone.any() or come.any()) and np.array_equal(earlier[~gone], ids[~come]):
+                moved = {tensor: Moves(width, gone, come) for tensor, width in widths.items()}
+                found |= {tensor: one for tensor, one in moved.items() if one.entry_bits <= MOST_ENTRY_BITS}
+    return found
+
+
+def _levels_of(artifact: Artifact, path: str) -> dict[str, tuple[np.ndarray, dict[str, int]]]:
+    """Per level and kind its ids in order (int64), and the bits of an entry of each of its tensors but the index."""
+    plain, found = artifact.metadata.modules[path], dict[str, tuple[np.ndarray, dict[str, int]]]()
+    if "same_as" in plain:
+        return found
+    spec = table_spec_from_json(plain)
+    for number, level in enumerate(spec.levels):
+        prefix = f"{path}.level{number}_"
+        if check_index(level.index, artifact.tensors[f"{prefix}index"]):
+            continue  # verify names what is wrong with it; bytes are compared as they are
+        ids = list_ids(level.index, artifact.tensors[f"{prefix}index"]).numpy()
+        if level.kind == "codes":
+            found[f"{number} {level.depth}"] = ids, {f"{prefix}codes": spec.level_bits(level)}
+        else:
+            parts = CODECS[level.codec].parts(1, spec.dim)
+            found[f"{number} {level.codec}"] = (
+                ids,
+                {prefix + name: 8 * count_bytes([one]) for name, one in parts.items()},
+            )
+    return found
+
+
 def _describe(name: str, part: Part) -> TensorChange:
-    changed, stored = (sum(getattr(block, key) for block in part.blocks) for key in ("changed", "stored"))
+    changed = sum(block.changed for block in part.blocks)
+    stored = part.edits + sum(block.stored for block in part.blocks)
     return TensorChange(name, part.bytes, -(-8 * part.bytes // part.entry_bits), changed, stored)
 
 

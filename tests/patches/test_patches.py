@@ -17,17 +17,51 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import make_dlrm, make_own, save_dlrm
+from small_models import OwnModel, make_dlrm, make_own, save_dlrm
 from torch import nn
 
 from memrec_convert import apply, diff, save
 from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE, Metadata
 from memrec_convert.cli.commands import cli
+from memrec_convert.encoding import LevelSpec, TableSpec
+from memrec_convert.encoding.build import build_replaced
+from memrec_convert.encoding.index import choose_index
 from memrec_convert.errors import ArtifactError, MemrecError, OutputError, PatchError
-from memrec_convert.patches.blocks import change_block, tell_block
-from memrec_convert.patches.description import MAGIC, compress, count_entries
+from memrec_convert.lookup import CompressedEmbedding
+from memrec_convert.patches.blocks import change_block, edit_base, tell_block, tell_edits
+from memrec_convert.patches.description import MAGIC, Part, compress, count_entries
 
 MUTATIONS = int(os.environ.get("MEMREC_PATCH_MUTATIONS", "300"))
+
+
+PLAIN = Metadata(modules={}, architecture=None, dense="fp32", profile={}, plan={}, seed=0)
+
+
+def save_levels(path: Path, members: np.ndarray) -> Path:
+    """A table of 3000 rows whose first 600 members have codes of 7 bits, the others stored rows."""
+    draw = np.random.default_rng(1)
+    indices = (choose_index(3000, 600), choose_index(3000, len(members) - 600))
+    levels = (LevelSpec("codes", indices[0], depth=2), LevelSpec("rows", indices[1], codec="int8"))
+    spec = TableSpec(3000, 2, "replaced", stages=(16, 8), shifts=(0, 1), levels=levels)
+    of_rows = np.full(3000, -1, dtype=np.int8)
+    of_rows[members[:600]], of_rows[members[600:]] = 0, 1
+    rows = torch.from_numpy(draw.standard_normal((3000, 2)).astype(np.float32))
+    table = CompressedEmbedding(spec, name="words")
+    made = build_replaced(
+        spec,
+        centre=torch.zeros(2),
+        scale=0.01,
+        codebook=torch.from_numpy(draw.integers(-127, 128, (24, 2)).astype(np.int8)),
+        codes=np.stack([draw.integers(0, 16, 3000), draw.integers(0, 8, 3000)], axis=1).astype(np.uint8),
+        levels=of_rows,
+        read_rows=lambda ids: rows[torch.from_numpy(ids)],
+    )
+    table.fill(made)
+    torch.manual_seed(2)
+    model = OwnModel(table).eval()
+    setattr(model, METADATA_ATTRIBUTE, PLAIN)
+    save(model, path)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +95,31 @@ def forge(description: Any, blocks: bytes = b"") -> bytes:
     return body + hashlib.blake2b(body, digest_size=16).digest()
 
 
+def read_edited(base: bytes, part: dict[str, Any], patch: bytes, place: int) -> bytes:
+    """Old bytes with entries taken out and put in."""
+    width = part["entry_bits"]
+    counts = [-(-8 * nbytes // width) for nbytes in (part["held"], part["bytes"])]
+    sizes = [-(-count // 8) for count in counts]
+    told = pa.decompress(patch[place : place + part["edits"]], sum(sizes), codec="zstd", asbytes=True)
+    gone, come = (int.from_bytes(one, "little") for one in (told[: sizes[0]], told[sizes[0] :]))
+    bits, made = int.from_bytes(base, "little"), 0
+    left = [bits >> at * width & ((1 << width) - 1) for at in range(counts[0]) if not gone >> at & 1]
+    for at in range(counts[1]):
+        if left and not come >> at & 1:
+            made |= left.pop(0) << at * width
+    return made.to_bytes(counts[1] * width // 8 + 1, "little")[: part["bytes"]]
+
+
 def second_reader(old: bytes, patch: bytes) -> bytes:
     """The new file by docs/patches.md alone, bit by bit, in another way than the package's."""
     description = describe(patch)
     place, made = 16 + int.from_bytes(patch[12:16], "little"), bytearray()
     for part in description["parts"]:
         width = part.get("entry_bits", 8)
-        base = old[part["start"] : part["start"] + part["held"]].ljust(part["bytes"], b"\0")
+        base = old[part["start"] : part["start"] + part["held"]]
+        if part.get("edits"):
+            base, place = read_edited(base, part, patch, place), place + part["edits"]
+        base = base.ljust(part["bytes"], b"\0")
         size = max(1, (1 << 25) // (8 * width)) * width
         for number, block in enumerate(part.get("blocks", [])):
             piece = base[number * size : (number + 1) * size]
@@ -143,6 +195,40 @@ def test_a_second_reader_follows_the_page(folder: Path) -> None:
     assert made == (folder / "new").read_bytes()
 
 
+def test_what_only_stands_elsewhere_is_not_told_again(tmp_path: Path) -> None:
+    """Where ten ids left each level and ten came, their entries alone change; a second reader makes the same bytes."""
+    ids = np.random.default_rng(0).permutation(3000)
+    old = save_levels(tmp_path / "old", ids[:1000])
+    new = save_levels(tmp_path / "new", np.concatenate([ids[10:600], ids[1000:1010], ids[610:1000], ids[1010:1020]]))
+    found = {change.name: change.changed for change in diff(old, new, out=tmp_path / "patch").changes}
+    assert 0 < found["words.level0_codes"] <= 10
+    assert 0 < found["words.level1_rows"] <= 10
+    patch = (tmp_path / "patch").read_bytes()
+    assert sum("edits" in part for part in describe(patch)["parts"]) == 3
+    assert second_reader(old.read_bytes(), patch) == new.read_bytes()
+    apply(old, tmp_path / "patch", out=tmp_path / "made")
+    assert (tmp_path / "made").read_bytes() == new.read_bytes()
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data())
+def test_entries_are_taken_out_and_put_in_at_any_width(data: st.DataObject) -> None:
+    """What an edit leaves of the old entries stands in order in the places where none came in."""
+    width, old = data.draw(st.integers(1, 40)), data.draw(st.lists(st.booleans(), min_size=1, max_size=30))
+    new = data.draw(st.lists(st.booleans(), min_size=1, max_size=30))
+    entries = data.draw(st.lists(st.integers(1, (1 << width) - 1), min_size=len(old), max_size=len(old)))
+    nbytes = [-(-len(one) * width // 8) for one in (old, new)]
+    bits = sum(entry << at * width for at, entry in enumerate(entries))
+    part = Part(bytes=nbytes[1], start=3, held=nbytes[0], entry_bits=width)
+    frame = tell_edits(part, np.array(old), np.array(new))
+    base = np.frombuffer(b"abc" + bits.to_bytes(nbytes[0], "little"), np.uint8)
+    made = int.from_bytes(edit_base(base, part, memoryview(frame), "here").tobytes(), "little")
+    left = [entry for entry, gone in zip(entries, old, strict=True) if not gone]
+    for at, come in enumerate(new):
+        expected = left.pop(0) if left and not come else 0
+        assert made >> at * width & ((1 << width) - 1) == expected
+
+
 def test_equal_artifacts_make_equal_patches(folder: Path, tmp_path: Path) -> None:
     """Made again, a patch has the same bytes; one between equal artifacts changes nothing."""
     diff(folder / "old", folder / "new", out=tmp_path / "again")
@@ -156,12 +242,11 @@ def test_equal_artifacts_make_equal_patches(folder: Path, tmp_path: Path) -> Non
 def test_models_of_other_shapes_have_patches_too(folder: Path, tmp_path: Path) -> None:
     """Tensors that came, went, grew or shrank are told whole, or from what they have in common."""
     model = make_own()
-    plain = Metadata(modules={}, architecture=None, dense="fp32", profile={}, plan={}, seed=0)
-    setattr(model, METADATA_ATTRIBUTE, plain)
+    setattr(model, METADATA_ATTRIBUTE, PLAIN)
     save(model, tmp_path / "own")
     grown = make_own()
     grown.first, grown.second = nn.Linear(3, 2), nn.Linear(2, 3)
-    setattr(grown, METADATA_ATTRIBUTE, plain)
+    setattr(grown, METADATA_ATTRIBUTE, PLAIN)
     save(grown, tmp_path / "grown")
     for old, new in ((folder / "old", tmp_path / "own"), (tmp_path / "own", tmp_path / "grown")):
         for before, after in ((old, new), (new, old)):
@@ -206,8 +291,16 @@ def test_a_block_is_told_in_entries_of_any_width(data: st.DataObject) -> None:
     assert np.array_equal(change_block(old, block, memoryview(stored), width, "here"), new)
 
 
-def test_mutated_patches_never_make_a_wrong_file(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("edited", [False, True])
+def test_mutated_patches_never_make_a_wrong_file(
+    folder: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, edited: bool
+) -> None:
     """Changed, cut and lengthened patches, with and without a digest that fits, make the right file or none."""
+    if edited:
+        folder, ids = tmp_path_factory.mktemp("edited"), np.random.default_rng(0).permutation(3000)
+        save_levels(folder / "old", ids[:1000])
+        save_levels(folder / "new", ids[5:1005])
+        diff(folder / "old", folder / "new", out=folder / "patch")
     draw = np.random.default_rng(0)
     patch, new = (folder / "patch").read_bytes(), (folder / "new").read_bytes()
     target, spoilt = tmp_path / "made", tmp_path / "spoilt"
