@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from memrec_convert.artifact.dense import choose_compute
@@ -13,7 +14,7 @@ from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.candidates import confirm, find_candidates
 from memrec_convert.conversion.steps.carrying import carry_over
 from memrec_convert.conversion.steps.fitting import Fitted, fit_subject
-from memrec_convert.conversion.steps.outcome import Candidate, Shrunk, describe_wish
+from memrec_convert.conversion.steps.outcome import Candidate, Shrunk, TakenOver, describe_wish
 from memrec_convert.conversion.steps.recoding import teach_rows
 from memrec_convert.conversion.steps.sizing import complete_metadata, make_counter
 from memrec_convert.conversion.steps.weighting import NO_DATA_WARNING
@@ -48,24 +49,26 @@ def shrink(
     with single_threaded_torch():
         budget_bytes = budget.resolve(table_bytes=subject.table_bytes, dense_bytes=subject.dense_bytes("fp32"))
         describe = partial(_describe, subject, budget, budget_bytes, options, profile)
-        carried = None
-        if like is not None:
-            carried = carry_over(subject, like, options, describe, budget_bytes, progress=progress, watch=watch)
-        if carried is not None and carried.candidate is not None:
-            fitted, candidates, train = carried.fitted, [carried.candidate], False
-        else:
-            fitted = fitted or fit_subject(subject, options, progress, watch)
-            count = make_counter(subject, describe(fitted.source), oov=options.oov)
-            shared = (subject, fitted, budget_bytes, options, count)
-            candidates = find_candidates(*shared, progress=progress, watch=watch, rivals=rivals, refine=refine)
-        blank = describe(fitted.source)
+        fitted, ranked, taken = _rank(
+            subject,
+            like,
+            fitted,
+            budget_bytes,
+            options,
+            describe,
+            progress=progress,
+            watch=watch,
+            rivals=rivals,
+            refine=refine,
+        )
+        (chosen, *lost), blank = ranked, describe(fitted.source)
         with watch.stage("compare plans"):
-            chosen, *lost = confirm(subject, candidates, options, progress=progress, measure_alone=rivals)
             model = chosen.as_model(subject)
             settle_precision(model, blank)
         metadata = complete_metadata(subject, blank, chosen.specs, oov=options.oov)
         fine_tuning = None
-        if train and options.epochs and subject.hold_out is not None and subject.train is not None:
+        stays = taken is not None and not taken.reason
+        if train and not stays and options.epochs and subject.hold_out is not None and subject.train is not None:
             with watch.stage("fine-tune"):
                 model, fine_tuning = teach_rows(subject, fitted, chosen, model, options, progress=progress)
                 settle_precision(model, blank)
@@ -79,8 +82,42 @@ def shrink(
         fitted,
         fine_tuning,
         _warn(subject, fitted, chosen, options, budget_bytes, train=train, told=fine_tuning),
-        None if carried is None else carried.told,
+        taken,
     )
+
+
+def _rank(
+    subject: Subject,
+    like: Yesterday | None,
+    fitted: Fitted | None,
+    budget_bytes: int,
+    options: Options,
+    describe: Callable[[str], Metadata],
+    *,
+    progress: Progress,
+    watch: Stopwatch,
+    rivals: bool,
+    refine: bool,
+) -> tuple[Fitted, list[Candidate], TakenOver | None]:
+    """The fit, the candidates from it, best first, and what came of an earlier artifact.
+
+    That alone is taken where it serves and a fit reads large tables; else it is one candidate among others.
+    """
+    carried = None
+    if like is not None:
+        carried = carry_over(subject, like, options, describe, budget_bytes, progress=progress, watch=watch)
+    if carried is not None and carried.candidate is not None and subject.large_bytes:
+        fitted, candidates = carried.fitted, [carried.candidate]
+    else:
+        fitted = fitted or fit_subject(subject, options, progress, watch)
+        count = make_counter(subject, describe(fitted.source), oov=options.oov)
+        candidates = find_candidates(
+            subject, fitted, budget_bytes, options, count, progress=progress, watch=watch, rivals=rivals, refine=refine
+        )
+        candidates += [] if carried is None else carried.beside(fitted)
+    with watch.stage("compare plans"):
+        ranked = confirm(subject, candidates, options, progress=progress, measure_alone=rivals)
+    return fitted, *((ranked, None) if carried is None else carried.settle(ranked))
 
 
 def _refuse_pooled(options: Options) -> None:

@@ -18,7 +18,7 @@ from memrec_convert.errors import ArtifactError, OptionError
 from memrec_convert.report import Report
 
 BUDGET = "12kB"
-Change = Callable[[dict[str, torch.Tensor]], None]
+Change = Callable[[dict[str, torch.Tensor]], object]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_tables_may_grow_and_shrink(tiny: TinyModel, yesterday: Path, tmp_path: 
         state["emb_l.0.weight"] = torch.cat([weight, weight[:by] * 0.9]) if by > 0 else weight[:by].clone()
 
     today = write_today(tiny, tmp_path / "today.pt", resize)
-    found = told(convert(today, "13kB", like=yesterday, out=tmp_path / "new.safetensors"))
+    found = told(convert(today, like=yesterday, out=tmp_path / "new.safetensors"))
     assert found["reason"] == ""
     assert (found["tables"][0]["rows_before"], found["tables"][0]["rows"]) == (ROWS[0], ROWS[0] + by)
     assert "emb_l.0" in found["says"]
@@ -158,13 +158,13 @@ def test_with_data_the_divergence_is_measured_and_nothing_is_trained(
     """With logs the weights come from them, a bound on the AUC holds, and codes stay as they were taken over."""
     logs = {"data": tiny.train, "val": tiny.val}
     convert(tiny.checkpoint, BUDGET, out=tmp_path / "old", **logs, epochs=0)
-    today = write_today(tiny, tmp_path / "today.pt", move_some)
-    words = ["convert", str(today), "--like", str(tmp_path / "old"), "--out", str(tmp_path / "new")]
+    words = ["convert", str(tiny.checkpoint), "--like", str(tmp_path / "old"), "--out", str(tmp_path / "new")]
     words += ["--data", str(tiny.train), "--val", str(tiny.val)]
     cli.main([*words, "--fail-if-worse-than", "0.05", "--quiet"], standalone_mode=False)
-    report = convert(today, like=tmp_path / "old", out=tmp_path / "again", eval=tiny.test, **logs)
+    report = convert(tiny.checkpoint, like=tmp_path / "old", out=tmp_path / "again", eval=tiny.test, **logs)
     assert (tmp_path / "new").stat().st_size == (tmp_path / "again").stat().st_size
     values = report.to_json()
+    assert told(report)["reason"] == ""
     assert values["plan"]["divergence"] is not None
     assert values["fine_tune"] is None
     cli.main([*words, "--full", "--force"], standalone_mode=False)

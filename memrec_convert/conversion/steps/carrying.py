@@ -52,6 +52,25 @@ class Carried:
     candidate: Candidate | None
     fitted: Fitted
 
+    def beside(self, fitted: Fitted) -> list[Candidate]:
+        """The candidate, if there is one, with what its kept tables lose by the fit that the others come from."""
+        if self.candidate is None:
+            return []
+        specs = zip(fitted.fits, self.candidate.specs, strict=True)
+        kept = sum(fit.curves.kept[spec.codec] for fit, spec in specs if spec.form == "kept")
+        return [replace(self.candidate, distortion=self.candidate.distortion + kept)]
+
+    def settle(self, ranked: Sequence[Candidate]) -> tuple[list[Candidate], TakenOver]:
+        """The candidates, best first, with this one before all unless another is clearly better; and what to tell."""
+        own = next((one for one in ranked if one.name == NAME), None)
+        if own is None:
+            return list(ranked), self.told
+        best, here = (one.distortion if one.divergence is None else one.divergence for one in (ranked[0], own))
+        if here <= best * (1 + MOST_LOST):
+            return [own, *(one for one in ranked if one is not own)], self.told
+        does = "loses" if own.divergence is None else "diverges"
+        return list(ranked), replace(self.told, reason=f"a fresh conversion {does} {1 - best / here:.1%} less")
+
 
 def carry_over(
     subject: Subject,
