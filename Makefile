@@ -5,8 +5,8 @@ CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-TIERS := torchrec onnx browser engines
-CORE := not torchrec and not onnx and not browser and not engines
+TIERS := torchrec onnx browser remote spark engines
+CORE := not torchrec and not onnx and not browser and not remote and not spark and not engines
 WORKERS ?= 2
 OLDEST ?= python3.10
 

@@ -15,7 +15,15 @@ from memrec_convert import choices, clicklog, errors, lookup, report
 from memrec_convert.checkpoint.facts import Facts
 from memrec_convert.checkpoint.inspect import Inspection
 from memrec_convert.conversion.evaluate import Evaluation
-from memrec_convert.conversion.options import InputChoices, OptionChoices, Options, OutputChoices, ReadingChoices
+from memrec_convert.conversion.options import (
+    GoalChoices,
+    InputChoices,
+    LiveChoices,
+    OptionChoices,
+    Options,
+    OutputChoices,
+    ReadingChoices,
+)
 from memrec_convert.conversion.plan import Plan
 from memrec_convert.conversion.verify import Verified
 from memrec_convert.evaluation.metrics import Decile
@@ -44,12 +52,13 @@ called as `progress(stage, done, total)`, and is silent where none is given.
 """
 
 CHOICES = """\
-What `**choices` of the verbs takes, as typed keywords that editors and mypy know. `compress` takes `OptionChoices`, the
-fields of `Options`. `evaluate` takes `ReadingChoices`. `plan` and `compare` take `InputChoices`, which add inputs to
-both; `convert` takes `OutputChoices`, which add outputs to those. `assume` states fields of `Facts`.
+What `**choices` of the verbs takes, as typed keywords that editors and mypy know. `compress` takes `LiveChoices`: what
+a model is for, and fields of `Options`. `evaluate` takes `ReadingChoices`. `plan` and `compare` take `InputChoices`,
+which add inputs to fields of `Options`; `convert` takes `OutputChoices`, which add outputs to those.
+`assume` states fields of `Facts`.
 """
 
-KEYWORDS: tuple[type, ...] = (OptionChoices, ReadingChoices, InputChoices, OutputChoices)
+KEYWORDS: tuple[type, ...] = (OptionChoices, GoalChoices, LiveChoices, ReadingChoices, InputChoices, OutputChoices)
 
 SECTIONS: tuple[tuple[str, str, tuple[object, ...]], ...] = (
     (
@@ -113,6 +122,7 @@ SECTIONS: tuple[tuple[str, str, tuple[object, ...]], ...] = (
             report.ArtifactSizes,
             report.Comparison,
             report.AucComparison,
+            report.MetricComparison,
             Slice,
             report.GroupReport,
             report.DecileComparison,

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import BinaryIO
 
 from memrec_convert.errors import MemrecError, OutputError
+from memrec_convert.remote import is_url
 
 _SUFFIX = ".memrec-partial"
 _TEMPORARY = re.compile(rf"\..*\.[a-z0-9_]{{8}}{re.escape(_SUFFIX)}", re.ASCII | re.DOTALL)
@@ -27,7 +28,9 @@ _MOST_ATTEMPTS = 100
 
 
 def as_path(path: object, error: type[MemrecError]) -> Path:
-    """A path from what a caller gave; `error` where that names no file."""
+    """A path from what a caller gave; `error` where that names no local file."""
+    if is_url(path):
+        raise error(f"{path}: only checkpoints and nothing else are read by URL; copy it to a local file.")
     try:
         plain = Path(path)  # type: ignore[arg-type]
         os.fsencode(plain)
@@ -39,6 +42,8 @@ def as_path(path: object, error: type[MemrecError]) -> Path:
 def check_target(path: Path, *, force: bool) -> None:
     """Refuses a target that cannot become a file, before any work is done for it."""
     folder = path.parent
+    if is_url(path):
+        raise OutputError(f"cannot write {path}: results are written to local files; copy them from there.")
     if "\0" in str(path):
         raise OutputError(f"cannot write {str(path)!r}: a file's name holds no null characters; choose another.")
     try:

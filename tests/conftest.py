@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from memrec_convert.clicklog import LogSchema, SyntheticSpec, open_log, write_synthetic_log
 from memrec_convert.errors import KernelError
-from memrec_convert.exports.packed import load_operators
+from memrec_convert.exports import packed
 
 ROWS = (2000, 300, 40)
 DIM = 8
@@ -50,10 +50,15 @@ sys.addaudithook(refuse_network)
 
 
 @pytest.fixture
-def operators() -> None:
-    """Skips where the package was installed without a compiler, or torch is too old for the operators in C++."""
+def operators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skips where the package was installed without a compiler, or torch is too old for the operators in C++.
+
+    MEMREC_TEST_OPERATOR names another build of their library, such as one under sanitizers.
+    """
+    if named := os.environ.get("MEMREC_TEST_OPERATOR"):
+        monkeypatch.setattr(packed, "find_operator", lambda: Path(named))
     try:
-        load_operators()
+        packed.load_operators()
     except KernelError as error:
         pytest.skip(str(error))
 

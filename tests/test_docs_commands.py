@@ -15,6 +15,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -26,7 +27,7 @@ from memrec_convert.clicklog import SyntheticSpec
 
 GUIDES = (
     "README.md",
-    *(f"docs/{name}.md" for name in ("tutorial", "budget", "no-data", "own-model", "serving", "report")),
+    *(f"docs/{name}.md" for name in ("tutorial", "budget", "no-data", "counts", "own-model", "serving", "report")),
 )
 
 SET_UP = (
@@ -78,8 +79,10 @@ class MyModel(nn.Module):
         return self.items(ids).sum(dim=1)
 
 
-TIERS = {"engines": r"\.pt2\b", "torchrec": r"\btorchrec\b"}
+TIERS = {"engines": r"\.pt2\b", "torchrec": r"\btorchrec\b", "spark": r"\bpyspark\b"}
 """What needs a tier's library or compiler, by what is in its text; only the tier's own test runs it."""
+SERVING_TIERS = ("engines", "torchrec")
+"""Those that the page on serving has something for."""
 
 
 class Reader:
@@ -97,6 +100,9 @@ class Reader:
         if block.language == "python" and self.is_foreign(block.text):
             return
         if block.language == "python" and "import onnxruntime" in block.text and not HAS_ONNX:
+            return
+        if block.language == "sql":
+            duckdb.connect().execute(block.text)
             return
         if block.language == "python":
             self.printed += print_of(lambda: exec(compile(block.text, "<page>", "exec"), self.names))
@@ -201,7 +207,7 @@ def test_page_runs_from_top_to_bottom(guide, desk):
     run_page(guide)
 
 
-@pytest.mark.parametrize("tier", [pytest.param(tier, marks=getattr(pytest.mark, tier)) for tier in TIERS])
+@pytest.mark.parametrize("tier", [pytest.param(tier, marks=getattr(pytest.mark, tier)) for tier in SERVING_TIERS])
 @pytest.mark.filterwarnings("ignore")  # torch's and torchrec's own
 def test_serving_elsewhere_runs_in_its_tier(tier, desk):
     """With the library that a section is about, the page runs from top to bottom too."""
@@ -216,7 +222,7 @@ def run_page(guide: str, tier: str = "") -> None:
         run_command(shlex.split(command))
     reader = Reader(tier)
     blocks = find_blocks(ROOT / guide)
-    assert {block.language for block in blocks} <= {"sh", "console", "python", "text"}
+    assert {block.language for block in blocks} <= {"sh", "console", "python", "sql", "text"}
     for block in blocks:
         reader.run(block)
 

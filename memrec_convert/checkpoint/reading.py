@@ -26,6 +26,7 @@ from memrec_convert.checkpoint.source import PLAIN, SourceModel, SourceTable
 from memrec_convert.checkpoint.state_dict import StateDict, find_metrics, find_state_dict
 from memrec_convert.checkpoint.tensor_ref import StoredTensor
 from memrec_convert.errors import CheckpointError
+from memrec_convert.remote import as_source
 
 
 def read_source(
@@ -33,12 +34,13 @@ def read_source(
 ) -> SourceModel:
     """The click model in a checkpoint, from its headers; no row is read and nothing in the file is run.
 
-    `path`: a file, a directory, or the files of all ranks separated by commas. `facts`: what the file does not say.
-    Raises CheckpointError (NoTablesError, IncompleteCheckpointError) with one sentence. With `for_conversion=False`,
-    missing tables and forms that cannot be converted are warnings. With `tables_only`, nothing but the tables is looked
-    for: how their network reads them need not be known, and the architecture is that of `models.TableSet`.
+    `path`: a file, a directory, a URL of either, or the files of all ranks separated by commas. `facts`: what the file
+    does not say. Raises CheckpointError (NoTablesError, IncompleteCheckpointError) with one sentence. With
+    `for_conversion=False`, missing tables and forms that cannot be converted are warnings. With `tables_only`, nothing
+    but the tables is looked for: how their network reads them need not be known, and the architecture is that of
+    `models.TableSet`.
     """
-    path = Path(path)
+    path = as_source(path)
     contents = open_checkpoint(path)
     root = _join_shards(contents, path)
     found = find_state_dict(root, path, wanted=facts.state)
@@ -78,7 +80,7 @@ def read_state(
 
     Gives the state and Adagrad's accumulators by the state's names too; CheckpointError as `read_source`.
     """
-    path = Path(path)
+    path = as_source(path)
     contents = open_checkpoint(path)
     root = _join_shards(contents, path)
     found = find_state_dict(root, path, wanted=facts.state)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from memrec_convert.errors import CheckpointError
+from memrec_convert.remote import RemotePath
 
 if TYPE_CHECKING:
     import torch
@@ -157,7 +158,8 @@ class TensorRef(StoredTensor):
         """The rows of these rising row numbers, one read for each that lies in one piece."""
         inner, item = self.shape[1:], itemsize(self.dtype)
         width = math.prod(inner) * item
-        if not inner or self.strides[1:] != contiguous_strides(inner) or len(ids) == 0:
+        local = not isinstance(self.path, RemotePath)
+        if not local or not inner or self.strides[1:] != contiguous_strides(inner) or len(ids) == 0:
             return super().read_ids(ids)
         stored = np.empty((len(ids), *inner), _STORED[self.dtype])
         view = stored.reshape(len(ids), -1).view(np.uint8)

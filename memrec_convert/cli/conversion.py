@@ -41,18 +41,28 @@ common_options = add(budget_option, input_options, plan_options, tables_only_opt
 )
 @click.option("--model", metavar="MODULE:CLASS", help="The network's class, imported from your own code.")
 @click.option("--model-args", metavar="FILE", help="YAML: the class's arguments, and how it reads a log.")
+@click.option("--objective", metavar="NAME", help="With --model: binary (default), regression, ranking, MODULE:LOSS.")
+@click.option(
+    "--metric",
+    metavar="NAME",
+    help="With --model: auc, gauc, rmse, mae, ndcg@K, recall@K, hit@K, mrr, MODULE:FUNCTION.",
+)
+@click.option(
+    "--higher-is-better/--lower-is-better", default=None, help="How to read a metric that is a function of your own."
+)
 @click.option("--out", metavar="FILE", help="The artifact (default: FILE with .safetensors).")
 @click.option(
     "--max-auc-drop",
+    "--max-drop",
     type=float,
     metavar="DROP",
-    help="Find the smallest file whose AUC drop on --val is at most DROP, such as 0.001; --budget becomes a cap.",
+    help="Find the smallest file whose AUC (or --metric) is worse by at most DROP on --val; --budget becomes a cap.",
 )
 @click.option(
     "--fail-if-worse-than",
     type=float,
     metavar="DROP",
-    help="Exit with 3 and write nothing if the AUC drops by more than DROP on --val (else on --eval).",
+    help="Exit with 3 and write nothing if AUC or --metric is worse by more than DROP on --val (else on --eval).",
 )
 @training_options
 @group_option

@@ -92,6 +92,12 @@ input_options = add(
     log_option("--data", "Training log: file, directory or glob; repeatable."),
     log_option("--val", "Hold-out log: chooses between plans and stops fine-tuning."),
     click.option("--profile", metavar="FILE", help="Lookup profile (.npz): reused if it exists, else written."),
+    click.option(
+        "--counts",
+        metavar="PATH",
+        help="Lookups counted elsewhere (parquet: table, id, count; file or directory), in place of counting --data.",
+    ),
+    click.option("--samples", type=int, metavar="N", help="With --counts: the rows of the log that was counted."),
     click.option("--recipe", metavar="FILE", help="Recipe: a YAML file or the name of a packaged one."),
     click.option(
         "--allow-nonfinite", is_flag=True, default=None, help="Read rows with NaN or infinite values as zeros."

@@ -19,6 +19,7 @@ from memrec_convert.cli.options import (
     training_options,
 )
 from memrec_convert.errors import OptionError
+from memrec_convert.remote import as_source
 from memrec_convert.report.text import wrap
 
 if TYPE_CHECKING:
@@ -82,7 +83,9 @@ def experiment(
     if not all(part.isalnum() or part in "-_" for part in domain):
         raise OptionError(f"the domain {domain!r} names files: give letters, digits, - and _.")
     choices = cast("InputChoices", list_given(options))
-    lab = Lab(Path(file) if file else None, choices, list(eval) or None, quick=quick, domain=domain, folder=Path(out))
+    lab = Lab(
+        as_source(file) if file else None, choices, list(eval) or None, quick=quick, domain=domain, folder=Path(out)
+    )
     with Progress(quiet=quiet) as progress:
         result = run_experiment(found, lab, out, settings=settings, seed=seed, seeds=seeds, progress=progress)
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from memrec_convert.clicklog.batch import Bag, Batch, LogDigest
 from memrec_convert.clicklog.log import ClickLog
 from memrec_convert.clicklog.open import open_log
-from memrec_convert.clicklog.profile import Profile, Sensitivity, load_profile, refuse_leak, save_profile, take_profile
+from memrec_convert.clicklog.profiles.counts import read_counts
+from memrec_convert.clicklog.profiles.profile import (
+    Profile,
+    Sensitivity,
+    load_profile,
+    refuse_leak,
+    save_profile,
+    take_profile,
+)
 from memrec_convert.clicklog.schema import LogSchema
 from memrec_convert.clicklog.synthetic import SyntheticSpec, write_synthetic_log
 
@@ -20,6 +28,7 @@ __all__ = [
     "SyntheticSpec",
     "load_profile",
     "open_log",
+    "read_counts",
     "refuse_leak",
     "save_profile",
     "take_profile",

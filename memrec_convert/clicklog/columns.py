@@ -34,7 +34,9 @@ def assemble_block(
     dense = np.empty((rows, len(choice.dense)), dtype=np.float32)
     for place, name in enumerate(choice.dense):
         dense[:, place] = read_dense(columns[name], where=f"{where} > {name}")
-    labels = None if choice.label is None else read_labels(columns[choice.label], where=f"{where} > {choice.label}")
+    labels, any_number = None, schema.any_labels
+    if choice.label is not None:
+        labels = read_labels(columns[choice.label], where=f"{where} > {choice.label}", any_number=any_number)
     groups = None if choice.group is None else read_groups(columns[choice.group], where=f"{where} > {choice.group}")
     names = list(zip(choice.tables, schema.tables, strict=True))
     ids: np.ndarray | tuple[Ragged, ...]
@@ -112,9 +114,15 @@ def settle_range(ids: np.ndarray, table: tuple[str, int], oov: str, *, where: st
     return settled
 
 
-def read_labels(column: pa.Array, *, where: str) -> np.ndarray:
-    """Labels as float32 in [0, 1]; LogError for nulls and other values."""
+def read_labels(column: pa.Array, *, where: str, any_number: bool = False) -> np.ndarray:
+    """Labels as float32 in [0, 1], or `any_number` that is finite; LogError for nulls and other values."""
     labels = _read_numbers(column, where=where)
+    if any_number:
+        if not np.isfinite(labels).all():
+            raise LogError(
+                f"{where}: found {labels[~np.isfinite(labels)][0]}, expected labels that are finite numbers."
+            )
+        return labels
     if labels.size and not (labels.min() >= 0 and labels.max() <= 1):
         odd = labels[~((labels >= 0) & (labels <= 1))]
         raise LogError(

@@ -13,6 +13,7 @@ from memrec_convert.clicklog.log import ClickLog, LogFile
 from memrec_convert.clicklog.parquet import open_parquet
 from memrec_convert.clicklog.schema import LogSchema
 from memrec_convert.errors import LogError
+from memrec_convert.remote import is_url
 
 _KNOWN = "parquet, CSV with a header, or raw Criteo (.parquet, .csv, .csv.gz, .tsv, .txt, .gz, day_N)"
 _LOG_NAME = re.compile(r"(.*\.(parquet|pq|csv|tsv|txt)(\.gz)?|.*\.gz|day_\d+)", re.IGNORECASE)
@@ -84,6 +85,11 @@ def _open_file(path: Path, kind: str, schema: LogSchema) -> LogFile:
 
 def _expand(item: str | Path) -> Iterable[Path]:
     path = Path(item)
+    if is_url(item):
+        raise LogError(
+            f"the log {item} is a URL, and logs are read from local files: copy it, or count its lookups where it is "
+            "(--counts)."
+        )
     if path.is_dir():
         found = [entry for entry in path.iterdir() if entry.is_file() and _is_log_name(entry.name)]
         if not found:

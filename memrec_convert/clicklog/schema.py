@@ -20,7 +20,8 @@ class LogSchema:
     column of the log; without an entry a table is sought under its own name, then under C1, C2, ... by position.
     `oov`: what an id outside its table does: "error", "clip" (to the nearest row), "hash" (id mod rows) or "zero" (no
     lookup). `id_map`, `modulus`: how the tokens of a raw Criteo log become rows (see `criteo`). `group`: the column
-    that says which rows belong together (see `find_group`). LogError for unknown choices.
+    that says which rows belong together (see `find_group`). `any_labels`: labels are any finite numbers, not clicks.
+    LogError for unknown choices.
     """
 
     tables: tuple[tuple[str, int], ...]
@@ -31,6 +32,7 @@ class LogSchema:
     id_map: Path | None = None
     modulus: int | None = None
     group: str | None = None
+    any_labels: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.dense_transform not in values_of(DenseTransform):

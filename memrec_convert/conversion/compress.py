@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,25 +14,28 @@ from typing_extensions import Unpack
 from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE, Metadata
 from memrec_convert.artifact.reader import read_artifact
 from memrec_convert.artifact.writer import KEPT_MODULE, collect_tensors, write_model
-from memrec_convert.conversion.inputs.batches import guard_forward, open_loaders
+from memrec_convert.conversion.gating import Bounds, shrink_within
+from memrec_convert.conversion.inputs.batches import count_rows, guard_forward, guard_goal, open_loaders
 from memrec_convert.conversion.inputs.from_module import check_answers, describe_use, make_subject, unwrap
 from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.plain_torch import plain_torch
 from memrec_convert.conversion.inputs.preparing import profile_facts, stay_silent
-from memrec_convert.conversion.inputs.subject import Progress, Subject
+from memrec_convert.conversion.inputs.subject import BatchSource, Progress, Subject
+from memrec_convert.conversion.measuring.live import judge_live
 from memrec_convert.conversion.measuring.precision import settle_dense
 from memrec_convert.conversion.measuring.reporting import make_report
 from memrec_convert.conversion.options import (
     InputChoices,
+    LiveChoices,
     OptionChoices,
     Options,
     make_options,
     names_of,
     refuse_unknown,
 )
-from memrec_convert.conversion.shrink import shrink
-from memrec_convert.conversion.steps.outcome import Shrunk
+from memrec_convert.conversion.steps.outcome import GateResult, Shrunk
 from memrec_convert.errors import ModelError, OptionError, OutputError
+from memrec_convert.evaluation.goal import Goal, choose_goal
 from memrec_convert.evaluation.scoring import Forward
 from memrec_convert.lookup import CompressedTable, describe_module, hasten, is_plain, named_tables, refuse_other_state
 from memrec_convert.lookup.copying import remember_settings
@@ -44,7 +47,7 @@ from memrec_convert.units import parse_budget
 
 def compress(
     model: nn.Module,
-    budget: str | int,
+    budget: str | int | None = None,
     *,
     batches: Iterable[Any] | None = None,
     val: Iterable[Any] | None = None,
@@ -55,7 +58,7 @@ def compress(
     inplace: bool = False,
     optimizer: torch.optim.Optimizer | None = None,
     progress: Progress = stay_silent,
-    **choices: Unpack[OptionChoices],
+    **choices: Unpack[LiveChoices],
 ) -> tuple[nn.Module, Report]:
     """Returns a copy of the model with compressed nn.EmbeddingBag and nn.Embedding weights, and a report.
 
@@ -63,52 +66,64 @@ def compress(
                 fine-tunes (with val); without it, row weights come from `optimizer` (Adagrad) or from the rows
     val         hold-out batches, kept in memory: decides between plans; with `batches`, the copy is fine-tuned
     forward     returns logits (one per sample) of a model on a batch; default: model(*batch), or
-                model(*batch[:-1]) if the last part is the label
-    labels      returns labels float32 [rows] of a batch; with them the hold-out measures AUC, else divergence
+                model(*batch[:-1]) if the last part is the label. Other objectives take float [B] or [B, k]
+    labels      returns labels float32 [rows] of a batch; with them the hold-out measures the metric, else divergence
     outputs     "logits" or "probabilities": what forward returns; "auto" expects logits and refuses other outputs
     keep        paths of embedding modules, or of modules that contain them, whose tables stay uncompressed
     inplace     compress the given model itself; for models that cannot be copied
-    choices     any field of Options: method, threshold, epochs, seed, ...
+    choices     `LiveChoices`: objective, metric, eval, max_drop, ...; any field of Options: method, epochs, seed, ...
 
     Modules keep their classes, hooks and attributes. A wrapper such as DataParallel is replaced by the model inside.
     The budget covers the whole file that `save` writes, including the model's other tensors. Unless `inplace` is set,
     the given model does not change. Raises a MemrecError.
     """
-    watch = Stopwatch()
-    options = _read_choices(choices)
-    spending = parse_budget(budget)
+    watch, options, goal = Stopwatch(), *_read_choices(choices)
+    bounds = _read_bounds(budget, goal, choices)
     inner, prefix = unwrap(model)
-    keep = _check_arguments(keep, progress=progress, forward=forward, labels=labels)
+    of_batch: dict[str, Any] = {"forward": forward, "labels": labels, "groups": choices.get("groups")}
+    keep = _check_arguments(keep, progress=progress, **of_batch)
     restore = remember_settings(inner)
     with watch.stage("read"), plain_torch() as as_called, single_threaded_torch():
-        train, hold_out, call = open_loaders(inner, batches, val, labels=labels, forward=forward)
+        sources, call = open_loaders(inner, batches, val, choices.get("eval"), objective=goal.objective, **of_batch)
         subject, warnings = make_subject(
             inner,
             forward=as_called(guard_forward(call, outputs)),
-            train=train,
-            hold_out=hold_out,
+            train=sources[0],
+            hold_out=sources[1],
             optimizer=optimizer,
             allow_nonfinite=options.allow_nonfinite,
             keep=keep,
             share=inplace,
+            goal=guard_goal(goal, as_called),
         )
-        check_answers(subject, outputs)
-        options = settle_dense(subject, options)
-        shrunk = shrink(subject, spending, options, profile=profile_facts(None), progress=progress, watch=watch)
-    small = _settle_in(inner, shrunk.model) if inplace else shrunk.model
+        check_answers(subject, outputs, sources[2])
+        outcome = _run(subject, budget, settle_dense(subject, options), bounds, sources[2], progress, watch)
+    small = _settle_in(inner, outcome.shrunk.model) if inplace else outcome.shrunk.model
     restore(small)
-    setattr(small, METADATA_ATTRIBUTE, shrunk.metadata)
-    warnings = (*_warn_of_wrapper(model, prefix), *warnings, *shrunk.warnings)
+    setattr(small, METADATA_ATTRIBUTE, outcome.shrunk.metadata)
+    warnings = (*_warn_of_wrapper(model, prefix), *warnings, *outcome.warnings)
     with cpu_by_default():
-        return small, _report(subject, shrunk, inner, options, watch, warnings)
+        return small, _report(subject, outcome, inner, watch, warnings)
 
 
-def _read_choices(choices: Any) -> Options:  # noqa: ANN401 - whatever the caller gave by name
+def _read_choices(choices: Any) -> tuple[Options, Goal]:  # noqa: ANN401 - whatever the caller gave by name
     for name in choices:
         if name in names_of(InputChoices) - names_of(OptionChoices):
             raise OptionError(f"the option {name!r} is for files; batches reach a live model as they are.")
-    refuse_unknown(choices, OptionChoices)
-    return make_options(choices)
+    refuse_unknown(choices, LiveChoices)
+    goal = choose_goal(choices.get("objective"), choices.get("metric"), choices.get("higher_is_better"))
+    return make_options({name: one for name, one in choices.items() if name in names_of(OptionChoices)}), goal
+
+
+def _read_bounds(budget: object, goal: Goal, choices: LiveChoices) -> Bounds:
+    """What may be lost; OptionError where there is neither a budget nor a bound to search within."""
+    bounds = Bounds(choices.get("max_drop"), choices.get("fail_if_worse_than"))
+    if budget is None and bounds.search is None:
+        raise OptionError("no budget was given; pass a size such as '48MB' or '100x', or max_drop.")
+    if budget is not None:
+        parse_budget(cast("str | int", budget))
+    bounds.check(goal.metric)
+    return bounds
 
 
 def _check_arguments(keep: Any, **functions: Any) -> tuple[str, ...]:  # noqa: ANN401 - whatever the caller gave
@@ -124,20 +139,58 @@ def _check_arguments(keep: Any, **functions: Any) -> tuple[str, ...]:  # noqa: A
     return paths
 
 
+@dataclass(frozen=True)
+class _Outcome:
+    """A conversion's end: the options that it came to, and what a report says of quality and of where that is from."""
+
+    shrunk: Shrunk
+    gate: GateResult | None
+    options: Options
+    figures: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def _run(
+    subject: Subject,
+    budget: str | int | None,
+    options: Options,
+    bounds: Bounds,
+    judged: BatchSource | None,
+    progress: Progress,
+    watch: Stopwatch,
+) -> _Outcome:
+    """Measures on the evaluation data; without it, another goal than the AUC of clicks on a labelled hold-out."""
+    facts = profile_facts(None)
+    shrunk, gate = shrink_within(
+        subject, budget, options, bounds, judged=judged, profile=facts, progress=progress, watch=watch
+    )
+    source, named = judged, "eval"
+    if source is None and not subject.goal.is_plain and subject.hold_out is not None and subject.hold_out.has_labels:
+        source, named = subject.hold_out, "val, which also chose the plan"
+    if source is None:
+        return _Outcome(shrunk, gate, options, warnings=shrunk.warnings)
+    with watch.stage("evaluate"):
+        figures, warnings = judge_live(subject, shrunk.model, source, workers=options.workers, seed=options.seed)
+        samples = sum(count_rows(batch) for batch in source.stream())
+    return _Outcome(shrunk, gate, options, figures, {"log": named, "samples": samples}, (*shrunk.warnings, *warnings))
+
+
 def _report(
-    subject: Subject, shrunk: Shrunk, model: nn.Module, options: Options, watch: Stopwatch, warnings: tuple[str, ...]
+    subject: Subject, outcome: _Outcome, model: nn.Module, watch: Stopwatch, warnings: tuple[str, ...]
 ) -> Report:
     return make_report(
         subject,
-        shrunk,
+        outcome.shrunk,
         path=None,
-        nbytes=shrunk.chosen.nbytes,
-        options=options.differing(),
-        judgement=None,
+        nbytes=outcome.shrunk.chosen.nbytes,
+        options=outcome.options.differing(),
+        figures=outcome.figures,
         source={"layout": type(model).__name__, "container": "live module", "assumed": ()},
-        evaluation=None,
+        evaluation=outcome.evaluation,
         seconds=watch.rounded(),
         warnings=warnings,
+        gate=outcome.gate,
     )
 
 

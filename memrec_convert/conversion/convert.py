@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,23 +10,30 @@ from typing_extensions import Unpack
 
 from memrec_convert.artifact.reader import read_artifact
 from memrec_convert.artifact.writer import write_model
-from memrec_convert.conversion.gating import Gate, check_bound, find_smallest, require_quality
-from memrec_convert.conversion.inputs.from_class import read_own_class
-from memrec_convert.conversion.inputs.preparing import Job, prepare, profile_facts, source_facts
+from memrec_convert.conversion.gating import NO_BOUNDS, Bounds, shrink_within
+from memrec_convert.conversion.inputs.from_class import choose_log_goal, read_own_class
+from memrec_convert.conversion.inputs.preparing import Job, prepare, profile_facts, source_at_hand, source_facts
 from memrec_convert.conversion.inputs.workspace import open_workspace
 from memrec_convert.conversion.measuring.judging import Judgement
+from memrec_convert.conversion.measuring.live import judge_live
 from memrec_convert.conversion.measuring.outcome import judge_outcome
 from memrec_convert.conversion.measuring.precision import describe_dense, settle_dense
 from memrec_convert.conversion.measuring.rate_curve import foresee
-from memrec_convert.conversion.measuring.reporting import evaluation_facts, make_report, warn_of_outcome, with_measured
+from memrec_convert.conversion.measuring.reporting import (
+    evaluation_facts,
+    make_report,
+    report_figures,
+    warn_of_outcome,
+    with_measured,
+)
 from memrec_convert.conversion.options import Extras, InputChoices, OutputChoices, names_of, refuse_unknown
 from memrec_convert.conversion.report import Companions, check_targets, plan_page
-from memrec_convert.conversion.shrink import shrink
-from memrec_convert.conversion.steps.outcome import GateResult, Shrunk
+from memrec_convert.conversion.steps.outcome import Shrunk
 from memrec_convert.conversion.steps.yesterday import Yesterday, read_yesterday
-from memrec_convert.errors import ArtifactError, LogError, OptionError
+from memrec_convert.errors import ArtifactError, OptionError
+from memrec_convert.parallel import single_threaded_torch
+from memrec_convert.remote import RemotePath, as_source
 from memrec_convert.report import Report
-from memrec_convert.units import parse_budget
 
 
 def convert(
@@ -44,6 +50,7 @@ def convert(
 
     max_auc_drop         the smallest file whose AUC drop on `val` is within this bound; `budget` is then a cap
     fail_if_worse_than   QualityError, and nothing written, where the AUC drops more than this on `val` (else on `eval`)
+               Of another metric, both bound its change for the worse, in its own unit
     ablation   what each replaced table's compression alone costs on `eval`
     control    fine-tunes the original too, to tell on `eval` what training gives from what compression costs
     choices    inputs and outputs as `OutputChoices` and `InputChoices` say, fields of `Options`, `ReadingChoices`
@@ -51,17 +58,25 @@ def convert(
     Raises a MemrecError; whatever it is, the target is then as it was before.
     """
     like, budget, choices = take_like(budget, choices, max_auc_drop)
-    target, companions = plan_files(Path(path), choices)
-    for bound in (max_auc_drop, fail_if_worse_than):
-        if bound is not None:
-            check_bound(bound)
+    target, companions = plan_files(as_source(path), choices)
+    bounds = Bounds(max_auc_drop, fail_if_worse_than)
     extras = Extras(choices.get("group"), ablation, control)
-    job = prepare_files(path, budget, choices, target, extras, needs_budget=max_auc_drop is None)
+    with source_at_hand(path, budget, choices, target.parent) as source:
+        job = prepare_files(source, budget, choices, target, extras, bounds, needs_budget=max_auc_drop is None)
+        return _convert(job, target, companions, extras, bounds, like)
+
+
+def _convert(
+    job: Job, target: Path, companions: Companions, extras: Extras, bounds: Bounds, like: Yesterday | None
+) -> Report:
+    """The job's artifact and what lies beside it."""
     job = replace(job, options=settle_dense(job.subject, job.options))
-    shrunk, gate = _shrink_within(job, max_auc_drop, fail_if_worse_than, like)
-    judgement = judge_outcome(
-        job.subject, shrunk, job.judged, job.options, extras, progress=job.progress, watch=job.watch
+    facts = profile_facts(job.profile)
+    running: dict[str, Any] = {"progress": job.progress, "watch": job.watch}
+    shrunk, gate = shrink_within(
+        job.subject, job.budget, job.options, bounds, judged=job.judged, profile=facts, like=like, **running
     )
+    judgement, measured, warnings = _measure(job, shrunk, extras)
     nbytes = _write(target, job, shrunk, judgement)
     extra: dict[str, Any] = {}
     if companions.page is not None:
@@ -76,10 +91,9 @@ def convert(
         nbytes=nbytes,
         source=source_facts(job.source, job.watch),
         options=job.options.differing(),
-        judgement=judgement,
-        evaluation=evaluation_facts(job, judgement),
+        **measured,
         seconds=job.watch.rounded(),
-        warnings=(*job.warnings, *shrunk.warnings, *warn_of_outcome(job, judgement)),
+        warnings=(*job.warnings, *shrunk.warnings, *warnings),
         gate=gate,
     )
     report = replace(report, plan={**report.plan, **extra})
@@ -119,15 +133,43 @@ def plan_files(path: Path, choices: OutputChoices) -> tuple[Path, Companions]:
     return target, companions
 
 
+def _measure(job: Job, shrunk: Shrunk, extras: Extras) -> tuple[Judgement | None, dict[str, Any], tuple[str, ...]]:
+    """What the evaluation data says: of clicks a judgement; the report's figures and evaluation; and warnings."""
+    if job.subject.goal.is_plain or job.judged is None:
+        found = judge_outcome(
+            job.subject, shrunk, job.judged, job.options, extras, progress=job.progress, watch=job.watch
+        )
+        rows = None if found is None else found.after.samples
+        told = {"figures": report_figures(found), "evaluation": evaluation_facts(job, rows)}
+        return found, told, warn_of_outcome(job, found)
+    options = job.options
+    with job.watch.stage("evaluate"), single_threaded_torch():
+        figures, warnings = judge_live(
+            job.subject, shrunk.model, job.judged, workers=options.workers, seed=options.seed
+        )
+        samples = sum(batch.rows for batch in job.judged.stream())
+    return None, {"figures": figures, "evaluation": evaluation_facts(job, samples)}, warnings
+
+
 def prepare_files(
-    path: str | Path, budget: str | int | None, choices: OutputChoices, target: Path, extras: Extras, **wishes: bool
+    path: str | Path,
+    budget: str | int | None,
+    choices: OutputChoices,
+    target: Path,
+    extras: Extras,
+    bounds: Bounds = NO_BOUNDS,
+    *,
+    needs_budget: bool = True,
 ) -> Job:
-    """The job of a conversion to `target`; `wishes` are those of `prepare`. OptionError for unknown choices."""
+    """The job of a conversion to `target`, with or without a budget. OptionError for unknown choices."""
     refuse_unknown(choices, OutputChoices)
+    own = read_own_class(choices.get("model"), choices.get("model_args"))
+    goal = choose_log_goal(choices.get("objective"), choices.get("metric"), choices.get("higher_is_better"), own)
+    bounds.check(goal.metric)
     inputs = cast("InputChoices", {name: one for name, one in choices.items() if name in names_of(InputChoices)})
     space = open_workspace(choices.get("work"), target.parent)
-    own = read_own_class(choices.get("model"), choices.get("model_args"))
-    return prepare(path, budget, inputs, eval=choices.get("eval"), extras=extras, space=space, own=own, **wishes)
+    given: dict[str, Any] = {"eval": choices.get("eval"), "extras": extras, "space": space}
+    return prepare(path, budget, inputs, own=own, goal=goal, needs_budget=needs_budget, **given)
 
 
 def _write(target: Path, job: Job, shrunk: Shrunk, judgement: Judgement | None) -> int:
@@ -145,42 +187,13 @@ def _write(target: Path, job: Job, shrunk: Shrunk, judgement: Judgement | None) 
 
 
 def default_target(path: Path) -> Path:
-    """The artifact's name where none was given: the checkpoint's (its first file's) with another suffix."""
-    if not path.exists():
+    """The artifact's name where none was given: the checkpoint's (its first file's) with another suffix.
+
+    That of a URL is in the working directory.
+    """
+    if isinstance(path, RemotePath):
+        path = Path(path.local_name)
+    elif not path.exists():
         path = Path(str(path).split(",")[0])
     suffix = ".memrec.safetensors" if path.suffix == ".safetensors" else ".safetensors"
     return path.with_name(path.stem + suffix)
-
-
-def _shrink_within(
-    job: Job, max_auc_drop: float | None, fail_if_worse_than: float | None, like: Yesterday | None
-) -> tuple[Shrunk, GateResult | None]:
-    """The outcome at the job's budget, or the smallest within `max_auc_drop`; held to `fail_if_worse_than`."""
-    facts, subject, options = profile_facts(job.profile), job.subject, job.options
-    budget = None if job.budget is None else parse_budget(job.budget)
-    run = partial(shrink, subject, options=options, profile=facts, progress=job.progress, watch=job.watch)
-    bound = max_auc_drop if max_auc_drop is not None else fail_if_worse_than
-    if bound is None:
-        assert budget is not None
-        return run(budget, like=like), None
-    judging = subject.hold_out or (job.judged if max_auc_drop is None else None)
-    if judging is None:
-        needed = "a hold-out (--val)" if max_auc_drop is not None else "a hold-out (--val) or evaluation data (--eval)"
-        raise LogError(f"the bound of {bound} on the AUC drop needs {needed} to be judged on; add it.")
-    judged_on = "val" if judging is subject.hold_out else "eval"
-    gate = Gate(subject, judging, bound, judged_on=judged_on, workers=options.workers)
-    if max_auc_drop is None:
-        assert budget is not None
-        shrunk = run(budget, like=like)
-    else:
-        dense_bytes = subject.dense_bytes("fp32")
-        cap = None if budget is None else budget.resolve(table_bytes=subject.table_bytes, dense_bytes=dense_bytes)
-        shrunk, found = find_smallest(
-            gate, options, cap_bytes=cap, profile=facts, progress=job.progress, watch=job.watch
-        )
-        if fail_if_worse_than is None or found.drop <= fail_if_worse_than:
-            return shrunk, found
-        gate.bound = fail_if_worse_than
-    found = require_quality(gate, shrunk, shrunk.chosen.nbytes)
-    gate.require_resolution(found)
-    return shrunk, found

@@ -41,6 +41,7 @@ from memrec_convert.evaluation.groups import compare_groups
 from memrec_convert.evaluation.metrics import Decile, measure
 from memrec_convert.evaluation.scoring import score_batches
 from memrec_convert.models import build_original
+from memrec_convert.remote import as_source
 from memrec_convert.report import AblationReport, ArtifactFile, AucComparison, Comparison, DecileComparison, GroupReport
 from memrec_convert.results import Result
 from memrec_convert.safe_files import check_target
@@ -98,7 +99,7 @@ def evaluate(
     choices = read_choices(reading, oov=oov or "error")
     if ablation and against is None:
         raise LogError("--ablation needs the original; add --against.")
-    measured = open_measured(Path(path), choices.facts)
+    measured = open_measured(as_source(path), choices.facts)
     choices = replace(choices, oov=oov or measured.oov)
     schema = replace(make_schema(measured.architecture, measured.names, choices), group=group)
     batches = open_batches(eval, schema, batch_size)
@@ -118,8 +119,8 @@ def evaluate(
     if against is None:
         return found
     stated = parse_assumed(reading.get("assume") or {}, read_facts(measured.architecture))
-    original = _open_checkpoint(Path(against), stated)
-    _refuse_other_tables(Path(path), measured, original, Path(against))
+    original = _open_checkpoint(as_source(against), stated)
+    _refuse_other_tables(as_source(path), measured, original, as_source(against))
     with torch_threads(threads):
         figures = _compare_with(original.model, measured.model, batches, (labels, logits, groups), ablation=ablation)
     return replace(found, **figures, against=str(against))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
@@ -15,6 +15,9 @@ from memrec_convert.choices import DensePrecision, Method, Oov, Targets, Weights
 from memrec_convert.errors import BudgetError, LogError, OptionError
 from memrec_convert.parallel import usable_cores
 from memrec_convert.units import parse_threshold
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LogPaths = str | Path | Sequence[str | Path]
 """A click log: a file, a directory or a glob pattern, or several of them."""
@@ -129,6 +132,36 @@ class OptionChoices(TypedDict, total=False):
     threads: int
 
 
+class GoalChoices(TypedDict, total=False):
+    """What a model is for, what a conversion is judged by, and what it may lose.
+
+    objective          "binary" (clicks, the default), "regression", "ranking", or a function of the caller's own:
+                       (model, batch) -> losses float [B], or their mean
+    metric             auc, gauc, rmse, mae, ndcg@k, recall@k, hit@k, mrr, or (labels, outputs) -> float of numpy arrays
+                       with any number of samples; default: auc, rmse or ndcg@10, by the objective
+    higher_is_better   how to read a function that is the metric
+    """
+
+    objective: str | Callable[..., Any] | None
+    metric: str | Callable[..., Any] | None
+    higher_is_better: bool | None
+
+
+class LiveChoices(OptionChoices, GoalChoices, total=False):
+    """What `compress` takes besides: fields of `Options` and `GoalChoices`, test data, groups and bounds.
+
+    eval       test batches, kept in memory: they measure the original and the result, and nothing else
+    groups     returns which samples of a batch belong together, int [B], such as those of one user or one request
+    max_drop   the smallest result whose metric on `val` is at most this much worse; `budget` is then a cap
+    fail_if_worse_than   QualityError where the metric is worse by more than this on `val` (else on `eval`)
+    """
+
+    eval: Iterable[Any] | None
+    groups: Callable[[Any], Tensor] | None
+    max_drop: float | None
+    fail_if_worse_than: float | None
+
+
 class ReadingChoices(TypedDict, total=False):
     """How checkpoint and logs are read, beyond what they say themselves.
 
@@ -150,6 +183,9 @@ class InputChoices(OptionChoices, ReadingChoices, total=False):
     val       hold-out: decides between plans and when training is best
     profile   a lookup profile (.npz) to use in place of counting `data`; written there where it does not exist yet, or
               lacks what this model feels
+    counts    lookups that were counted elsewhere, in place of counting `data`: a parquet file, or a directory of files
+              that are summed, or a URL of either, with the columns table (as `inspect` names it), id and count
+    samples   the rows of the log that `counts` were counted in
     recipe    a recipe's file or name: what it says holds where nothing is given here
     work      a folder in which fits and codes are kept, for another budget or after an interruption
     progress  told of (stage, done, total)
@@ -158,13 +194,17 @@ class InputChoices(OptionChoices, ReadingChoices, total=False):
     data: LogPaths | None
     val: LogPaths | None
     profile: str | Path | None
+    counts: str | Path | None
+    samples: int | None
     recipe: str | Path | None
     work: str | Path | None
     progress: Callable[[str, int, int], None]
 
 
-class OutputChoices(InputChoices, total=False):
+class OutputChoices(InputChoices, GoalChoices, total=False):
     """What `convert` takes besides: what to measure on, and what to write.
+
+    With `model`, `GoalChoices` too, whose functions may be named as "package.module:function".
 
     eval          test log: measures, and nothing else
     group         a column of `eval`, or the input that it serves: GAUC, and a bootstrap over groups beside DeLong

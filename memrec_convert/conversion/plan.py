@@ -9,7 +9,7 @@ from typing import Any
 
 from typing_extensions import Unpack
 
-from memrec_convert.conversion.inputs.preparing import Job, prepare, profile_facts
+from memrec_convert.conversion.inputs.preparing import Job, prepare, profile_facts, source_at_hand
 from memrec_convert.conversion.inputs.workspace import open_workspace
 from memrec_convert.conversion.measuring.precision import settle_dense
 from memrec_convert.conversion.measuring.prediction import (
@@ -61,6 +61,11 @@ def plan(
     Predicted drops are calibrated to the drop measured on `val` where that has labels. `curve` adds the predicted drop
     over many budgets. `choices` are as `InputChoices` says.
     """
+    with source_at_hand(path, budget, choices, None) as source:
+        return _plan(source, budget, choices, curve=curve)
+
+
+def _plan(path: Path, budget: str | int | None, choices: InputChoices, *, curve: bool) -> Plan:
     job = prepare(path, budget, choices, space=open_workspace(choices.get("work"), None))
     job = replace(job, options=settle_dense(job.subject, job.options))
     assert job.budget is not None

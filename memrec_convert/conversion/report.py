@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from memrec_convert.errors import OutputError, ReportError
+from memrec_convert.remote import RemotePath
 from memrec_convert.report import Report, render_card
 from memrec_convert.report.html import Latency, RivalTable, read_comparison, read_latency, render_html
 from memrec_convert.safe_files import check_target, write_file
@@ -63,7 +64,8 @@ def check_targets(targets: Sequence[Path], source: Path, *, force: bool) -> None
     """OutputError, before any work, for files that cannot be written, are one another, or are the source."""
     for number, one in enumerate(targets):
         check_target(one, force=force)
-        if one.exists() and source.exists() and one.samefile(source):
+        local = not isinstance(source, RemotePath)
+        if local and one.exists() and source.exists() and one.samefile(source):
             raise OutputError(f"cannot write {one}: it is the checkpoint itself; choose another name for the artifact.")
         if one.resolve() in [other.resolve() for other in targets[:number]]:
             raise OutputError(f"cannot write {one}: two results would have this name; choose another for one of them.")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from memrec_convert.clicklog import Sensitivity
 from memrec_convert.distill.columns import IN_MEMORY, Column, Scratch, slices
 from memrec_convert.errors import ModelError
+from memrec_convert.evaluation.objectives import BINARY
 from memrec_convert.parallel import ordered_map
 
 EIGENVALUE_FLOOR = 1e-4
@@ -55,6 +56,11 @@ def weigh_rows(found: Sensitivity, *, scratch: Scratch = IN_MEMORY) -> Column:
     return factors
 
 
+def pull_clicks(logits: Tensor, _batch: object, number: int) -> Tensor:
+    """Factors of clicks' logits: the root of the Fisher information of each click, times 2."""
+    return BINARY.pull(logits, None, number)
+
+
 def measure_sensitivities(
     model: nn.Module,
     tables: Sequence[WatchedTable],
@@ -62,8 +68,11 @@ def measure_sensitivities(
     forward: Callable[[nn.Module, Any], Tensor],
     *,
     workers: int = 1,
+    pull: Callable[[Tensor, Any, int], Tensor] = pull_clicks,
 ) -> list[Sensitivity]:
     """One backward pass of the model over the batches; a module that is called several times counts each call.
+
+    pull   of the outputs, the batch and its number: factors of the outputs, whose weighted sum's gradients are taken
 
     `workers` threads take batches, whose sums are added in the batches' order: the result is the same for any number.
     ModelError where the logits carry no gradient.
@@ -74,10 +83,10 @@ def measure_sensitivities(
     ]
     with _watch(tables) as calls:
 
-        def measure(batch: Any) -> list[list[_Sums]]:  # noqa: ANN401 - a batch is what the user's loader yields
-            return _measure_batch(model, batch, forward, tables, calls)
+        def measure(numbered: tuple[int, Any]) -> list[list[_Sums]]:
+            return _measure_batch(model, numbered, forward, tables, calls, pull)
 
-        for sums in ordered_map(measure, batches, workers=workers):
+        for sums in ordered_map(measure, enumerate(batches), workers=workers):
             for table, parts in zip(found, sums, strict=True):
                 for part in parts:
                     table.moment = table.moment + part.moment  # the zero that it starts from takes any shape
@@ -136,12 +145,14 @@ def _watch(tables: Sequence[WatchedTable]) -> Iterator[_Calls]:
 
 def _measure_batch(
     model: nn.Module,
-    batch: Any,  # noqa: ANN401 - as above
+    numbered: tuple[int, Any],
     forward: Callable[[nn.Module, Any], Tensor],
     tables: Sequence[WatchedTable],
     calls: _Calls,
+    pull: Callable[[Tensor, Any, int], Tensor],
 ) -> list[list[_Sums]]:
     calls.of = {}
+    place, batch = numbered
     with torch.enable_grad():
         logits = forward(model, batch)
         if not logits.requires_grad:
@@ -149,11 +160,9 @@ def _measure_batch(
                 "forward gave logits without a gradient, so how much each table matters cannot be measured; "
                 "leave out no_grad() and detach(), or set weights to 'displacement'."
             )
-        chance = torch.sigmoid(logits.detach().to(torch.float64))
-        fisher = (4 * chance * (1 - chance)).sqrt()  # of gradients, so that their squares carry the weight itself
         made = [(number, call) for number in range(len(tables)) for call in calls.of.get(number, [])]
         flat = [call.output for _, call in made]
-        weighted = (logits * fisher.to(logits.dtype)).sum()
+        weighted = (logits * pull(logits, batch, place)).sum()
         gradients = torch.autograd.grad(weighted, flat, allow_unused=True) if flat else ()
     sums: list[list[_Sums]] = [[] for _ in tables]
     for (number, call), gradient in zip(made, gradients, strict=True):

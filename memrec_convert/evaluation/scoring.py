@@ -16,29 +16,42 @@ Forward = Callable[[nn.Module, Any], Tensor]
 """The logits float32 [rows] of a model on one batch."""
 
 
-def score_batches(model: nn.Module, batches: Iterable[Any], forward: Forward, *, workers: int = 1) -> np.ndarray:
-    """Logits float32 [samples] over all batches; ModelError where forward does not give one logit per sample."""
+def score_batches(
+    model: nn.Module, batches: Iterable[Any], forward: Forward, *, workers: int = 1, wide: bool = False
+) -> np.ndarray:
+    """Logits float32 [samples] over all batches; ModelError where forward does not give one logit per sample.
+
+    wide   forward may give several numbers per sample: then float32 [samples] or [samples, k]
+    """
 
     def score(batch: Any) -> np.ndarray:  # noqa: ANN401 - a batch is what the user's loader yields
-        return _call(model, batch, forward).detach().to("cpu", torch.float32).reshape(-1).numpy()
+        found = _call(model, batch, forward, wide=wide).detach().to("cpu", torch.float32)
+        flat = not wide or found.dim() < 2 or found.numel() == len(found)
+        return (found.reshape(-1) if flat else found).numpy()
 
     parts = list(ordered_map(score, batches, workers=workers))
+    if len({part.shape[1:] for part in parts}) > 1:
+        widths = sorted({part.shape[-1] if part.ndim > 1 else 1 for part in parts})
+        raise ModelError(
+            f"forward gave {widths[0]} numbers per sample for one batch and {widths[-1]} for another; expected as many "
+            "for all samples."
+        )
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
 
 
 def check_logits(model: nn.Module, batches: Iterable[Any], forward: Forward) -> None:
     """ModelError where forward does not give one logit per sample of the first batch."""
     for batch in batches:
-        _call(model, batch, forward)
+        _call(model, batch, forward, wide=False)
         break
 
 
-def _call(model: nn.Module, batch: Any, forward: Forward) -> Tensor:  # noqa: ANN401 - as above
+def _call(model: nn.Module, batch: Any, forward: Forward, *, wide: bool) -> Tensor:  # noqa: ANN401 - as above
     with torch.no_grad():
         logits = forward(model, batch)
     if not isinstance(logits, Tensor):
         raise ModelError(f"forward gave a {type(logits).__name__}; expected a tensor with one logit per sample.")
-    if sum(size > 1 for size in logits.shape) > 1:
+    if not wide and sum(size > 1 for size in logits.shape) > 1:
         classes = " (of two classes' logits, give the difference)" if logits.shape[-1] == 2 else ""
         raise ModelError(
             f"forward gave a tensor of shape {list(logits.shape)}; expected one logit per sample{classes}."

@@ -6,36 +6,43 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memrec_convert.evaluation.delong import auc_gain, standard_error
-from memrec_convert.evaluation.metrics import Float64, log_loss
+from memrec_convert.evaluation.delong import standard_error
+from memrec_convert.evaluation.goal import CLICKS, Goal
+from memrec_convert.evaluation.measures import Truth
+from memrec_convert.evaluation.metrics import Float64
 
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """A state's logits on the hold-out, float64 [n], and what the rows are.
+    """A state's outputs on the hold-out, float64 [n] or [n, k], what the rows are and what the `goal` is.
 
-    `labels` (0 or 1, [n]) is None without labels of both classes, and the state is then compared by its divergence from
-    the `original`'s logits [n]. Rows of one of the `groups` (int64 [n]) belong together; None: they are independent.
+    `labels` is None where they do not define the metric (such as an AUC without labels of both classes), and the state
+    is then compared by its divergence from the `original`'s outputs. Rows of one of the `groups` (int64 [n]) belong
+    together; None: they are independent.
     """
 
     logits: Float64
     original: Float64
     labels: np.ndarray | None = None
     groups: np.ndarray | None = None
+    goal: Goal = CLICKS
 
 
 def find_doubt(before: ScoredRows, after: ScoredRows) -> str:
     """Why `after` cannot be called better than `before`, both on the same rows; "" where it can.
 
     The gain must exceed its standard error, which is taken over the paired differences of the rows, summed by group
-    (Liang and Zeger 1986); and the log loss must not rise.
+    (Liang and Zeger 1986); and the loss must not rise.
     """
+    objective, metric, groups = after.goal.objective, after.goal.metric, after.groups
     if after.labels is None:
-        return _describe("divergence", *_mean_fall(_divergences(before), _divergences(after), after.groups))
-    clicked = after.labels.astype(np.bool_)
-    doubt = _describe("AUC", *auc_gain(clicked, before.logits, after.logits, groups=after.groups))
-    rise = log_loss(clicked, after.logits) - log_loss(clicked, before.logits)
-    return doubt or (f"the log loss rises by {rise:.5f}" if rise > 0 else "")
+        apart = None if objective.are_clusters(after.logits) else groups
+        return _describe("divergence", *_mean_fall(_divergences(before), _divergences(after), apart))
+    truth = Truth(after.labels, groups)
+    doubt = _describe(metric.title, *metric.gain(truth, before.logits, after.logits))
+    first, last = (objective.mean_loss(after.labels, one.logits, groups) for one in (before, after))
+    rise = 0.0 if first is None or last is None else last - first
+    return doubt or (f"the {objective.loss_name} rises by {rise:.5f}" if rise > 0 else "")
 
 
 def _describe(what: str, gain: float, error: float) -> str:
@@ -52,7 +59,4 @@ def _mean_fall(before: Float64, after: Float64, groups: np.ndarray | None) -> tu
 
 
 def _divergences(rows: ScoredRows) -> Float64:
-    """Of each row, what the state adds to the log loss if the original's probabilities are true."""
-    chance = np.exp(-np.logaddexp(0, -rows.original))
-    added: Float64 = np.logaddexp(0, rows.logits) - chance * rows.logits
-    return added
+    return rows.goal.objective.divergences(rows.original, rows.logits, rows.groups)

@@ -31,6 +31,7 @@ def load_operators() -> Any:  # noqa: ANN401 - torch's own namespace of operator
     look_up_bags(tables, ids, offsets, weights, plan, inputs, width)
                                                                 float32 [B, width] of ids [n] in bags
     look_up_rows(tables, ids, offsets, plan, inputs, dim)       float32 [n, dim] of ids [n]
+    take_request(tensors, forms)                                copies of tensors that fit together (`CheckedNetwork`)
 
     tables are the bytes of an artifact, uint8; plan is int32 [vectors, 2], the table and the input of each vector.
     offsets [inputs * B + 1] cut the ids, one input after the other; weights are float32 [n], or empty.
@@ -51,6 +52,7 @@ def load_operators() -> Any:  # noqa: ANN401 - torch's own namespace of operator
     torch.library.register_fake("memrec::look_up_ids", _shape_of_ids)
     torch.library.register_fake("memrec::look_up_bags", _shape_of_bags)
     torch.library.register_fake("memrec::look_up_rows", _shape_of_rows)
+    torch.library.register_fake("memrec::take_request", _shapes_of_request)
     return torch.ops.memrec
 
 
@@ -66,6 +68,10 @@ def _shape_of_bags(
 
 def _shape_of_rows(tables: Tensor, ids: Tensor, offsets: Tensor, plan: Tensor, inputs: int, dim: int) -> Tensor:
     return ids.new_empty((ids.shape[0], dim), dtype=torch.float32)
+
+
+def _shapes_of_request(tensors: list[Tensor], forms: Tensor) -> list[Tensor]:
+    return [one.new_empty(one.shape, dtype=one.dtype if one.is_floating_point() else torch.int64) for one in tensors]
 
 
 class PackedTables(nn.Module):

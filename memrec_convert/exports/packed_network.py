@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from memrec_convert.exports.golden import find_single_inputs
 from memrec_convert.exports.packed import PackedTables, pack_tables
 from memrec_convert.exports.place import Subject
+from memrec_convert.exports.request import CheckedNetwork
 
 
 class PackedNetwork(nn.Module):
@@ -86,9 +87,13 @@ class PackedRows(nn.Module):
 
 
 def build_network(subject: Subject) -> nn.Module:
-    """The network of an artifact with packed tables, in eval mode; KernelError where the operators cannot be loaded."""
+    """The network of an artifact with packed tables, in eval mode, which refuses malformed requests.
+
+    KernelError where the operators cannot be loaded.
+    """
     kinds = {"tables": PackedRows, "sample-pooled": PooledNetwork}
-    return kinds.get(subject.architecture["name"], PackedNetwork)(subject).eval()
+    network = kinds.get(subject.architecture["name"], PackedNetwork)(subject)
+    return CheckedNetwork(network, subject.golden.feeds).eval()
 
 
 def cut_inputs(

@@ -93,10 +93,20 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class Lesson:
-    """One batch: the student's logits as a function of the model, and the targets as probabilities (float32 [n])."""
+    """One batch: the student's logits as a function of the model, and the targets as probabilities (float32 [n]).
+
+    `own_loss`, a batch's summed loss as a function of the model, takes the place of their cross-entropy.
+    """
 
     forward: Callable[[nn.Module], Tensor]
     targets: Tensor
+    own_loss: Callable[[nn.Module], Tensor] | None = None
+
+    def loss(self, model: nn.Module) -> Tensor:
+        """What a step lowers."""
+        if self.own_loss is not None:
+            return self.own_loss(model)
+        return functional.binary_cross_entropy_with_logits(self.forward(model), self.targets, reduction="sum")
 
 
 class Trainee(Protocol):
@@ -180,8 +190,7 @@ def _step(
 ) -> None:
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
-    loss = functional.binary_cross_entropy_with_logits(lesson.forward(model), lesson.targets, reduction="sum")
-    torch.autograd.backward(loss)
+    torch.autograd.backward(lesson.loss(model))
     for optimizer, schedule in zip(optimizers, schedules, strict=True):
         optimizer.step()
         schedule.step()

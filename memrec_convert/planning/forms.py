@@ -15,6 +15,9 @@ from memrec_convert.planning.curves import ListCurve, TableCurves
 BYTES_PER_TENSOR = 200
 """About what one tensor adds to the header; only the search uses it, the final count is exact."""
 
+_ROUNDING = 1e-9
+"""A bound on costs gives way by this share: sums in another order differ in their last bits."""
+
 _KEY_BITS_GUESS = 9.0
 _KEY_BITS_TRIED = (3.0, 6.0, 9.0, 13.0)
 
@@ -86,13 +89,35 @@ def choose_form(curves: TableCurves, price: float, *, thorough: bool = False, me
     thorough tries several guesses of what a key costs instead of one.
     """
     found = [_kept_choice(curves, codec) for codec in _kept_codecs(methods)]
+    lists = curves.lists[:1] if methods == "int8" else curves.lists
+    bounds = sorted(
+        (bound, number, base)
+        for number, curve in enumerate(lists)
+        for base, bound in enumerate(_bound_bases(curves, curve, price, methods))
+    )
+    cheapest = min(choice.distortion + price * choice.nbytes for choice in found)
     for bits in _KEY_BITS_TRIED if thorough else (_KEY_BITS_GUESS,):
-        for curve in curves.lists:
-            bases = (0,) if methods in ("int8", "mean") else range(len(curve.sizes) + 1)
-            found.extend(_replaced_choice(curves, curve, base, price, bits, methods) for base in bases)
-            if methods == "int8":
+        for bound, number, base in bounds:
+            if bound > cheapest:
                 break
+            found.append(_replaced_choice(curves, lists[number], base, price, bits, methods))
+            cheapest = min(cheapest, found[-1].distortion + price * found[-1].nbytes)
     return min(found, key=lambda choice: (choice.distortion + price * choice.nbytes, choice.nbytes, choice.sizes))
+
+
+def _bound_bases(curves: TableCurves, curve: ListCurve, price: float, methods: str) -> list[float]:
+    """Per base a price below that of any form over it: each class where it is cheapest, and keys free of charge."""
+    bits = np.cumsum([0, *(size.bit_length() - 1 for size in curve.sizes)])
+    coded = price * curves.class_rows * bits[:, None] / 8
+    costs = curve.distortion + coded
+    if methods != "int8":
+        costs = np.minimum.accumulate(costs[::-1])[::-1]  # whatever is no shallower than the base
+    for codec, distortion in curves.stored.items() if methods != "codes" else ():
+        stored = distortion + price * curves.class_rows * _row_bytes(codec, curves.dim)
+        costs = np.minimum(costs, stored + coded)
+    books = price * curves.dim * np.cumsum([0, *curve.sizes])
+    bounds: list[float] = ((costs.sum(axis=1) + books) * (1 - _ROUNDING)).tolist()
+    return bounds[:1] if methods in ("int8", "mean") else bounds
 
 
 def _kept_codecs(methods: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,15 +58,33 @@ def describe_shares(shares: Mapping[str, float] | None) -> str:
     return ", ".join(f"{form} {format_share(share)}" for form, share in ordered) or "none"
 
 
+def find_headline(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The figure that a conversion is judged by: its metric where it has one of its own, else the AUC."""
+    found: Mapping[str, Any] | None = report.get("metric") or report["auc"]
+    return found
+
+
+def title_of(figure: Mapping[str, Any] | None) -> str:
+    """The name of the figure that a conversion is judged by."""
+    return str((figure or {}).get("title", "AUC"))
+
+
+def count_digits(figure: Mapping[str, Any]) -> int:
+    """Digits after the point that it is shown with: 4, and more where a metric of its own is small."""
+    size = abs(figure["before"]) if "title" in figure else 1.0
+    return 4 if size >= 0.1 or not size else min(12, 3 - math.floor(math.log10(size)))
+
+
 def describe_auc(auc: Mapping[str, Any] | None) -> str:
-    """'AUC 0.8027 -> 0.8021 (-0.0006, 95 % interval -0.0009 to -0.0003: worse)'."""
+    """'AUC 0.8027 -> 0.8021 (-0.0006, 95 % interval -0.0009 to -0.0003: worse)'; another metric by its title."""
     if auc is None:
         return f"AUC {NOT_MEASURED}"
-    said = f", 95 % interval {describe_interval(auc['ci95'])}" if auc.get("ci95") else ""
+    digits = count_digits(auc)
+    said = f", 95 % interval {describe_interval(auc['ci95'], digits)}" if auc.get("ci95") else ""
     verdict = f": {auc['verdict']}" if auc.get("verdict") else ""
     return (
-        f"AUC {format_value(auc['before'])} -> {format_value(auc['after'])} "
-        f"({format_change(auc['delta'])}{said}{verdict})"
+        f"{title_of(auc)} {format_value(auc['before'], digits)} -> {format_value(auc['after'], digits)} "
+        f"({format_change(auc['delta'], digits)}{said}{verdict})"
     )
 
 
@@ -75,7 +94,7 @@ def describe_conversion(report: Mapping[str, Any]) -> str:
     before = source["tables"] + source["dense"]
     ratio = before / artifact["bytes"] if artifact["bytes"] else None
     sizes = f"{format_size(before)} -> {format_size(artifact['bytes'])} ({format_ratio(ratio)})"
-    return f"{sizes}, {describe_auc(report['auc'])}"
+    return f"{sizes}, {describe_auc(find_headline(report))}"
 
 
 def describe_budget(report: Mapping[str, Any]) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 from memrec_convert.evaluation.metrics import Decile
 from memrec_convert.evaluation.slices import Slice
-from memrec_convert.results import Result, read_as
+from memrec_convert.report.figures import describe_auc
+from memrec_convert.results import Result, read_as, to_plain
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,27 @@ class AucComparison(Comparison):
 
     ci95: tuple[float, float] | None
     verdict: str
+
+
+@dataclass(frozen=True)
+class MetricComparison(Comparison):
+    """The metric that a conversion of another goal than the AUC of clicks is judged by.
+
+    `title` is its name for people. `ci95` is the 95 % interval of the difference (None: not estimated) over `resamples`
+    resamples of the `units` things (samples, requests or groups) that `resampled` names; `verdict` says what it allows.
+    """
+
+    name: str
+    title: str
+    higher_is_better: bool
+    ci95: tuple[float, float] | None
+    verdict: str
+    resampled: str
+    units: int
+    resamples: int
+
+    def __str__(self) -> str:
+        return describe_auc(to_plain(self))
 
 
 @dataclass(frozen=True)
@@ -192,6 +214,7 @@ class Report(Result):
     tables: tuple[TableReport, ...]
     sizes: Sizes
     provenance: Provenance
+    metric: MetricComparison | None = None
     auc: AucComparison | None = None
     log_loss: Comparison | None = None
     normalized_entropy: Comparison | None = None
@@ -210,6 +233,11 @@ class Report(Result):
     assumed: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; `metric` is there only where the goal is another than the AUC of clicks."""
+        values = super().to_json()
+        return values if self.metric is not None else {k: v for k, v in values.items() if k != "metric"}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Report:

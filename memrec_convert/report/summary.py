@@ -9,12 +9,15 @@ from shlex import quote
 from typing import Any
 
 from memrec_convert.report.figures import (
+    count_digits,
     describe_conversion,
+    find_headline,
     format_change,
     format_percent,
     format_share,
     format_size,
     format_value,
+    title_of,
 )
 from memrec_convert.report.report import Report
 from memrec_convert.report.tables import size_table
@@ -68,14 +71,16 @@ def render_summary(report: Report, step: Step | None = None, width: int = 80) ->
 
 def list_worries(values: dict[str, Any]) -> list[str]:
     """What the reader of a report's JSON should know before using the artifact, the gravest first."""
-    auc, calibration = values["auc"], values["calibration"]
+    calibration = values["calibration"]
     worries = [*values["warnings"]]
-    if auc is None:
+    judged = find_headline(values)
+    if judged is None:
         worries.insert(0, "The AUC was not measured, so nobody knows what the conversion costs: give --eval LOG.")
-    elif auc["verdict"] in ("worse", "undecided"):
-        few = auc["verdict"] == "undecided"
-        said = "is undecided: the log has too few rows" if few else f"is {format_change(auc['delta'])}: it is worse"
-        worries.insert(0, f"The change of the AUC {said}.")
+    elif judged["verdict"] in ("worse", "undecided"):
+        few = judged["verdict"] == "undecided"
+        changed = format_change(judged["delta"], count_digits(judged))
+        said = "is undecided: the log has too few rows" if few else f"is {changed}: it is worse"
+        worries.insert(0, f"The change of the {title_of(judged)} {said}.")
     costly = [one for one in values["slices"] or () if (one["delta"] or 0) <= COSTLY and one["share"] >= LARGE_SLICE]
     if costly:
         worst = min(costly, key=lambda one: float(one["delta"]))
@@ -100,7 +105,7 @@ def suggest_step(report: Report, *, file: str | None = None, source: str | None 
     found = artifact.with_suffix(".report.json") if file is None else PurePath(file)
     beside = str(found.with_name(artifact.name))
     against = () if source is None else ("--against", source)
-    if report.auc is None and source is not None:
+    if report.auc is None and report.metric is None and source is not None:
         return Step("Next, compare every row with the original's:", ("verify", beside, *against))
     if not paged:
         page = str(found.with_name(artifact.stem + ".html"))

@@ -65,9 +65,9 @@ class Table:
 
 
 def quality_table(values: Values) -> Table:
-    """Each figure of quality, six digits; a bare number counts as 'after'."""
-    rows = []
-    for key, name in QUALITY.items():
+    """Each figure of quality, six digits; a bare number counts as 'after'. A metric of its own stands alone."""
+    rows, metric = [], values.get("metric")
+    for key, name in QUALITY.items() if metric is None else (("metric", metric["title"]),):
         entry = values.get(key)
         pair = entry if isinstance(entry, Mapping) else {"after": entry}
         before, after = pair.get("before"), pair.get("after")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -177,3 +181,41 @@ def test_rows_have_the_bits_of_a_converted_checkpoint(tmp_path):
         for _, table in named_tables(small):
             ids = torch.arange(table.spec.rows)
             assert torch.equal(table.lookup(ids), held[table.spec.rows].lookup(ids))
+
+
+CLASSES = """
+import torchrec
+from torchrec.models import dlrm
+
+from test_torchrec_models import DIM, TwoTower, make_bags
+
+
+class Dlrm(dlrm.DLRM):
+    def __init__(self):
+        super().__init__(make_bags(), 4, [16, DIM], [16, 1])
+
+
+class Dcn(dlrm.DLRM_DCN):
+    def __init__(self):
+        super().__init__(make_bags(), 4, [16, DIM], [16, 1], dcn_num_layers=2, dcn_low_rank_dim=4)
+"""
+
+
+@pytest.mark.parametrize("name", ["Dlrm", "Dcn", "TwoTower"])
+def test_a_checkpoint_of_the_class_converts_to_the_bits_of_the_live_model(name, tmp_path, monkeypatch):
+    """At 33x, in the same file: `convert --model` and `compress` give the same names, and so the same bytes."""
+    (tmp_path / "live_classes.py").write_text(CLASSES)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    monkeypatch.delitem(sys.modules, "live_classes", raising=False)
+    torch.manual_seed(0)
+    model = getattr(importlib.import_module("live_classes"), name)().eval()
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    small, report = compress(model, "33x")
+    written = convert(tmp_path / "model.pt", "33x", out=tmp_path / "net.safetensors", model=f"live_classes:{name}")
+    assert written.artifact.bytes == report.artifact.bytes <= report.budget_bytes
+    held = dict(named_tables(load(tmp_path / "net.safetensors", into=type(model)())))
+    assert len(held) == len(ROWS)
+    for path, table in named_tables(small):
+        ids = torch.arange(table.spec.rows)
+        assert torch.equal(table.lookup(ids), held[path].lookup(ids))

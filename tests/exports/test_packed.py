@@ -223,6 +223,7 @@ def test_the_operators_keep_torchs_rules() -> None:
         ("look_up_ids", (packed.packed, ids[:21].view(3, 7), packed.plan, packed.width)),
         ("look_up_bags", (packed.packed, ids, offsets, weights, packed.plan, 7, packed.width)),
         ("look_up_rows", (rows.packed, ids, offsets, rows.plan, 7, 4)),
+        ("take_request", ([torch.rand(4, 3), torch.ones(4, 2).long()], torch.tensor([[0, -1, 3], [1, -1, 2]]).int())),
     )
     for name, arguments in checks:
         found = torch.library.opcheck(getattr(torch.ops.memrec, name).default, arguments)

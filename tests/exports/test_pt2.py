@@ -95,6 +95,34 @@ def test_a_package_refuses_foreign_ids_and_other_answers(tiny, tmp_path):
     assert find_place(tmp_path / "d.pt2") is None
 
 
+def test_a_package_refuses_malformed_requests(tmp_path):
+    """Compiled code takes shapes and dtypes for granted: what does not fit ends in an exception, not in an answer."""
+    path = save_network("dlrm, side by side", tmp_path)
+    package = tmp_path / "a.pt2"
+    export(path, to="pt2", out=package, inputs="weighted-bags")
+    feeds = dict(read_subject(path, "weighted-bags").golden.feeds)
+    assert len(run_package(package, feeds)[0]) == len(feeds["dense"])
+    bags = next(name for name in feeds if name.startswith("weights_")).removeprefix("weights_")
+    ids, offsets, weights = (feeds[f"{kind}_{bags}"] for kind in ("ids", "offsets", "weights"))
+    for changed in (
+        {"dense": feeds["dense"][:-1]},
+        {"dense": feeds["dense"].astype(np.float64)},
+        {"dense": feeds["dense"][:, 1:]},
+        {f"ids_{bags}": ids[:-1]},
+        {f"ids_{bags}": ids.astype(np.float32)},
+        {f"offsets_{bags}": offsets[:-1]},
+        {f"offsets_{bags}": offsets + len(ids)},
+        {f"weights_{bags}": weights[:-1]},
+        {f"weights_{bags}": weights.astype(np.float64)},
+    ):
+        (name,) = changed
+        with pytest.raises(ExportError, match=rf"memrec: (\w+_{bags}|{name}) (is|has|must)"):
+            run_package(package, feeds | changed)
+    fewer = {name: one for name, one in feeds.items() if name != f"weights_{bags}"}
+    with pytest.raises(ExportError, match="does not run"):
+        run_package(package, fewer)
+
+
 def change_samples(package, out, *, logits):
     """A copy of a package with other logits."""
     with zipfile.ZipFile(package) as old, zipfile.ZipFile(out, "w") as new:

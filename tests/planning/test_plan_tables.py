@@ -10,6 +10,7 @@ from made_up_curves import LISTS, count_file, make_curves, make_tables
 from memrec_convert.encoding import TableSpec
 from memrec_convert.encoding.spec import table_spec_from_json
 from memrec_convert.errors import BudgetTooSmallError
+from memrec_convert.planning import forms
 from memrec_convert.planning.forms import FormChoice, LevelChoice, choose_form, count_form_bytes, spec_of
 from memrec_convert.planning.search import plan_tables
 
@@ -126,6 +127,21 @@ def test_no_other_form_is_cheaper_by_much(price):
                 form = FormChoice(sizes=curve.sizes, base_depth=base, levels=tuple(pair), counts=counts)
                 least = min(least, distortion + price * count_form_bytes(form, curves.rows, curves.dim))
     assert cost <= 1.02 * least
+
+
+@pytest.mark.parametrize("method", [*METHODS, "mean"])
+def test_bounds_pass_over_no_better_form(method, monkeypatch):
+    """The search leaves out what cannot be cheapest: the choice is that among all forms."""
+    prices = [2.0**exponent for exponent in range(-40, 16, 4)]
+    tables = [curves for seed in range(4) for curves in make_tables(seed)]
+
+    def choose():
+        return [choose_form(one, price, thorough=True, methods=method) for one in tables for price in prices]
+
+    chosen = choose()
+    bound = forms._bound_bases
+    monkeypatch.setattr(forms, "_bound_bases", lambda *given: [-1.0] * len(bound(*given)))
+    assert chosen == choose()
 
 
 def _kept_bytes(curves, codec):

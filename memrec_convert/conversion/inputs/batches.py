@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from memrec_convert.clicklog import Batch
 from memrec_convert.errors import COMMON_FAILURES, LogError, MemrecError, ModelError, OptionError
+from memrec_convert.evaluation.goal import Goal
+from memrec_convert.evaluation.objectives import BINARY, Objective, OwnLoss
 from memrec_convert.evaluation.scoring import Forward
 
 OUTPUT_CHOICES = ("auto", "logits", "probabilities")
@@ -38,11 +41,16 @@ _PASSED_ON = (
 
 @dataclass(frozen=True)
 class LoaderBatches:
-    """A source of batches over any object that can be iterated repeatedly; `labels` returns the labels of a batch."""
+    """A source of batches over any object that can be iterated repeatedly.
+
+    `labels` returns the labels of a batch, as `objective` has them; `groups` says which samples belong together.
+    """
 
     loader: Iterable[Any]
     labels: Callable[[Any], Tensor] | None = None
     name: str = "batches"
+    objective: Objective = BINARY
+    groups: Callable[[Any], Tensor] | None = None
 
     def stream(self, *, limit: int | None = None, shuffle_seed: int | None = None) -> Iterator[Any]:
         """Yields batches in the loader's order; shuffling is up to the loader."""
@@ -71,20 +79,33 @@ class LoaderBatches:
         return ""
 
     def labels_of(self, batch: Any) -> Tensor:  # noqa: ANN401 - the protocol's
-        """Returns labels float32 [rows]; LogError unless all are between 0 and 1."""
+        """Returns labels float32 [rows]; LogError unless they are such as the objective has, for clicks 0 to 1."""
         assert self.labels is not None
         found = _call_guarded("labels= failed on a batch", lambda: torch.as_tensor(self.labels(batch)))  # type: ignore[misc]
-        labels: Tensor = found.detach().reshape(-1).to("cpu", torch.float32)
-        if not bool(((labels >= 0) & (labels <= 1)).all()):
-            raise LogError(f"the labels of {self.name} are not all between 0 and 1; pass labels= to select the clicks.")
-        return labels
+        return self.objective.check_labels(found, self.name)
 
-    def groups_of(self, batch: Any) -> None:  # noqa: ANN401 - the protocol's
-        """None: a caller's batches do not say which rows belong together."""
+    def groups_of(self, batch: Any) -> Tensor | None:  # noqa: ANN401 - the protocol's
+        """Returns which samples of a batch belong together, int64 [rows]; None where nothing says so."""
+        if self.groups is None:
+            return None
+        found = _call_guarded("groups= failed on a batch", lambda: torch.as_tensor(self.groups(batch)))  # type: ignore[misc]
+        if found.is_floating_point() or found.is_complex() or found.numel() != count_rows(batch):
+            raise LogError(
+                f"groups= returned {found.numel()} values of {found.dtype} for a batch of {self.name} of "
+                f"{count_rows(batch)} samples; expected one whole number per sample."
+            )
+        groups: Tensor = found.detach().reshape(-1).to("cpu", torch.int64)
+        return groups
 
 
 def make_loader(
-    batches: Iterable[Any] | None, labels: Callable[[Any], Tensor] | None, name: str, *, hold: bool = False
+    batches: Iterable[Any] | None,
+    labels: Callable[[Any], Tensor] | None,
+    name: str,
+    *,
+    hold: bool = False,
+    objective: Objective = BINARY,
+    groups: Callable[[Any], Tensor] | None = None,
 ) -> LoaderBatches | None:
     """Makes a source that can be streamed repeatedly; LogError if it is empty.
 
@@ -100,7 +121,7 @@ def make_loader(
     loader = list(_iterate(batches, name)) if hold or isinstance(batches, Iterator) else batches
     if next(_iterate(loader, name), None) is None:
         raise LogError(f"{name} is empty; pass at least one batch, or omit {name} for a conversion without data.")
-    return LoaderBatches(loader, labels, name)
+    return LoaderBatches(loader, labels, name, objective, groups)
 
 
 def _iterate(batches: Iterable[Any], name: str) -> Iterator[Any]:
@@ -132,23 +153,33 @@ def open_loaders(
     model: nn.Module,
     batches: Iterable[Any] | None,
     val: Iterable[Any] | None,
+    eval: Iterable[Any] | None = None,
     *,
     labels: Callable[[Any], Tensor] | None,
     forward: Forward | None,
-) -> tuple[LoaderBatches | None, LoaderBatches | None, Forward]:
-    """Returns the training data and hold-out as sources of batches, and the forward that calls the model on them."""
-    sources = [make_loader(batches, labels, "batches"), make_loader(val, labels, "val", hold=True)]
+    objective: Objective = BINARY,
+    groups: Callable[[Any], Tensor] | None = None,
+) -> tuple[list[LoaderBatches | None], Forward]:
+    """Returns training data, hold-out and evaluation data as sources, and the forward that calls the model on them."""
+    kind: dict[str, Any] = {"objective": objective, "groups": groups}
+    sources = [
+        make_loader(batches, labels, "batches", **kind),
+        make_loader(val, labels, "val", hold=True, **kind),
+        make_loader(eval, labels, "eval", hold=True, **kind),
+    ]
     given = [one for one in sources if one is not None]
     if forward is not None or not given:
-        return sources[0], sources[1], forward or call_with_batch
-    call, labelled = choose_forward(model, next(given[0].stream()))
+        return sources, forward or call_with_batch
+    call, labelled = choose_forward(model, next(given[0].stream()), clicks=objective is BINARY)
     if labelled and labels is None:
         sources = [None if one is None else replace(one, labels=last_part) for one in sources]
-    return sources[0], sources[1], call
+    return sources, call
 
 
-def choose_forward(model: nn.Module, batch: Any) -> tuple[Forward, bool]:  # noqa: ANN401 - what the loader yields
+def choose_forward(model: nn.Module, batch: Any, *, clicks: bool = True) -> tuple[Forward, bool]:  # noqa: ANN401
     """Returns the forward for batches like this one, and whether their last part is the label.
+
+    clicks   labels are 0 or 1
 
     ModelError if that part could be either a label or an argument.
     """
@@ -166,7 +197,7 @@ def choose_forward(model: nn.Module, batch: Any) -> tuple[Forward, bool]:  # noq
         )
     if whole or not inputs:
         return call_with_batch, False
-    return call_with_inputs, _is_click(parts[-1])
+    return call_with_inputs, not clicks or _is_click(parts[-1])
 
 
 def _refuse_names(model: nn.Module, batch: Mapping[Any, Any]) -> None:
@@ -229,6 +260,20 @@ def guard_forward(forward: Forward, outputs: str) -> Forward:
     return run
 
 
+def guard_goal(goal: Goal, as_called: Callable[[Forward], Forward]) -> Goal:
+    """Wraps a loss of the caller's own: it runs as `as_called` has it, and its failures become ModelErrors."""
+    objective = goal.objective
+    if not isinstance(objective, OwnLoss):
+        return goal
+    own = objective.function
+
+    def run(model: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401 - what the loader yields
+        found: Tensor = _call_guarded("objective= failed on a batch", lambda: own(model, batch))
+        return found
+
+    return replace(goal, objective=replace(objective, function=as_called(run)))
+
+
 def _call_guarded(what: str, call: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the caller's own code gives
     """Calls the caller's own code; whatever it raises becomes a ModelError that names it."""
     with _OwnCode(what):
@@ -253,8 +298,11 @@ class _OwnCode:
         ) from error
 
 
-def refuse_answer(logits: object, rows: int) -> None:
-    """Raises ModelError unless a forward pass over `rows` samples returned one finite logit per sample."""
+def refuse_answer(logits: object, rows: int, *, wide: bool = False) -> None:
+    """Raises ModelError unless a forward pass over `rows` samples returned one finite logit per sample.
+
+    wide   or several numbers per sample, [rows, k]
+    """
     if not isinstance(logits, Tensor):
         part = "['logits']" if isinstance(logits, Mapping) else "[0]" if isinstance(logits, tuple | list) else ".logits"
         raise ModelError(
@@ -262,7 +310,9 @@ def refuse_answer(logits: object, rows: int) -> None:
             f"{_SHOW}{part}."
         )
     _refuse_kind(logits)
-    if sum(size > 1 for size in logits.shape) > 1:
+    if wide and logits.dim() == 2 and len(logits) == rows:
+        pass
+    elif sum(size > 1 for size in logits.shape) > 1:
         two = logits.shape[-1] == 2
         pick = "(lambda y: y[:, 1] - y[:, 0])(model(*batch))" if two else "model(*batch)[:, 0]"
         raise ModelError(
@@ -313,7 +363,9 @@ def _name_last_step(step: Any) -> str:  # noqa: ANN401 - a node of autograd's gr
 
 
 def count_rows(batch: Any) -> int:  # noqa: ANN401 - what the loader yields
-    """Counts the samples of a batch: the first length found in it."""
+    """Counts the samples of a batch: a log's own number, or else the first length found in it."""
+    if isinstance(batch, Batch):
+        return batch.rows
     if isinstance(batch, Tensor):
         return int(batch.shape[0]) if batch.dim() else 1
     parts = list(batch.values()) if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else []

@@ -26,6 +26,8 @@ from memrec_convert.conversion.inputs.from_checkpoint import LogBatches, LogChoi
 from memrec_convert.conversion.inputs.from_module import make_subject as make_module_subject
 from memrec_convert.conversion.inputs.subject import Subject
 from memrec_convert.errors import CheckpointError, ModelError, OptionError
+from memrec_convert.evaluation.goal import CLICKS, Goal, choose_goal
+from memrec_convert.evaluation.objectives import BINARY, Objective, OwnLoss, tidy
 from memrec_convert.evaluation.scoring import Forward
 
 _FAILURES = (
@@ -77,8 +79,11 @@ class OwnClass:
             raise ModelError(f"{self.name} returned a {type(made).__name__}; expected a torch.nn.Module.")
         return made.eval()
 
-    def runner(self, model: nn.Module) -> Forward:
-        """Returns the forward: logits float32 [B] on a batch of the log. Whatever it raises becomes a ModelError."""
+    def runner(self, model: nn.Module, *, wide: bool = False) -> Forward:
+        """Returns the forward: logits float32 [B] on a batch of the log. Whatever it raises becomes a ModelError.
+
+        wide   a sample may have several numbers, [B, k]
+        """
         own = import_named(self.forward, "forward") if self.forward else None
         if own is None:
             _check_signature(self.name, model)
@@ -86,6 +91,8 @@ class OwnClass:
         def run(model: nn.Module, batch: Batch) -> Tensor:
             with _own_failures(f"{self.forward or self.name} failed on a batch of the log"):
                 found = own(model, batch) if own else model(batch.dense, batch.ids)
+            if wide and isinstance(found, Tensor) and found.dim() == 2 and len(found) == batch.rows:
+                return tidy(found)
             if not isinstance(found, Tensor) or found.numel() != batch.rows:
                 shown = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
                 raise ModelError(
@@ -220,14 +227,22 @@ def make_own_subject(
     hold_out: LogBatches | None,
     judged: LogBatches | None,
     allow_nonfinite: bool,
+    goal: Goal = CLICKS,
 ) -> tuple[Subject, tuple[str, ...]]:
     """Returns the subject and warnings; it tries one batch first, to refuse a wrong forward before any work."""
-    forward = model.own.runner(model.module)
+    forward = model.own.runner(model.module, wide=goal.objective.wide)
+    goal = _guard_goal(goal)
     for batches in (train, hold_out, judged):
         if batches is not None:
-            _try_batch(model, forward, batches)
+            _try_batch(model, forward, batches, goal.objective)
     subject, warnings = make_module_subject(
-        model.module, forward=forward, train=train, hold_out=hold_out, optimizer=None, allow_nonfinite=allow_nonfinite
+        model.module,
+        forward=forward,
+        train=train,
+        hold_out=hold_out,
+        optimizer=None,
+        allow_nonfinite=allow_nonfinite,
+        goal=goal,
     )
     known = model.accumulators
     states = ([known[f"{path}.weight"] for path in site.paths if f"{path}.weight" in known] for site in subject.sites)
@@ -235,7 +250,38 @@ def make_own_subject(
     return replace(subject, sites=tuple(sites)), warnings
 
 
-def _try_batch(model: OwnModel, forward: Forward, batches: LogBatches) -> None:
+def choose_log_goal(objective: object, metric: object, higher_is_better: bool | None, own: OwnClass | None) -> Goal:
+    """The goal of these choices, functions also as "package.module:function"; OptionError without a class of one's own.
+
+    A network that is known predicts clicks, and is judged by their AUC.
+    """
+    loss, figure = (
+        import_named(one, what) if isinstance(one, str) and ":" in one else one
+        for one, what in ((objective, "--objective"), (metric, "--metric"))
+    )
+    goal = choose_goal(loss, figure, higher_is_better)
+    if own is None and not goal.is_plain:
+        raise OptionError("--objective and --metric are for networks of your own class; add --model.")
+    if own is not None and own.outputs == "probabilities" and goal.objective is not BINARY:
+        raise OptionError("`outputs: probabilities` is for clicks; leave it out of --model-args, or --objective.")
+    return goal
+
+
+def _guard_goal(goal: Goal) -> Goal:
+    """The goal with whatever a loss of the user's own raises turned into a ModelError."""
+    objective = goal.objective
+    if not isinstance(objective, OwnLoss):
+        return goal
+    loss = objective.function
+
+    def run(model: nn.Module, batch: Batch) -> Tensor:
+        with _own_failures("--objective failed on a batch of the log"):
+            return loss(model, batch)
+
+    return replace(goal, objective=replace(objective, function=cast("Forward", run)))
+
+
+def _try_batch(model: OwnModel, forward: Forward, batches: LogBatches, objective: Objective) -> None:
     own, batch = model.own, next(batches.stream())
     with torch.no_grad():
         logits = forward(model.module, batch)
@@ -243,6 +289,15 @@ def _try_batch(model: OwnModel, forward: Forward, batches: LogBatches) -> None:
         raise ModelError(
             f"{own.name}: its outputs on {batches.log.paths[0]} are not all finite; expected a trained model."
         )
+    if objective is not BINARY:
+        if objective.name == "ranking" and logits.dim() < 2:
+            raise ModelError(
+                f"{own.forward or own.name} returned one score per sample; expected the scores of all of a request's "
+                "candidates, [B, k]: rows of a log are trained on in random order, so their groups cannot be ranked."
+            )
+        if batch.labels is not None:
+            objective.check_fit(objective.check_labels(batch.labels, batches.name), logits, batches.name)
+        return
     if own.outputs == "logits" and len(logits) > 1 and bool(((logits >= 0) & (logits <= 1)).all()):
         raise ModelError(
             f"{own.name}: its outputs on {batches.log.paths[0]} all lie between 0 and 1, as probabilities do; set "

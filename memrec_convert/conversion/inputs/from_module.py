@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 from weakref import ReferenceType, ref
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -23,11 +24,13 @@ from memrec_convert.conversion.inputs.batches import (
     refuse_probabilities,
 )
 from memrec_convert.conversion.inputs.finite_rows import find_nonfinite_rows, refuse_nonfinite
-from memrec_convert.conversion.inputs.lookups import LookupPoint, WatchedLookups
+from memrec_convert.conversion.inputs.lookups import LookupPoint, WatchedLookups, count_lookups
 from memrec_convert.conversion.inputs.subject import BatchSource, Subject, TableSite
 from memrec_convert.distill.rows import RowReader, TensorRows
 from memrec_convert.encoding.spec import TensorShapes
-from memrec_convert.errors import COMMON_FAILURES, IdRangeError, LogError, ModelError
+from memrec_convert.errors import COMMON_FAILURES, ModelError
+from memrec_convert.evaluation.goal import CLICKS, Goal
+from memrec_convert.evaluation.objectives import OwnLoss
 from memrec_convert.evaluation.scoring import Forward
 from memrec_convert.lookup import CompressedTable, CompressedWeight, is_plain, own_state, refuse_other_state
 from memrec_convert.lookup.copying import copy_model, list_given, warn_of_captured
@@ -69,6 +72,7 @@ def make_subject(
     allow_nonfinite: bool,
     keep: Sequence[str] = (),
     share: bool = False,
+    goal: Goal = CLICKS,
 ) -> tuple[Subject, tuple[str, ...]]:
     """Returns the subject and warnings. The model does not change: all reading uses a copy in eval mode.
 
@@ -102,17 +106,32 @@ def make_subject(
         )
     shapes, aliases = _describe_dense(twin, sites)
 
+    watch = partial(_watch, twin, points, {} if share else given)
+    subject = Subject(
+        twin, tuple(sites), watch(forward), shapes, None, aliases, train, hold_out, uncopied=uncopied, goal=goal
+    )
+    if isinstance(goal.objective, OwnLoss):
+        watched = replace(goal.objective, function=watch(goal.objective.function))
+        subject = replace(subject, goal=replace(goal, objective=watched))
+    counted = [None if one is None else count_lookups(subject, one) for one in (train, hold_out)]
+    return replace(subject, counts=counted[0]), tuple(warnings)
+
+
+def _watch(
+    twin: nn.Module,
+    points: Mapping[int, LookupPoint],
+    given: Mapping[int, tuple[str, ReferenceType[Tensor]]],
+    call: Forward,
+) -> Forward:
+    """The caller's function of a model and a batch, whose lookups in `twin` run through the points."""
+
     def run(model: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401 - what the loader yields
         if model is not twin or not any(point.is_watched for point in points.values()):
-            return forward(model, batch)
-        with WatchedLookups(points, {} if share else given):
-            return forward(model, batch)
+            return call(model, batch)
+        with WatchedLookups(points, given):
+            return call(model, batch)
 
-    counted = [None if one is None else _count_lookups(twin, sites, one, run) for one in (train, hold_out)]
-    subject = Subject(
-        twin, tuple(sites), run, shapes, None, aliases, train, hold_out, counts=counted[0], uncopied=uncopied
-    )
-    return subject, tuple(warnings)
+    return run
 
 
 def _refuse_unfit(model: nn.Module) -> None:
@@ -337,53 +356,21 @@ def _describe_dense(model: nn.Module, sites: Sequence[TableSite]) -> tuple[Tenso
     return shapes, aliases
 
 
-def refuse_outside(ids: Tensor, site: TableSite, source: str = "batches") -> None:
-    """Raises IdRangeError if ids int64 [n] are outside the table."""
-    outside = (ids < 0) | (ids >= site.rows)
-    if bool(outside.any()):
-        raise IdRangeError(
-            f"{source}: {int(outside.sum()):,} of the {len(ids):,} ids in one call of {site.name} are outside its "
-            f"{site.rows:,} rows (first: {int(ids[outside][0])}); expected 0 to {site.rows - 1}."
-        )
+def check_answers(subject: Subject, outputs: str, *more: BatchSource | None) -> None:
+    """Raises an error if the first batches do not give logits (ModelError) or one label per logit (LogError).
 
-
-def _count_lookups(
-    model: nn.Module, sites: Sequence[TableSite], batches: BatchSource, forward: Forward
-) -> tuple[np.ndarray, ...]:
-    """Counts the lookups of each id over all batches, where they reach the rows, and checks every output."""
-    counts = [torch.zeros(site.rows, dtype=torch.int64) for site in sites]
-
-    def watch(number: int) -> Callable[[nn.Module, Any], None]:
-        def hook(_module: nn.Module, args: Any) -> None:  # noqa: ANN401 - torch's signature
-            ids = args[0].reshape(-1).long().cpu()
-            refuse_outside(ids, sites[number], batches.name)
-            counts[number] += torch.bincount(ids, minlength=sites[number].rows)
-
-        return hook
-
-    handles = [site.module.register_forward_pre_hook(watch(number)) for number, site in enumerate(sites)]
-    try:
-        with torch.no_grad():
-            for batch in batches.stream():
-                refuse_answer(forward(model, batch), count_rows(batch))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return tuple(count.numpy() for count in counts)
-
-
-def check_answers(subject: Subject, outputs: str) -> None:
-    """Raises an error if the first batches do not give logits (ModelError) or one label per logit (LogError)."""
-    for source in (subject.train, subject.hold_out):
+    more   sources to check besides the subject's own
+    """
+    objective = subject.goal.objective
+    for source in (subject.train, subject.hold_out, *more):
         if not isinstance(source, LoaderBatches):
             continue
         batch = next(source.stream(limit=1))
         logits = subject.forward(subject.model, batch)
-        refuse_answer(logits, count_rows(batch))
-        if outputs == "auto":
+        refuse_answer(logits, count_rows(batch), wide=objective.wide)
+        if outputs == "auto" and not objective.wide:
             refuse_probabilities(logits)
-        if source.has_labels and len(source.labels_of(batch)) != logits.numel():
-            raise LogError(
-                f"labels= returned {len(source.labels_of(batch))} labels for a batch of {source.name}, and the model "
-                f"{logits.numel()} logits; expected one label per logit."
-            )
+        if source.has_labels:
+            objective.check_fit(source.labels_of(batch), logits, source.name)
+        if isinstance(objective, OwnLoss):
+            objective.run(subject.model, batch)

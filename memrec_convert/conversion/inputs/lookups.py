@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import ReferenceType
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from memrec_convert.errors import ModelError
+from memrec_convert.conversion.inputs.batches import count_rows, refuse_answer
+from memrec_convert.conversion.inputs.subject import BatchSource, Subject, TableSite
+from memrec_convert.errors import IdRangeError, ModelError
 
 
 class LookupPoint(nn.Module):
@@ -77,3 +80,37 @@ _LOOKUPS: dict[Any, int] = {
     torch.embedding_bag: 0,
 }
 """Functions that look up rows, and which of their arguments is the weight; the ids are the other of the first two."""
+
+
+def refuse_outside(ids: Tensor, site: TableSite, source: str = "batches") -> None:
+    """Raises IdRangeError if ids int64 [n] are outside the table."""
+    outside = (ids < 0) | (ids >= site.rows)
+    if bool(outside.any()):
+        raise IdRangeError(
+            f"{source}: {int(outside.sum()):,} of the {len(ids):,} ids in one call of {site.name} are outside its "
+            f"{site.rows:,} rows (first: {int(ids[outside][0])}); expected 0 to {site.rows - 1}."
+        )
+
+
+def count_lookups(subject: Subject, batches: BatchSource) -> tuple[np.ndarray, ...]:
+    """Counts the lookups of each id over all batches, where they reach the rows, and checks every output."""
+    sites, wide = subject.sites, subject.goal.objective.wide
+    counts = [torch.zeros(site.rows, dtype=torch.int64) for site in sites]
+
+    def watch(number: int) -> Callable[[nn.Module, Any], None]:
+        def hook(_module: nn.Module, args: Any) -> None:  # noqa: ANN401 - torch's signature
+            ids = args[0].reshape(-1).long().cpu()
+            refuse_outside(ids, sites[number], batches.name)
+            counts[number] += torch.bincount(ids, minlength=sites[number].rows)
+
+        return hook
+
+    handles = [site.module.register_forward_pre_hook(watch(number)) for number, site in enumerate(sites)]
+    try:
+        with torch.no_grad():
+            for batch in batches.stream():
+                refuse_answer(subject.forward(subject.model, batch), count_rows(batch), wide=wide)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tuple(count.numpy() for count in counts)

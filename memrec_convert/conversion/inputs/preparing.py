@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +14,7 @@ from memrec_convert.clicklog import (
     Profile,
     Sensitivity,
     load_profile,
+    read_counts,
     refuse_leak,
     save_profile,
     take_profile,
@@ -45,7 +47,11 @@ from memrec_convert.conversion.options import (
     refuse_unknown,
 )
 from memrec_convert.errors import LogError, OptionError, ProfileLeakError
+from memrec_convert.evaluation.goal import CLICKS, Goal
+from memrec_convert.evaluation.objectives import BINARY
+from memrec_convert.models import read_table_inputs
 from memrec_convert.recipe import read_recipe
+from memrec_convert.remote import RemotePath, as_source, at_hand
 from memrec_convert.units import parse_budget
 
 MOST_FILE_DIGESTS = 64
@@ -71,6 +77,19 @@ class Job:
     progress: Progress
 
 
+@contextmanager
+def source_at_hand(
+    path: str | Path, budget: str | int | None, choices: Mapping[str, Any], beside: Path | None
+) -> Iterator[Path]:
+    """The checkpoint's local path. A URL is copied (see `at_hand`), once it is known that the options can be."""
+    if isinstance(as_source(path), RemotePath):
+        resolve(cast("InputChoices", {name: one for name, one in choices.items() if name in names_of(InputChoices)}))
+        if budget is not None:
+            parse_budget(budget)
+    with at_hand(path, choices.get("work"), beside, choices.get("progress") or stay_silent) as local:
+        yield local
+
+
 def prepare(
     path: str | Path,
     budget: str | int | None,
@@ -81,14 +100,16 @@ def prepare(
     extras: Extras = NO_EXTRAS,
     space: Workspace | None = None,
     own: OwnClass | None = None,
+    goal: Goal = CLICKS,
 ) -> Job:
     """Opens everything. Without `space`, all tables are held in memory, and nothing is kept.
 
-    `own`: the class of the network, where its layout is none that is known.
+    `own`: the class of the network, where its layout is none that is known; `goal`: what that is for.
     """
     watch, progress = Stopwatch(), choices.get("progress") or stay_silent
     data, val = choices.get("data"), choices.get("val")
     options, log_choices, stated = resolve(choices)
+    _check_counts(choices)
     budget = stated if budget is None else budget
     if budget is None and needs_budget:
         raise OptionError(NO_BUDGET)
@@ -97,23 +118,27 @@ def prepare(
     if options.tables_only and (val is not None or eval is not None):
         raise LogError("tables alone have no logits to measure; leave out --val and --eval, or --tables-only.")
     if own is not None:
-        _refuse_beside_class(options, log_choices.facts, choices.get("profile"), extras)
+        _refuse_beside_class(options, log_choices.facts, choices, extras)
+    if extras.control and not goal.is_plain:
+        raise OptionError("--control measures the AUC of clicks; leave it out, or --objective and --metric.")
     extras.check(options, data=data is not None, val=val is not None, evaluation=eval is not None)
     with watch.stage("read"):
         source, model = _read_source(path, own, options, log_choices)
         names = own_names(source) if own is not None else [table.name for table in source.tables]
         schema = make_schema(source.architecture, names, log_choices)
+        schema = replace(schema, any_labels=goal.objective is not BINARY)
         train, hold_out, judged = _open_logs(data, val, eval, schema, extras.group, options.batch_size)
         doubts: tuple[str, ...] = ()
         if own is None:  # of an own class nothing is assumed that another value could be tried for
             source, doubts = refuse_doubtful(source, log_choices, hold_out, judged, workers=options.workers)
     with watch.stage("profile"):
-        counted = _find_profile(train, schema, choices.get("profile"), options, progress)
+        inputs = dict(zip(names, read_table_inputs(source.architecture, len(names)), strict=True))
+        counted = _find_profile(train, schema, inputs, choices, options, progress)
         _refuse_leaks(counted, train, hold_out, judged)
     with watch.stage("read"):
         shared: dict[str, Any] = {"hold_out": hold_out, "allow_nonfinite": options.allow_nonfinite}
         if model is not None:
-            subject, warnings = make_own_subject(model, train=train, judged=judged, **shared)
+            subject, warnings = make_own_subject(model, train=train, judged=judged, goal=goal, **shared)
         else:
             placed = space.make_choices(source, train, counted, options, progress) if space is not None else {}
             learned = None if options.tables_only else train
@@ -122,7 +147,7 @@ def prepare(
         kept_at = choices.get("profile")
         if counted is not None and kept_at is not None:
             subject = _keep_felt(subject, source, counted, Path(kept_at))
-    warnings = (*source.warnings, *warnings, *doubts)
+    warnings = (*source.warnings, *warnings, *doubts, *_warn_of_counts(counted))
     return Job(source, subject, counted, judged, options, budget, warnings, watch, progress)
 
 
@@ -163,12 +188,13 @@ def _open_hold_out(val: LogPaths, schema: LogSchema, grouped: LogSchema, batch_s
         return open_batches(val, schema, batch_size)
 
 
-def _refuse_beside_class(options: Options, facts: Facts, profile: str | Path | None, extras: Extras) -> None:
+def _refuse_beside_class(options: Options, facts: Facts, choices: InputChoices, extras: Extras) -> None:
     """OptionError for choices that say how a known network is read."""
     for given, name in (
         (options.tables_only, "--tables-only"),
         (facts.pairs, "--assume pairs"),
-        (profile, "--profile"),
+        (choices.get("profile"), "--profile"),
+        (choices.get("counts"), "--counts"),
         (extras.ablation, "--ablation"),
     ):
         if given:
@@ -204,21 +230,53 @@ def resolve(choices: InputChoices) -> tuple[Options, LogChoices, str | int | Non
     return options, read_choices(reading, oov=options.oov, facts=facts), said.get("budget")
 
 
+def _check_counts(choices: InputChoices) -> None:
+    """OptionError where counts come without the samples that they were counted in, or these without counts."""
+    counts, samples = choices.get("counts"), choices.get("samples")
+    if (counts is None) != (samples is None):
+        given, missing = ("--samples", "--counts PATH") if counts is None else ("--counts", "--samples N")
+        raise OptionError(
+            f"{given} needs {missing}: lookups, and the rows of the log that they were counted in; add it."
+        )
+    if samples is not None and (type(samples) is not int or not 0 < samples < 1 << 62):
+        raise OptionError(f"samples is {samples!r}; expected the rows of the log that was counted, 1 or more.")
+
+
 def _find_profile(
-    train: LogBatches | None, schema: LogSchema, path: str | Path | None, options: Options, progress: Progress
+    train: LogBatches | None,
+    schema: LogSchema,
+    inputs: Mapping[str, int],
+    choices: InputChoices,
+    options: Options,
+    progress: Progress,
 ) -> Profile | None:
+    """The stored profile, else that of the counts, else the log's, which is then stored; None without any."""
+    path, counts, samples = choices.get("profile"), choices.get("counts"), choices.get("samples")
     if path is not None and Path(path).exists():
         return load_profile(path, schema)
-    if train is None:
+    if counts is None and train is None:
         if path is not None:
-            raise LogError(f"there is no profile {path}, and no training data to take it from; add --data.")
+            raise LogError(f"there is no profile {path}, and nothing to take it from; add --data or --counts.")
         return None
     progress("profile", 0, 1)
-    profile = take_profile(train.log, workers=options.workers)
+    if counts is not None:
+        profile = read_counts(counts, schema, inputs, samples=samples or 0)
+    elif train is not None:
+        profile = take_profile(train.log, workers=options.workers)
     progress("profile", 1, 1)
     if path is not None:
         save_profile(profile, path)
     return profile
+
+
+def _warn_of_counts(profile: Profile | None) -> tuple[str, ...]:
+    """A warning where nothing can tell test data from what was counted."""
+    if profile is None or profile.digest.files:
+        return ()
+    return (
+        "the lookups were counted elsewhere (--counts), and counts hold no digest of their log: evaluation data that "
+        "they count cannot be refused; evaluate on rows that they leave out",
+    )
 
 
 def _keep_felt(subject: Subject, source: SourceModel, profile: Profile, path: Path) -> Subject:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,6 +16,8 @@ from memrec_convert.conversion.inputs.metering import Meter, Progress, count_lar
 from memrec_convert.distill.columns import IN_MEMORY, Column, Scratch
 from memrec_convert.distill.rows import RowReader
 from memrec_convert.encoding.spec import TensorShapes, count_bytes
+from memrec_convert.evaluation.goal import CLICKS, Goal
+from memrec_convert.evaluation.measures import Truth
 from memrec_convert.evaluation.scoring import Forward, score_batches
 
 __all__ = ["BatchSource", "Progress", "Subject", "TableSite"]
@@ -54,6 +56,24 @@ class BatchSource(Protocol):
     def groups_of(self, batch: Any) -> Tensor | None:  # noqa: ANN401 - what the caller's loader yields
         """Which rows of a batch belong together, int64 [rows]; None where nothing says so."""
         ...
+
+
+def join_groups(source: BatchSource, batches: Iterable[Any]) -> np.ndarray | None:
+    """Which samples of all the batches belong together, int64 [n]; None where nothing says so."""
+    found = [groups.numpy() for batch in batches if (groups := source.groups_of(batch)) is not None]
+    return np.concatenate(found) if found else None
+
+
+def read_truth(source: BatchSource) -> Truth | None:
+    """The labels and groups of all batches; None without labels."""
+    if not source.has_labels:
+        return None
+    labels, groups = list[np.ndarray](), list[np.ndarray]()
+    for batch in source.stream():
+        labels.append(source.labels_of(batch).numpy())
+        found = source.groups_of(batch)
+        groups += [found.numpy()] if found is not None else []
+    return Truth(np.concatenate(labels), np.concatenate(groups) if groups else None)
 
 
 @dataclass(frozen=True)
@@ -110,6 +130,7 @@ class Subject:
     work     where fits and codes are kept for another run
     meter    counts what is read of large tables
     uncopied what copies of the model share with it
+    goal     what the outputs are for, and what a conversion is judged by
     """
 
     model: nn.Module
@@ -128,6 +149,7 @@ class Subject:
     work: FitStore = NO_STORE
     meter: Meter = field(default_factory=Meter)
     uncopied: tuple[object, ...] = ()
+    goal: Goal = CLICKS
 
     @property
     def large_bytes(self) -> int:
@@ -139,13 +161,16 @@ class Subject:
         """Bytes of the rows as stored in the source."""
         return sum(site.nbytes for site in self.sites if not site.borrowed)
 
+    def score(self, model: nn.Module, batches: Iterable[Any], workers: int) -> np.ndarray:
+        """Outputs of a copy of the model, float32 [samples], or [samples, k] where the objective has several."""
+        workers, wide = self.scoring_workers(workers), self.goal.objective.wide
+        return score_batches(model, batches, self.forward, workers=workers, wide=wide)
+
     def score_original(self, source: BatchSource, workers: int, *, limit: int | None = None) -> np.ndarray:
-        """Logits float32 [samples] of the original on the source's first samples; found again where work is kept."""
+        """Outputs of the original on the source's first samples; found again where work is kept."""
 
         def score() -> np.ndarray:
-            return score_batches(
-                self.model, source.stream(limit=limit), self.forward, workers=self.scoring_workers(workers)
-            )
+            return self.score(self.model, source.stream(limit=limit), workers)
 
         if self.work.folder is None or not source.mark:
             return score()

@@ -46,7 +46,8 @@ def describe_dense(
     stored = metadata.dense
     if stored == "fp32":
         return {}
-    drop = None if source is None else drop_of_dense(subject, source, stored, workers=options.workers)
+    measured = source if subject.goal.is_plain else None
+    drop = None if measured is None else drop_of_dense(subject, measured, stored, workers=options.workers)
     sizes = {"bytes": subject.dense_bytes(stored), "bytes_fp32": subject.dense_bytes("fp32")}
     return {"dense": {"stored": stored, "compute": metadata.compute, **sizes, "auc_drop": drop}}
 

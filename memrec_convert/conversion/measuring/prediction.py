@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from memrec_convert.conversion.inputs.subject import BatchSource, Subject
+from memrec_convert.conversion.inputs.subject import BatchSource, Subject, read_truth
 from memrec_convert.conversion.steps.candidates import CONFIRM_SAMPLES
 from memrec_convert.conversion.steps.fitting import Fitted
 from memrec_convert.errors import BudgetTooSmallError
-from memrec_convert.evaluation.metrics import auc
-from memrec_convert.evaluation.scoring import score_batches
 from memrec_convert.planning.forms import choose_form
 from memrec_convert.planning.search import ROUGH_STEPS, CountFile, TablePlan, plan_tables
 
@@ -100,29 +98,27 @@ def soft_auc(chances: np.ndarray, scores: np.ndarray) -> float:
 
 
 def model_auc(subject: Subject, *, workers: int) -> AucModel | None:
-    """The AUC model of a subject, on its hold-out or a sample of its training data; None without data."""
+    """The AUC model of a subject, on its hold-out or a sample of its training data.
+
+    None without data, or where the goal is another than the AUC of clicks.
+    """
     source = subject.hold_out or subject.train
-    if source is None or not subject.samples:
+    if source is None or not subject.samples or not subject.goal.is_plain:
         return None
     logits = subject.score_original(source, workers, limit=CONFIRM_SAMPLES)
     return AucModel(logits.astype(np.float64), subject.samples)
 
 
 def measure_drop(subject: Subject, model: nn.Module, source: BatchSource, *, workers: int) -> float | None:
-    """The AUC that a model loses against the original on labelled data; None where AUC is not defined there."""
-    original = subject.score_original(source, workers)
-    parts: list[np.ndarray] = []
+    """What the metric loses against the original on labelled data; of a relative metric, as a share of its value.
 
-    def collect() -> Iterator[Any]:
-        for batch in source.stream():
-            parts.append(source.labels_of(batch).numpy())
-            yield batch
-
-    workers = subject.scoring_workers(workers)
-    converted = score_batches(model, collect(), subject.forward, workers=workers)
-    labels = np.concatenate(parts)
-    before, after = auc(labels, original), auc(labels, converted)
-    return None if before is None or after is None else before - after
+    None where the metric is not defined there.
+    """
+    metric, truth = subject.goal.metric, read_truth(source)
+    assert truth is not None
+    before = metric.measure(truth, subject.score_original(source, workers))
+    after = metric.measure(truth, subject.score(model, source.stream(), workers))
+    return None if before is None or after is None else metric.sign * (before - after) / metric.scale(before)
 
 
 def draw_curve(

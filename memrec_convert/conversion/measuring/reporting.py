@@ -44,13 +44,15 @@ def make_report(
     nbytes: int,
     source: Mapping[str, Any],
     options: Mapping[str, Any],
-    judgement: Judgement | None,
+    figures: Mapping[str, Any],
     evaluation: Mapping[str, Any] | None,
     seconds: Mapping[str, float],
     warnings: Sequence[str],
     gate: GateResult | None = None,
 ) -> Report:
-    """Everything worth saying. `source` holds layout, container, file bytes, digest and what was assumed."""
+    """Everything worth saying. `source` holds layout, container, file bytes, digest and what was assumed; `figures` the
+    report's fields that an evaluation fills.
+    """
     dense = subject.dense_bytes(shrunk.metadata.dense)
     tables = table_bytes(shrunk.chosen)
     profile = shrunk.metadata.profile
@@ -70,9 +72,9 @@ def make_report(
             source_digest=source.get("digest"),
             profile_digest=profile.get("digest"),
             seed=shrunk.metadata.seed,
-            options=options,
+            options={**options, **subject.goal.describe()},
         ),
-        **report_figures(judgement),
+        **figures,
         evaluation=evaluation,
         serving_bytes=count_serving_bytes(shrunk.model),
         plan=describe_plan(shrunk) | describe_gate(gate) | ({"like": to_plain(shrunk.taken)} if shrunk.taken else {}),
@@ -176,6 +178,7 @@ def describe_gate(gate: GateResult | None) -> dict[str, Any]:
         return {}
     return {
         "gate": {
+            **({} if gate.what == "AUC drop" else {"metric": gate.what}),
             "bound": gate.bound,
             "drop": gate.drop,
             "ci95": list(gate.interval),
@@ -250,15 +253,12 @@ def with_measured(metadata: Metadata, judgement: Judgement | None) -> Metadata:
     return replace(metadata, measured={name: format_measured(value) for name, value in figures.items()})
 
 
-def evaluation_facts(job: Job, judgement: Judgement | None) -> dict[str, Any] | None:
-    """The log that was measured on, and its samples."""
-    if judgement is None or job.judged is None:
+def evaluation_facts(job: Job, samples: int | None) -> dict[str, Any] | None:
+    """The log that was measured on, and its samples; None where there was none."""
+    if samples is None or job.judged is None:
         return None
     names = [path.name for path in job.judged.log.paths]
-    return {
-        "log": names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more",
-        "samples": judgement.after.samples,
-    }
+    return {"log": names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more", "samples": samples}
 
 
 def warn_of_outcome(job: Job, judgement: Judgement | None) -> tuple[str, ...]:

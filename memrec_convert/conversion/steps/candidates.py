@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from memrec_convert.conversion.inputs.metering import Stopwatch
-from memrec_convert.conversion.inputs.subject import Progress, Subject
+from memrec_convert.conversion.inputs.subject import Progress, Subject, join_groups
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.assembly import Search, assign_members, build_tables
 from memrec_convert.conversion.steps.fitting import Fitted
@@ -15,7 +15,6 @@ from memrec_convert.conversion.steps.hashed_base import HashedBase, try_hashed_b
 from memrec_convert.conversion.steps.outcome import Candidate
 from memrec_convert.conversion.steps.published_form import find_published_form
 from memrec_convert.errors import BudgetTooSmallError
-from memrec_convert.evaluation.scoring import mean_divergence, score_batches
 from memrec_convert.planning.search import CountFile, TablePlan
 
 CONFIRM_SAMPLES = 131_072
@@ -131,16 +130,14 @@ def confirm(
     if source.mark:
         original = subject.score_original(source, options.workers, limit=CONFIRM_SAMPLES)
     else:
-        workers = subject.scoring_workers(options.workers)
-        original = score_batches(subject.model, batches, subject.forward, workers=workers)
+        original = subject.score(subject.model, batches, options.workers)
+    groups = join_groups(source, batches)
     scored, planned = list[Candidate](), [candidate for candidate in candidates if not candidate.modules]
     for number, candidate in enumerate(candidates):
         if not candidate.modules:
             continue
         progress("compare plans", number, len(candidates))
-        logits = score_batches(
-            candidate.as_model(subject), batches, subject.forward, workers=subject.scoring_workers(options.workers)
-        )
-        scored.append(replace(candidate, divergence=mean_divergence(original, logits)))
+        outputs = subject.score(candidate.as_model(subject), batches, options.workers)
+        scored.append(replace(candidate, divergence=subject.goal.objective.divergence(original, outputs, groups)))
     progress("compare plans", len(candidates), len(candidates))
     return [*sorted(scored, key=lambda candidate: candidate.divergence or 0.0), *planned]

@@ -125,9 +125,10 @@ def describe_wish(text: str, budget_bytes: int, method: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class GateResult:
-    """The drop of AUC (original less artifact) on the judging log, its 95 % interval, and the bound it was held to.
+    """What the metric loses on the judging log (for AUC, original less artifact), its 95 % interval, and its bound.
 
-    `tried` lists the budgets of a search with their drops; `supported` says whether the whole interval is in bounds.
+    `what` names the loss; `tried` lists the budgets of a search with their drops; `supported` says whether the whole
+    interval is in bounds.
     """
 
     bound: float
@@ -136,6 +137,7 @@ class GateResult:
     judged_on: str
     samples: int
     tried: tuple[tuple[int, float], ...] = ()
+    what: str = "AUC drop"
 
     @property
     def supported(self) -> bool:
@@ -147,6 +149,6 @@ class GateResult:
         low, high = self.interval
         verdict = "supports" if self.supported else "does not settle"
         return (
-            f"AUC drop on {self.judged_on} {self.drop:.5f}, allowed {self.bound:.5f}; the 95 % interval {low:.5f} to "
-            f"{high:.5f} on {self.samples:,} rows {verdict} it"
+            f"{self.what} on {self.judged_on} {self.drop:.5f}, allowed {self.bound:.5f}; the 95 % interval {low:.5f} "
+            f"to {high:.5f} on {self.samples:,} rows {verdict} it"
         )

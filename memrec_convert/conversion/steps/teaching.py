@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from typing import Any
 
@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from memrec_convert.conversion.inputs.subject import BatchSource, Progress, Subject
+from memrec_convert.conversion.inputs.batches import count_rows
+from memrec_convert.conversion.inputs.subject import BatchSource, Progress, Subject, join_groups, read_truth
 from memrec_convert.conversion.options import Options
 from memrec_convert.errors import LogError
-from memrec_convert.evaluation.metrics import auc
-from memrec_convert.evaluation.scoring import mean_divergence, score_batches
+from memrec_convert.evaluation.measures import Truth
+from memrec_convert.evaluation.objectives import BINARY, OwnLoss, Regression, tidy
 from memrec_convert.evaluation.support import ScoredRows
 from memrec_convert.finetune.loop import FineTuning, HoldOut, HoldOutScore, Lesson, Lessons, TrainingPlan, fine_tune
 from memrec_convert.finetune.rows import open_rows
@@ -40,7 +41,8 @@ def teach(
     caller has one already.
     """
     train = _require_train(subject)
-    if options.targets == "labels" and not train.has_labels:
+    own = isinstance(subject.goal.objective, OwnLoss)  # which finds its labels in the batch itself
+    if options.targets == "labels" and not train.has_labels and not own:
         raise LogError("fine-tuning on labels was asked for, and the training data has none; use --targets soft.")
     plan = _make_plan(options, train)
     if options.train_dense:
@@ -107,13 +109,49 @@ def _make_plan(options: Options, train: BatchSource) -> TrainingPlan:
 
 def _make_lessons(subject: Subject, options: Options, targets: str) -> Lessons:
     """The training data's batches, in the order that seed and epoch give, with what is to be learnt from each."""
-    train = _require_train(subject)
+    train, objective = _require_train(subject), subject.goal.objective
+    unit = _find_spread(subject, options) if isinstance(objective, Regression) else 1.0
 
     def lessons(epoch: int) -> Iterator[Lesson]:
         for batch in train.stream(shuffle_seed=options.seed * 1000 + epoch):
-            yield Lesson(partial(_answer, subject, batch), make_targets(subject, train, batch, targets))
+            if objective is BINARY:
+                yield Lesson(partial(_answer, subject, batch), make_targets(subject, train, batch, targets))
+            else:
+                yield _make_lesson(subject, train, batch, targets, unit)
 
     return lessons
+
+
+def _find_spread(subject: Subject, options: Options) -> float:
+    """The standard deviation of the original's outputs on the hold-out; 1 where they are all the same."""
+    assert subject.hold_out is not None
+    return float(subject.score_original(subject.hold_out, options.workers).std(dtype=np.float64)) or 1.0
+
+
+def _make_lesson(subject: Subject, train: BatchSource, batch: Any, targets: str, unit: float) -> Lesson:  # noqa: ANN401
+    """What an objective other than clicks has to learn from a batch; of a loss of the caller's own, its labels are it.
+
+    A mixed lesson takes LABEL_SHARE of the labels, or of the caller's own loss.
+    """
+    objective, groups = subject.goal.objective, train.groups_of(batch)
+    with torch.no_grad():
+        outputs = tidy(subject.forward(subject.model, batch))
+    own = isinstance(objective, OwnLoss)
+    share = {"soft": 0.0, "labels": 1.0}.get(targets, LABEL_SHARE)
+    labels = train.labels_of(batch) if train.has_labels and share and not own else None
+    wanted = objective.targets(outputs, labels, share, groups)
+
+    def loss(student: nn.Module) -> Tensor:
+        found = torch.zeros(())
+        if not own or share < 1:
+            answered = tidy(subject.forward(student, batch))
+            found = objective.loss(answered, wanted, groups, unit) * (1 - share if own else 1.0)
+        if isinstance(objective, OwnLoss) and share:
+            losses = objective.run(student, batch)
+            found = found + share * (losses.sum() if losses.dim() else losses * count_rows(batch))
+        return found
+
+    return Lesson(partial(_answer, subject, batch), wanted, loss)
 
 
 def make_targets(subject: Subject, train: BatchSource, batch: Any, targets: str) -> Tensor:  # noqa: ANN401
@@ -131,38 +169,24 @@ def make_targets(subject: Subject, train: BatchSource, batch: Any, targets: str)
 
 
 def make_mark(subject: Subject, options: Options) -> HoldOut:
-    """Scores a state on the hold-out: by AUC where it has labels of both classes, else by closeness to the original."""
-    hold_out = subject.hold_out
+    """Scores a state on the hold-out: by the metric where its labels define it, else by closeness to the original."""
+    hold_out, objective, metric = subject.hold_out, subject.goal.objective, subject.goal.metric
     assert hold_out is not None
-    score: Callable[[nn.Module], np.ndarray] = partial(_score, subject, hold_out, options)
-    original = score(subject.model)
-    labels, groups = _read_rows(hold_out)
+    original = subject.score(subject.model, hold_out.stream(), options.workers)
+    truth = read_truth(hold_out)
+    labelled = truth is not None and metric.measure(truth, original) is not None
+    labels = truth.labels if truth is not None and labelled else None
+    groups = truth.groups if truth is not None else join_groups(hold_out, hold_out.stream())
 
     def mark(student: nn.Module) -> HoldOutScore:
-        logits = score(student)
-        rows = ScoredRows(logits.astype(np.float64), original.astype(np.float64), labels, groups)
+        outputs = subject.score(student, hold_out.stream(), options.workers)
+        rows = ScoredRows(outputs.astype(np.float64), original.astype(np.float64), labels, groups, subject.goal)
         if labels is None:
-            return HoldOutScore("-divergence", -mean_divergence(original, logits), rows)
-        return HoldOutScore("auc", auc(labels, logits) or 0.0, rows)
+            return HoldOutScore("-divergence", -objective.divergence(original, outputs, groups), rows)
+        found = metric.measure(Truth(labels, groups), outputs) or 0.0
+        return HoldOutScore(metric.name if metric.higher_is_better else f"-{metric.name}", metric.sign * found, rows)
 
     return mark
-
-
-def _read_rows(hold_out: BatchSource) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Labels [n] where there are some of both classes, and groups int64 [n] where there are some."""
-    labels, groups = list[np.ndarray](), list[np.ndarray]()
-    for batch in hold_out.stream():
-        if hold_out.has_labels:
-            labels.append(hold_out.labels_of(batch).numpy())
-        found = hold_out.groups_of(batch)
-        groups += [found.numpy()] if found is not None else []
-    joined = np.concatenate(labels) if labels else np.zeros(0)
-    return joined if len(np.unique(joined)) > 1 else None, np.concatenate(groups) if groups else None
-
-
-def _score(subject: Subject, hold_out: BatchSource, options: Options, model: nn.Module) -> np.ndarray:
-    workers = subject.scoring_workers(options.workers)
-    return score_batches(model, hold_out.stream(), subject.forward, workers=workers)
 
 
 def _answer(subject: Subject, batch: Any, student: nn.Module) -> Tensor:  # noqa: ANN401 - what the loader yields

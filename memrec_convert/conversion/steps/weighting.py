@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from memrec_convert.clicklog import Sensitivity
+from memrec_convert.conversion.inputs.batches import count_rows
 from memrec_convert.conversion.inputs.subject import BatchSource, Progress, Subject
 from memrec_convert.conversion.options import Options
 from memrec_convert.distill.sensitivity import WatchedTable, mean_moment, measure_sensitivities, root_of, weigh_rows
@@ -20,6 +22,7 @@ from memrec_convert.distill.weights import (
     weigh_uniformly,
 )
 from memrec_convert.errors import LogError
+from memrec_convert.evaluation.objectives import OwnLoss
 
 SENSITIVITY_SAMPLES = 1 << 24
 """Samples of the training data, from its start, that sensitivities are measured on: more would tell little more."""
@@ -93,7 +96,15 @@ def _measure(subject: Subject, train: BatchSource, options: Options, progress: P
             progress("sensitivities", min(number, total - 1), total)
             yield batch
 
+    objective = subject.goal.objective
+
+    def pull(outputs: Tensor, batch: Any, number: int) -> Tensor:  # noqa: ANN401 - what the loader yields
+        if isinstance(objective, OwnLoss):  # the outputs are its losses, or their mean
+            return torch.ones_like(outputs) * (count_rows(batch) if not outputs.dim() else 1)
+        return objective.pull(outputs, train.groups_of(batch), number)
+
+    forward = objective.run if isinstance(objective, OwnLoss) else subject.forward
     workers = subject.scoring_workers(options.workers)
-    found = measure_sensitivities(subject.model, tables, stream(), subject.forward, workers=workers)
+    found = measure_sensitivities(subject.model, tables, stream(), forward, workers=workers, pull=pull)
     progress("sensitivities", total, total)
     return found

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "open_tables.h"
+#include "request.h"
 #include "tensor.h"
 
 namespace {
@@ -209,6 +210,7 @@ struct Registration {
             look_up_bags);
         add("look_up_rows", "(Tensor tables, Tensor ids, Tensor offsets, Tensor plan, int inputs, int dim) -> Tensor",
             look_up_rows);
+        add("take_request", "(Tensor[] tensors, Tensor forms) -> Tensor[]", memrec::take_request);
     }
     void add(const std::string& name, const char* signature, void (*kernel)(StableIValue*, uint64_t, uint64_t)) {
         check(aoti_torch_library_def(schemas, (name + signature).c_str()));

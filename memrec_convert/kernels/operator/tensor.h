@@ -27,13 +27,19 @@ class Tensor {
 
     // Float32 [rows, columns], uninitialised.
     static Tensor make(int64_t rows, int64_t columns) {
-        if (rows < 0 || columns < 0) refuse("the output would have a negative size.");
-        const int64_t sizes[] = {rows, columns}, strides[] = {columns, 1};
+        const int64_t sizes[] = {rows, columns};
+        return make(2, sizes, aoti_torch_dtype_float32());
+    }
+
+    // Of one or two dimensions, contiguous and uninitialised.
+    static Tensor make(int64_t dims, const int64_t* sizes, int32_t dtype) {
+        const int64_t last = sizes[dims - 1], strides[] = {dims == 2 ? last : 1, 1};
+        if (sizes[0] < 0 || last < 0) refuse("the output would have a negative size.");
         AtenTensorHandle made = nullptr;
-        check(aoti_torch_empty_strided(2, sizes, strides, aoti_torch_dtype_float32(), aoti_torch_device_type_cpu(), 0, &made),
+        check(aoti_torch_empty_strided(dims, sizes, strides, dtype, aoti_torch_device_type_cpu(), 0, &made),
               "allocating the output");
         Tensor output(made);
-        output.read("the output", 2);
+        output.read();
         return output;
     }
 
@@ -44,29 +50,41 @@ class Tensor {
         return value;
     }
 
-    void read(const char* name, int64_t dims) {
-        int32_t device = 0;
-        check(aoti_torch_get_device_type(handle_, &device), "reading a device");
+    // Asks torch for what the functions below tell.
+    void read() {
+        check(aoti_torch_get_device_type(handle_, &device_), "reading a device");
         check(aoti_torch_get_dtype(handle_, &dtype_), "reading a dtype");
         check(aoti_torch_get_dim(handle_, &dims_), "reading a dimension");
         check(aoti_torch_get_sizes(handle_, &sizes_), "reading a shape");
         check(aoti_torch_get_strides(handle_, &strides_), "reading strides");
         check(aoti_torch_get_data_ptr(handle_, &data_), "reading an address");
-        if (device != aoti_torch_device_type_cpu()) refuse(std::string(name) + " must be on the CPU.");
-        if (dims_ != dims) refuse(std::string(name) + " must have " + std::to_string(dims) + " dimensions.");
     }
 
-    void read_plain(const char* name, int64_t dims, int32_t dtype) {
+    void read(const std::string& name, int64_t dims) {
+        read();
+        check_place(name, dims);
+    }
+
+    void read_plain(const std::string& name, int64_t dims, int32_t dtype) {
         read(name, dims);
-        if (dtype_ != dtype) refuse(std::string(name) + " has the wrong dtype.");
-        if (!is_plain()) refuse(std::string(name) + " must be contiguous.");
+        if (dtype_ != dtype) refuse(name + " has the wrong dtype.");
+        if (!is_plain()) refuse(name + " must be contiguous.");
+    }
+
+    void check_place(const std::string& name, int64_t dims) const {
+        if (device_ != aoti_torch_device_type_cpu()) refuse(name + " must be on the CPU.");
+        if (dims_ != dims) refuse(name + " must have " + std::to_string(dims) + " dimensions.");
     }
 
     // Bits of a whole number, of a tensor that holds ids or offsets.
-    int32_t bits(const char* name) const {
+    int32_t bits(const std::string& name) const {
         if (dtype_ == aoti_torch_dtype_int64()) return 64;
         if (dtype_ == aoti_torch_dtype_int32()) return 32;
-        refuse(std::string(name) + " must be int64 or int32.");
+        refuse(name + " must be int64 or int32.");
+    }
+
+    void check_float(const std::string& name) const {
+        if (dtype_ != aoti_torch_dtype_float32()) refuse(name + " must be float32.");
     }
 
     bool is_plain() const {
@@ -84,6 +102,8 @@ class Tensor {
     T* data() const {
         return static_cast<T*>(data_);
     }
+    int64_t dims() const { return dims_; }
+    const int64_t* sizes() const { return sizes_; }
     int64_t size(int64_t dim) const { return sizes_[dim]; }
     int64_t stride(int64_t dim) const { return strides_[dim]; }
 
@@ -93,7 +113,7 @@ class Tensor {
     AtenTensorHandle handle_;
     void* data_ = nullptr;
     int64_t *sizes_ = nullptr, *strides_ = nullptr, dims_ = 0;
-    int32_t dtype_ = 0;
+    int32_t dtype_ = 0, device_ = 0;
 };
 
 }  // namespace memrec

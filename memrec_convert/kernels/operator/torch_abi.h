@@ -3,6 +3,7 @@
 // built without torch, once for all its versions; a test compiles this file together with torch's own.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 struct AtenTensorOpaque;
@@ -10,7 +11,9 @@ using AtenTensorHandle = AtenTensorOpaque*;
 class TorchLibraryOpaque;
 using TorchLibraryHandle = TorchLibraryOpaque*;
 using AOTITorchError = int32_t;
-using StableIValue = uint64_t;  // a tensor's handle, owned, or a whole number
+struct StableListOpaque;
+using StableListHandle = StableListOpaque*;
+using StableIValue = uint64_t;  // the handle of a tensor or a list, owned, or a whole number
 
 extern "C" {
 
@@ -31,6 +34,12 @@ AOTITorchError aoti_torch_get_device_type(AtenTensorHandle tensor, int32_t* type
 AOTITorchError aoti_torch_empty_strided(int64_t dim, const int64_t* sizes, const int64_t* strides, int32_t dtype,
                                         int32_t device_type, int32_t device, AtenTensorHandle* made);
 AOTITorchError torch_get_num_threads(uint32_t* threads);
+
+AOTITorchError torch_new_list_reserve_size(size_t size, StableListHandle* made);
+AOTITorchError torch_list_size(StableListHandle list, size_t* size);
+AOTITorchError torch_list_get_item(StableListHandle list, size_t place, StableIValue* item);
+AOTITorchError torch_list_push_back(StableListHandle list, StableIValue item);
+AOTITorchError torch_delete_list(StableListHandle list);
 
 int32_t aoti_torch_device_type_cpu();
 int32_t aoti_torch_dtype_uint8();

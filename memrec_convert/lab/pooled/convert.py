@@ -26,6 +26,7 @@ from memrec_convert.errors import OptionError
 from memrec_convert.lab.pooled.finetune import epochs_to_gain
 from memrec_convert.lab.pooled.training import METHOD, Pooled, make_pooled, parse_pooled
 from memrec_convert.parallel import single_threaded_torch
+from memrec_convert.remote import as_source
 from memrec_convert.report import ArtifactFile, ArtifactSizes, Provenance, Report, Sizes, SourceSizes, TableReport
 from memrec_convert.units import parse_budget
 from memrec_convert.version import __version__
@@ -55,7 +56,7 @@ def convert_pooled(
     ):
         if given:
             raise OptionError(f"{name} does not go with the method {METHOD}: it replaces all tables at once.")
-    target, companions = plan_files(Path(path), choices)
+    target, companions = plan_files(as_source(path), choices)
     choices["method"] = METHOD
     job = prepare_files(path, budget, choices, target, Extras(choices.get("group")))
     made = _make(job)
@@ -125,7 +126,7 @@ def _report(job: Job, made: Pooled, target: Path, nbytes: int, judgement: Judgem
                 job.options.seed,
                 job.options.differing(),
             ),
-            evaluation=evaluation_facts(job, judgement),
+            evaluation=evaluation_facts(job, None if judgement is None else judgement.after.samples),
             serving_bytes=count_serving_bytes(made.model),
             plan={"chosen": METHOD, "predicted_bytes": made.nbytes, "method": METHOD, "budget_bytes": budget_bytes},
             fine_tune=training,

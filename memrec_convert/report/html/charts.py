@@ -49,8 +49,10 @@ KINDS: Final = (
 
 
 def auc_rows(values: Values) -> list[Row]:
-    """The AUC's change with both intervals, and that of the groups' mean AUC."""
-    auc, groups = values["auc"], values["groups"]
+    """The AUC's change with both intervals, and that of the groups' mean AUC; or the change of the metric."""
+    auc, groups, metric = values["auc"], values["groups"], values.get("metric")
+    if metric is not None and metric["ci95"] is not None:
+        return [_interval_row(f"{metric['title']}, {metric['resampled']} resampled", metric["delta"], metric["ci95"])]
     if auc is None:
         return []
     rows = [_interval_row("AUC, rows independent", auc["delta"], auc["ci95"])]
