@@ -78,33 +78,40 @@ def share_rows(rows: int, tables: int) -> list[int]:
     return [*large, rows - sum(large), SMALL_ROWS]
 
 
-def make_rows(rows: int, dim: int, seed: int) -> Iterator[np.ndarray]:
-    """The rows of one table, float32 [n, dim] at a time."""
-    draw = np.random.default_rng(seed)
+def make_rows(rows: int, dim: int, seed: int, *, moved_share: float = 0.0) -> Iterator[np.ndarray]:
+    """The rows of one table, float32 [n, dim] at a time; of a further day, in which this share of them moved."""
+    draw, further = np.random.default_rng(seed), np.random.default_rng((seed, 1))
     directions = (draw.standard_normal((RANK, dim)) * 0.8 ** np.arange(RANK)[:, None]).astype(np.float32)
     for start in range(0, rows, ROWS_PER_CHUNK):
         count = min(ROWS_PER_CHUNK, rows - start)
         initial = (2 * draw.random((count, dim), dtype=np.float32) - 1) / np.float32(rows**0.5)
         rank = draw.random((count, 1), dtype=np.float32) * rows + 1  # of the id among the most read ones
         moved = np.float32(rows**-0.5) * np.clip((rows / rank) ** 0.4, 1, 50)
-        yield initial + moved * (draw.standard_normal((count, RANK), dtype=np.float32) @ directions)
+        made = initial + moved * (draw.standard_normal((count, RANK), dtype=np.float32) @ directions)
+        if moved_share:
+            own = further.random(count) < moved_share
+            step = further.standard_normal((int(own.sum()), RANK), dtype=np.float32) @ directions
+            made[own] += np.float32(0.5) * moved[own] * step
+        yield made
 
 
-def make_dense(widths: list[int], prefix: str, seed: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Weights and biases of an MLP as facebookresearch/dlrm names them."""
-    draw = np.random.default_rng(seed)
+def make_dense(widths: list[int], prefix: str, seed: int, *, moved: bool = False) -> Iterator[tuple[str, np.ndarray]]:
+    """Weights and biases of an MLP as facebookresearch/dlrm names them; `moved`, a further day's."""
+    draw, further = np.random.default_rng(seed), np.random.default_rng((seed, 1))
     for number, (inputs, outputs) in enumerate(pairwise(widths)):
         weight = draw.standard_normal((outputs, inputs)) * (2 / (inputs + outputs)) ** 0.5
+        if moved:
+            weight += 0.01 * further.standard_normal(weight.shape)
         yield f"{prefix}.{2 * number}.weight", weight.astype(np.float32)
         yield f"{prefix}.{2 * number}.bias", np.zeros(outputs, dtype=np.float32)
 
 
-def write_checkpoint(path: Path, tables: list[int], dim: int) -> None:
-    """A zip archive as torch.save makes it, written chunk by chunk."""
+def write_checkpoint(path: Path, tables: list[int], dim: int, *, moved_share: float = 0.0) -> None:
+    """A zip archive as torch.save makes it, written chunk by chunk; of a further day, where rows moved."""
     vectors = len(tables) + 1
     dense = [
-        *make_dense([DENSE, 64, dim], "bot_l", 1),
-        *make_dense([dim + vectors * (vectors - 1) // 2, 64, 1], "top_l", 2),
+        *make_dense([DENSE, 64, dim], "bot_l", 1, moved=moved_share > 0),
+        *make_dense([dim + vectors * (vectors - 1) // 2, 64, 1], "top_l", 2, moved=moved_share > 0),
     ]
     state: dict[str, Stored] = OrderedDict()
     shapes = [(f"emb_l.{number}.weight", (rows, dim)) for number, rows in enumerate(tables)]
@@ -117,7 +124,7 @@ def write_checkpoint(path: Path, tables: list[int], dim: int) -> None:
         archive.writestr("archive/byteorder", "little")
         for number, rows in enumerate(tables):
             with archive.open(f"archive/data/{number}", "w", force_zip64=True) as member:
-                for chunk in make_rows(rows, dim, number):
+                for chunk in make_rows(rows, dim, number, moved_share=moved_share):
                     member.write(chunk.tobytes())
         for number, (_, value) in enumerate(dense, start=len(tables)):
             archive.writestr(f"archive/data/{number}", value.tobytes())

@@ -33,6 +33,8 @@ from memrec_convert.exports.place import Proved
 from memrec_convert.lab.compare import Compared
 from memrec_convert.models.network import ClickNetwork
 from memrec_convert.models.table_set import TableSet
+from memrec_convert.patches.apply import Applied
+from memrec_convert.patches.diff import Diffed, TensorChange
 
 PAGE = Path(__file__).with_name("api.md")
 WIDTH = 120
@@ -72,6 +74,8 @@ SECTIONS: tuple[tuple[str, str, tuple[object, ...]], ...] = (
             memrec_convert.verify,
             memrec_convert.export,
             prove,
+            memrec_convert.diff,
+            memrec_convert.apply,
         ),
     ),
     (
@@ -83,7 +87,7 @@ SECTIONS: tuple[tuple[str, str, tuple[object, ...]], ...] = (
     (
         "Results",
         "Frozen dataclasses; `to_json()` of each gives what `--json` prints.",
-        (Inspection, Plan, Evaluation, Compared, Verified, Exported, Proved),
+        (Inspection, Plan, Evaluation, Compared, Verified, Exported, Proved, Diffed, TensorChange, Applied),
     ),
     (
         "Modules",

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from memrec_convert.conversion.verify import verify as verify
     from memrec_convert.exports.export import export as export
     from memrec_convert.lab.compare import compare as compare
+    from memrec_convert.patches.apply import apply as apply
+    from memrec_convert.patches.diff import diff as diff
 
 _VERBS = {
     "inspect": "checkpoint.inspect",
@@ -37,14 +39,18 @@ _VERBS = {
     "evaluate": "conversion.evaluate",
     "verify": "conversion.verify",
     "export": "exports.export",
+    "diff": "patches.diff",
+    "apply": "patches.apply",
 }
 """Where each verb is defined, by the name of its module in this package."""
 
 __all__ = [
     "__version__",
+    "apply",
     "compare",
     "compress",
     "convert",
+    "diff",
     "evaluate",
     "export",
     "inspect",

@@ -16,6 +16,7 @@ MemrecError
 ├── KernelError              a lookup kernel was asked for that this machine or installation lacks
 ├── QualityError             the result is worse than the caller allows (exit code 3)
 ├── ArtifactError            an artifact that is damaged, foreign or newer than this version
+├── PatchError               a patch that is damaged, or was made from another artifact
 ├── ExportError              a place that cannot hold a model, or an export that is not what it was made from
 ├── ReportError              a file that is no report, comparison or measurement of this program
 └── OutputError              the target cannot be written
@@ -110,6 +111,10 @@ class QualityError(MemrecError):
 
 class ArtifactError(MemrecError):
     """An artifact that is damaged, foreign or newer than this version."""
+
+
+class PatchError(MemrecError):
+    """A patch that is damaged, or was made from another artifact."""
 
 
 class ExportError(MemrecError):

@@ -23,7 +23,7 @@ LAYERS = (
     {"__main__"},
     {"cli"},
     {"lab"},
-    {"bench", "exports", "torchrec"},
+    {"bench", "exports", "patches", "torchrec"},
     {"conversion", "recipe"},
     {"report", "artifact"},
     {"finetune", "distill"},

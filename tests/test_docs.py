@@ -44,7 +44,7 @@ def test_commands_in_the_pages_are_valid(page, line):
     command = cli.commands[arguments[0]]
     with command.make_context(arguments[0], arguments[1:]) as context:
         works_on_something = any(isinstance(parameter, click.Argument) for parameter in command.params)
-        assert not works_on_something or any(context.params.get(name) for name in ("file", "shape", "name"))
+        assert not works_on_something or any(context.params.get(name) for name in ("file", "old", "shape", "name"))
 
 
 def test_readme_shows_every_command():

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from memrec_convert.cli.conversion import convert, plan
-from memrec_convert.cli.files import evaluate, export, inspect, verify
+from memrec_convert.cli.files import apply, diff, evaluate, export, inspect, verify
 from memrec_convert.cli.reports import report
 from memrec_convert.cli.speed import bench, doctor
 from memrec_convert.cli.study import compare, experiment
@@ -47,7 +47,21 @@ def cli() -> None:
     """  # noqa: D301 - the escape is click's mark for a paragraph that keeps its lines
 
 
-for command in (convert, plan, inspect, evaluate, verify, export, compare, experiment, bench, doctor, report):
+for command in (
+    convert,
+    plan,
+    inspect,
+    evaluate,
+    verify,
+    export,
+    diff,
+    apply,
+    compare,
+    experiment,
+    bench,
+    doctor,
+    report,
+):
     cli.add_command(command)
 
 

@@ -36,6 +36,9 @@ common_options = add(budget_option, input_options, plan_options, tables_only_opt
 @click.option(
     "--pooled", metavar="NAME=N,...", help="Of sample-pooled: D, K, dw, kw, l; start=warm|balanced|released; optimizer."
 )
+@click.option(
+    "--like", metavar="ARTIFACT", help="Start from an earlier artifact: rows that did not move keep their codes."
+)
 @click.option("--model", metavar="MODULE:CLASS", help="The network's class, imported from your own code.")
 @click.option("--model-args", metavar="FILE", help="YAML: the class's arguments, and how it reads a log.")
 @click.option("--objective", metavar="NAME", help="With --model: binary (default), regression, ranking, MODULE:LOSS.")

@@ -1,4 +1,4 @@
-"""The commands on files as they are: `inspect` a checkpoint, `evaluate`, `verify` and `export` an artifact."""
+"""The commands on files as they are: `inspect`, `evaluate`, `verify`, `export`, `diff` and `apply`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from memrec_convert.cli.options import (
     reading_options,
     running_options,
 )
+
+MOST_SHOWN = 12
+"""Changed tensors that `diff` lists."""
 
 
 @click.command()
@@ -97,6 +100,32 @@ def export(file: str, *, as_json: bool, quiet: bool, **options: Any) -> None:  #
     show(run(file, **given).to_json(), _render_exported, as_json=as_json, quiet=quiet)
 
 
+@click.command()
+@click.argument("old")
+@click.argument("new")
+@click.option("--out", required=True, metavar="PATCH", help="The patch to write.")
+@force_option
+@output_options
+def diff(old: str, new: str, *, out: str, force: bool, as_json: bool, quiet: bool) -> None:
+    """Write the patch that makes artifact NEW of artifact OLD: what changed, compressed."""
+    from memrec_convert.patches.diff import diff as run
+
+    show(run(old, new, out=out, force=force).to_json(), _render_diffed, as_json=as_json, quiet=quiet)
+
+
+@click.command()
+@click.argument("old")
+@click.argument("patch")
+@click.option("--out", required=True, metavar="NEW", help="The artifact to write; with --force, OLD itself.")
+@force_option
+@output_options
+def apply(old: str, patch: str, *, out: str, force: bool, as_json: bool, quiet: bool) -> None:
+    """Make the new artifact of artifact OLD and PATCH: the bytes that diff saw, or none."""
+    from memrec_convert.patches.apply import apply as run
+
+    show(run(old, patch, out=out, force=force).to_json(), _render_applied, as_json=as_json, quiet=quiet)
+
+
 def _render_verified(found: Mapping[str, Any], _width: int) -> str:
     head = f"{found['path']}: sound. {found['bytes']} bytes, {found['tensors']} tensors, {found['tables']} tables."
     tables = found["against"]["tables"] if found["against"] else ()
@@ -114,3 +143,21 @@ def _render_proved(found: Mapping[str, Any], _width: int) -> str:
 def _render_exported(found: Mapping[str, Any], _width: int) -> str:
     more = found["bytes"] / found["artifact_bytes"] - 1
     return f"{found['path']}: {found['bytes']} bytes for {found['place']}, {more:+.1%} on the artifact."
+
+
+def _render_diffed(found: Mapping[str, Any], _width: int) -> str:
+    share = found["bytes"] / found["new_bytes"]
+    head = f"{found['path']}: {found['bytes']} bytes, {share:.1%} of the new artifact; {found['same']} parts unchanged."
+    largest = sorted(found["changes"], key=lambda one: -one["patch_bytes"])[:MOST_SHOWN]
+    changes = [
+        f"  {one['name']}: {one['patch_bytes']} bytes for {one['changed']} of {one['entries']} entries"
+        for one in largest
+    ]
+    more = [f"  and {len(found['changes']) - len(largest)} more (--json has them all)"]
+    return "\n".join([head, *changes, *(more if len(largest) < len(found["changes"]) else [])])
+
+
+def _render_applied(found: Mapping[str, Any], _width: int) -> str:
+    return (
+        f"{found['path']}: {found['bytes']} bytes, those that the patch of {found['patch_bytes']} bytes was made for."
+    )

@@ -29,7 +29,8 @@ from memrec_convert.conversion.measuring.reporting import (
 from memrec_convert.conversion.options import Extras, InputChoices, OutputChoices, names_of, refuse_unknown
 from memrec_convert.conversion.report import Companions, check_targets, plan_page
 from memrec_convert.conversion.steps.outcome import Shrunk
-from memrec_convert.errors import ArtifactError
+from memrec_convert.conversion.steps.yesterday import Yesterday, read_yesterday
+from memrec_convert.errors import ArtifactError, OptionError
 from memrec_convert.parallel import single_threaded_torch
 from memrec_convert.remote import RemotePath, as_source
 from memrec_convert.report import Report
@@ -56,21 +57,24 @@ def convert(
 
     Raises a MemrecError; whatever it is, the target is then as it was before.
     """
+    like, budget, choices = take_like(budget, choices, max_auc_drop)
     target, companions = plan_files(as_source(path), choices)
     bounds = Bounds(max_auc_drop, fail_if_worse_than)
     extras = Extras(choices.get("group"), ablation, control)
     with source_at_hand(path, budget, choices, target.parent) as source:
         job = prepare_files(source, budget, choices, target, extras, bounds, needs_budget=max_auc_drop is None)
-        return _convert(job, target, companions, extras, bounds)
+        return _convert(job, target, companions, extras, bounds, like)
 
 
-def _convert(job: Job, target: Path, companions: Companions, extras: Extras, bounds: Bounds) -> Report:
+def _convert(
+    job: Job, target: Path, companions: Companions, extras: Extras, bounds: Bounds, like: Yesterday | None
+) -> Report:
     """The job's artifact and what lies beside it."""
     job = replace(job, options=settle_dense(job.subject, job.options))
     facts = profile_facts(job.profile)
     running: dict[str, Any] = {"progress": job.progress, "watch": job.watch}
     shrunk, gate = shrink_within(
-        job.subject, job.budget, job.options, bounds, judged=job.judged, profile=facts, **running
+        job.subject, job.budget, job.options, bounds, judged=job.judged, profile=facts, like=like, **running
     )
     judgement, measured, warnings = _measure(job, shrunk, extras)
     nbytes = _write(target, job, shrunk, judgement)
@@ -95,6 +99,29 @@ def _convert(job: Job, target: Path, companions: Companions, extras: Extras, bou
     report = replace(report, plan={**report.plan, **extra})
     companions.write(report)
     return report
+
+
+def take_like(
+    budget: str | int | None, choices: OutputChoices, max_auc_drop: float | None
+) -> tuple[Yesterday | None, str | int | None, OutputChoices]:
+    """The earlier artifact to start from, with the budget and choices as that has them where no others are given.
+
+    OptionError where a size is searched besides, for which other codes are needed.
+    """
+    path = choices.get("like")
+    if path is None:
+        return None, budget, choices
+    if max_auc_drop is not None:
+        raise OptionError(
+            "--max-auc-drop searches for a size, and --like takes over that of an earlier artifact; leave one out, or "
+            "hold the result to a bound with --fail-if-worse-than."
+        )
+    like = read_yesterday(path)
+    silent = choices.get("recipe") is None
+    taken = {name: one for name, one in like.choices.items() if silent and choices.get(name) is None}
+    if budget is None and silent:
+        budget = like.budget or None
+    return like, budget, cast("OutputChoices", {**choices, **taken})
 
 
 def plan_files(path: Path, choices: OutputChoices) -> tuple[Path, Companions]:

@@ -14,6 +14,7 @@ from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.shrink import shrink
 from memrec_convert.conversion.steps.fitting import fit_subject
 from memrec_convert.conversion.steps.outcome import GateResult, Shrunk
+from memrec_convert.conversion.steps.yesterday import Yesterday
 from memrec_convert.errors import BudgetTooSmallError, LogError, OptionError, QualityError
 from memrec_convert.evaluation.measures import AUC, Metric
 from memrec_convert.parallel import single_threaded_torch
@@ -95,8 +96,9 @@ def shrink_within(
     profile: dict[str, object],
     progress: Progress,
     watch: Stopwatch,
+    like: Yesterday | None = None,
 ) -> tuple[Shrunk, GateResult | None]:
-    """The outcome at the budget, or the smallest within `bounds.search`; held to `bounds.gate`.
+    """The outcome at the budget, `like` an earlier artifact, or the smallest within `bounds.search`; held to a gate.
 
     Judged on the hold-out; a gate alone on the evaluation data `judged` where there is none.
     """
@@ -105,7 +107,7 @@ def shrink_within(
     bound = bounds.search if bounds.search is not None else bounds.gate
     if bound is None:
         assert asked is not None
-        return run(asked), None
+        return run(asked, like=like), None
     judging = subject.hold_out or (judged if bounds.search is None else None)
     if judging is None:
         needed = "a hold-out (--val)" if bounds.search is not None else "a hold-out (--val) or evaluation data (--eval)"
@@ -115,7 +117,7 @@ def shrink_within(
     gate = Gate(subject, judging, bound, judged_on=judged_on, workers=options.workers)
     if bounds.search is None:
         assert asked is not None
-        shrunk = run(asked)
+        shrunk = run(asked, like=like)
     else:
         dense_bytes = subject.dense_bytes("fp32")
         cap = None if asked is None else asked.resolve(table_bytes=subject.table_bytes, dense_bytes=dense_bytes)

@@ -212,6 +212,9 @@ class OutputChoices(InputChoices, GoalChoices, total=False):
     report_html   a page to write too, with the rate curve, and what `compare` printed to `compare_json` beside it
     model         the network's class, "package.module:Class", where its layout is none that is known; `model_args` is a
                   YAML file of its arguments, and says how the class is called on a log
+    like          an artifact of the same network from an earlier day: its plan, codebooks and codes are taken over
+                  where they still serve, and nothing is trained; its budget, seed and dense precision hold where no
+                  others are given
     """
 
     eval: LogPaths | None
@@ -222,6 +225,7 @@ class OutputChoices(InputChoices, GoalChoices, total=False):
     compare_json: str | Path | None
     model: str | None
     model_args: str | Path | None
+    like: str | Path | None
 
 
 def make_options(values: Mapping[str, Any]) -> Options:

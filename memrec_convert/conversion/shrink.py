@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from memrec_convert.artifact.dense import choose_compute
 from memrec_convert.artifact.metadata import Metadata
 from memrec_convert.conversion.inputs.metering import Stopwatch
@@ -9,11 +12,13 @@ from memrec_convert.conversion.inputs.subject import Progress, Subject
 from memrec_convert.conversion.measuring.precision import settle_precision
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.candidates import confirm, find_candidates
+from memrec_convert.conversion.steps.carrying import carry_over
 from memrec_convert.conversion.steps.fitting import Fitted, fit_subject
-from memrec_convert.conversion.steps.outcome import Candidate, Shrunk, describe_wish
+from memrec_convert.conversion.steps.outcome import Candidate, Shrunk, TakenOver, describe_wish
 from memrec_convert.conversion.steps.recoding import teach_rows
 from memrec_convert.conversion.steps.sizing import complete_metadata, make_counter
 from memrec_convert.conversion.steps.weighting import NO_DATA_WARNING
+from memrec_convert.conversion.steps.yesterday import Yesterday
 from memrec_convert.errors import OptionError
 from memrec_convert.finetune.loop import FineTuning
 from memrec_convert.parallel import single_threaded_torch
@@ -32,39 +37,38 @@ def shrink(
     fitted: Fitted | None = None,
     rivals: bool = True,
     refine: bool = True,
+    like: Yesterday | None = None,
 ) -> Shrunk:
     """The subject's model within the budget. `profile` goes into the metadata.
 
+    like: an earlier artifact whose plan, codebooks and codes are taken over where they serve; nothing is then trained.
     train=False stops before fine-tuning; `fitted` is reused where it is at hand; rivals=False plans one candidate only;
     refine=False leaves the codes as they were fitted, which tells what a budget leads to in a fraction of the time.
     """
-    if options.method == "sample-pooled":
-        raise OptionError(
-            "the method sample-pooled makes a new top too: only memrec-convert convert takes it, on the command line."
-        )
+    _refuse_pooled(options)
     with single_threaded_torch():
         budget_bytes = budget.resolve(table_bytes=subject.table_bytes, dense_bytes=subject.dense_bytes("fp32"))
-        fitted = fitted or fit_subject(subject, options, progress, watch, budget_bytes=budget_bytes)
-        blank = Metadata(
-            modules={},
-            architecture=subject.architecture,
-            dense=options.dense,
-            compute=choose_compute(subject.architecture, options.dense),
-            seed=options.seed,
-            profile={"weights": fitted.source} | profile,
-            plan=describe_wish(budget.text, budget_bytes, options.method),
+        describe = partial(_describe, subject, budget, budget_bytes, options, profile)
+        fitted, ranked, taken = _rank(
+            subject,
+            like,
+            fitted,
+            budget_bytes,
+            options,
+            describe,
+            progress=progress,
+            watch=watch,
+            rivals=rivals,
+            refine=refine,
         )
-        count = make_counter(subject, blank, oov=options.oov)
-        candidates = find_candidates(
-            subject, fitted, budget_bytes, options, count, progress=progress, watch=watch, rivals=rivals, refine=refine
-        )
+        (chosen, *lost), blank = ranked, describe(fitted.source)
         with watch.stage("compare plans"):
-            chosen, *lost = confirm(subject, candidates, options, progress=progress, measure_alone=rivals)
             model = chosen.as_model(subject)
             settle_precision(model, blank)
         metadata = complete_metadata(subject, blank, chosen.specs, oov=options.oov)
         fine_tuning = None
-        if train and options.epochs and subject.hold_out is not None and subject.train is not None:
+        stays = taken is not None and not taken.reason
+        if train and not stays and options.epochs and subject.hold_out is not None and subject.train is not None:
             with watch.stage("fine-tune"):
                 model, fine_tuning = teach_rows(subject, fitted, chosen, model, options, progress=progress)
                 settle_precision(model, blank)
@@ -78,6 +82,63 @@ def shrink(
         fitted,
         fine_tuning,
         _warn(subject, fitted, chosen, options, budget_bytes, train=train, told=fine_tuning),
+        taken,
+    )
+
+
+def _rank(
+    subject: Subject,
+    like: Yesterday | None,
+    fitted: Fitted | None,
+    budget_bytes: int,
+    options: Options,
+    describe: Callable[[str], Metadata],
+    *,
+    progress: Progress,
+    watch: Stopwatch,
+    rivals: bool,
+    refine: bool,
+) -> tuple[Fitted, list[Candidate], TakenOver | None]:
+    """The fit, the candidates from it, best first, and what came of an earlier artifact.
+
+    That alone is taken where it serves and a fit reads large tables; else it is one candidate among others.
+    """
+    carried = None
+    if like is not None:
+        carried = carry_over(subject, like, options, describe, budget_bytes, progress=progress, watch=watch)
+    if carried is not None and carried.candidate is not None and subject.large_bytes:
+        fitted, candidates = carried.fitted, [carried.candidate]
+    else:
+        fitted = fitted or fit_subject(subject, options, progress, watch, budget_bytes=budget_bytes)
+        count = make_counter(subject, describe(fitted.source), oov=options.oov)
+        candidates = find_candidates(
+            subject, fitted, budget_bytes, options, count, progress=progress, watch=watch, rivals=rivals, refine=refine
+        )
+        candidates += [] if carried is None else carried.beside(fitted)
+    with watch.stage("compare plans"):
+        ranked = confirm(subject, candidates, options, progress=progress, measure_alone=rivals)
+    return fitted, *((ranked, None) if carried is None else carried.settle(ranked))
+
+
+def _refuse_pooled(options: Options) -> None:
+    if options.method == "sample-pooled":
+        raise OptionError(
+            "the method sample-pooled makes a new top too: only memrec-convert convert takes it, on the command line."
+        )
+
+
+def _describe(
+    subject: Subject, budget: Budget, budget_bytes: int, options: Options, profile: dict[str, object], source: str
+) -> Metadata:
+    """The metadata of a file whose rows are weighted by `source`, but for its tables."""
+    return Metadata(
+        modules={},
+        architecture=subject.architecture,
+        dense=options.dense,
+        compute=choose_compute(subject.architecture, options.dense),
+        seed=options.seed,
+        profile={"weights": source} | profile,
+        plan=describe_wish(budget.text, budget_bytes, options.method),
     )
 
 

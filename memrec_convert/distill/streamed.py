@@ -16,6 +16,7 @@ from torch import Tensor
 
 from memrec_convert.distill.columns import Column, slices
 from memrec_convert.distill.curves import TableFit, codec_distance
+from memrec_convert.distill.held import HeldCodes
 from memrec_convert.distill.refine import refine_table
 from memrec_convert.distill.rows import RowReader, TensorRows, chunk_bounds
 from memrec_convert.distill.stages import Stage, books_in_metric, encode_rows
@@ -39,13 +40,24 @@ _VALUE_BITS = 14
 """Values are ordered by the upper bits of their float32: 512 steps per octave."""
 
 
+def depths_of(spec: TableSpec, levels: np.ndarray) -> np.ndarray:
+    """The number of tokens of each row, int8 [rows], by its level (int8 [rows], -1: the base); -1 for stored rows."""
+    by_level = [spec.base_depth, *(level.depth if level.kind == "codes" else -1 for level in spec.levels)]
+    depths: np.ndarray = np.array(by_level, dtype=np.int8)[levels + 1]
+    return depths
+
+
 @dataclass(frozen=True)
 class CodedRows:
-    """All rows of a table under a spec: packed base codes (uint8), what each level holds, and the summed loss."""
+    """All rows of a table under a spec: packed base codes (uint8), what each level holds, and the summed loss.
+
+    kept: rows whose code is the one that they had before.
+    """
 
     base: np.ndarray
     levels: tuple[LevelContent, ...]
     loss: float
+    kept: int
 
 
 def rank_ids(values: Column, *, wanted: int, most: int) -> np.ndarray:
@@ -119,35 +131,54 @@ def refine_on_sample(fit: TableFit, stages: Sequence[Stage], depths: np.ndarray,
 
 
 def code_rows(
-    reader: RowReader, survey: Survey, stages: Sequence[Stage], spec: TableSpec, levels: np.ndarray, *, workers: int
+    reader: RowReader,
+    survey: Survey,
+    stages: Sequence[Stage],
+    spec: TableSpec,
+    levels: np.ndarray,
+    *,
+    workers: int,
+    held: HeldCodes | None = None,
+    lost: Column | None = None,
+    beam: int = BEAM,
 ) -> CodedRows:
-    """Every row coded as its level (int8 [rows], -1: the base) asks, in one pass."""
+    """Every row coded as its level (int8 [rows], -1: the base) asks, in one pass.
+
+    held: codes that rows had before, which they keep where those still serve. `lost` (float32 [rows]) takes what each
+    row loses.
+    """
     rows, dim = reader.shape
     books = books_in_metric(stages, survey.metric, scale=survey.scale)
 
     def code(bounds: tuple[int, int]) -> _Chunk:
         chunk = torch.from_numpy(reader.read_rows(*bounds))
-        return _code_chunk(chunk, survey, books, spec, levels[slice(*bounds)], survey.weights[slice(*bounds)])
+        own = levels[slice(*bounds)], survey.weights[slice(*bounds)]
+        before = None if held is None else (held, bounds[0])
+        return _code_chunk(chunk, survey, books, spec, *own, before=before, beam=beam)
 
     base = np.zeros(spec.tensors()["base"][1] if spec.base_bits() else 0, dtype=np.uint8)
-    held = [_Held() for _ in spec.levels]
-    loss = 0.0
-    for (start, _), chunk in zip(
+    members = [_Held() for _ in spec.levels]
+    loss, kept = 0.0, 0
+    for (start, stop), chunk in zip(
         chunk_bounds(rows, dim), ordered_map(code, chunk_bounds(rows, dim), workers=workers), strict=True
     ):
         first = start * spec.base_bits() // 8  # chunks begin at multiples of 8 rows, so at whole bytes
         base[first : first + len(chunk.base)] = chunk.base
-        loss += chunk.loss
-        for one, (numbers, codes, parts) in zip(held, chunk.members, strict=True):
+        loss += float(chunk.lost.sum(dtype=np.float64))
+        kept += chunk.kept
+        if lost is not None:
+            lost[start:stop] = chunk.lost
+        for one, (numbers, codes, parts) in zip(members, chunk.members, strict=True):
             one.add(numbers + start, codes, parts)
-    return CodedRows(base, tuple(one.joined() for one in held), loss)
+    return CodedRows(base, tuple(one.joined() for one in members), loss, kept)
 
 
 @dataclass(frozen=True)
 class _Chunk:
     base: np.ndarray
     members: tuple[tuple[np.ndarray, np.ndarray, Mapping[str, Tensor]], ...]
-    loss: float
+    lost: np.ndarray
+    kept: int
 
 
 class _Held:
@@ -170,11 +201,27 @@ class _Held:
 
 
 def _code_chunk(
-    chunk: Tensor, survey: Survey, books: Sequence[Tensor], spec: TableSpec, levels: np.ndarray, weights: np.ndarray
+    chunk: Tensor,
+    survey: Survey,
+    books: Sequence[Tensor],
+    spec: TableSpec,
+    levels: np.ndarray,
+    weights: np.ndarray,
+    *,
+    before: tuple[HeldCodes, int] | None,
+    beam: int,
 ) -> _Chunk:
-    deep = [spec.base_depth, *(level.depth if level.kind == "codes" else -1 for level in spec.levels)]
-    depths = torch.from_numpy(np.array(deep, dtype=np.int8)[levels + 1])
-    found, distances = search_codes(chunk, books, centre=survey.centre, metric=survey.metric, depths=depths, beam=BEAM)
+    """The rows of a chunk, coded; before: the codes that they may keep, and the number of the first row."""
+    depths = torch.from_numpy(depths_of(spec, levels))
+    kept = 0
+    if before is None:
+        found, distances = _search(chunk, survey, books, depths, beam)
+    else:
+        old = before[0].find(before[1], chunk, survey, depths)
+        found, distances = torch.zeros(len(chunk), len(books), dtype=torch.uint8), torch.zeros(len(chunk))
+        rest = (~old.serves).nonzero().squeeze(1)
+        found[rest], distances[rest] = _search(chunk[rest], survey, books, depths[rest], beam)
+        kept = old.settle(found, distances)
     codes, squared = found.numpy(), distances.numpy()
     members = list[tuple[np.ndarray, np.ndarray, Mapping[str, Tensor]]]()
     for number, level in enumerate(spec.levels):
@@ -184,12 +231,15 @@ def _code_chunk(
             stored = chunk[torch.from_numpy(own)]
             parts = CODECS[level.codec].encode(stored)
             squared[own] = codec_distance(stored, survey.metric, level.codec).numpy()
-        members.append((own, codes[own, spec.base_depth : max(deep[number + 1], spec.base_depth)], parts))
-    loss = float((squared * weights).sum(dtype=np.float64))
+        members.append((own, codes[own, spec.base_depth : max(level.depth, spec.base_depth)], parts))
     packed = np.zeros(0, dtype=np.uint8)
     if spec.base_bits():
         bits = spec.stage_bits[: spec.base_depth]
         packed = pack_codes(np.ascontiguousarray(codes[:, : spec.base_depth]), bits)[
             : -(-len(chunk) * spec.base_bits() // 8)
         ]
-    return _Chunk(packed, tuple(members), loss)
+    return _Chunk(packed, tuple(members), squared * weights, kept)
+
+
+def _search(chunk: Tensor, survey: Survey, books: Sequence[Tensor], depths: Tensor, beam: int) -> tuple[Tensor, Tensor]:
+    return search_codes(chunk, books, centre=survey.centre, metric=survey.metric, depths=depths, beam=beam)

@@ -53,11 +53,12 @@ def render_summary(report: Report, step: Step | None = None, width: int = 80) ->
     values, width = report.to_json(), max(width, NARROWEST)
     path, budget = shorten(values["artifact"]["path"], 2 * width), values["budget_bytes"]
     used = f"{path}: {format_percent(values['artifact']['bytes'], budget)} of {format_size(budget)} used"
-    gate = values["plan"].get("gate")
+    gate, like = values["plan"].get("gate"), values["plan"].get("like")
     above = [
         wrap(describe_conversion(values), width),
         [
             *wrap(f"{used}; memory once loaded: {format_size(values['serving_bytes'])}", width, indent="  "),
+            *(wrap(like["says"], width, indent="  ") if like else []),
             *(wrap(f"Quality gate: {gate['says']}", width, indent="  ") if gate else []),
         ],
         draw_table(size_table(values["sizes"]), width),

@@ -200,6 +200,7 @@ def _artifact_lines(values: Mapping[str, Any], width: int) -> list[str]:
         f"Budget: {format_size(budget)}, of which {format_percent(values['artifact']['bytes'], budget)} is used",
         f"Serving memory: {format_size(values['serving_bytes'])}",
         f"Rows weighted by: {values['weights']}",
+        *([values["plan"]["like"]["says"]] if "like" in values["plan"] else []),
         *([f"Quality gate: {values['plan']['gate']['says']}"] if "gate" in values["plan"] else []),
         *([describe_dense(values["plan"]["dense"])] if "dense" in values["plan"] else []),
     ]

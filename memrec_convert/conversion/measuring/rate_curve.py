@@ -15,10 +15,13 @@ from memrec_convert.units import SHARE_ALLOWANCE_BYTES
 
 
 def foresee(subject: Subject, shrunk: Shrunk, options: Options) -> list[dict[str, Any]]:
-    """Bytes and predicted AUC drop, before any fine-tuning, over many sizes; nothing without data to predict on.
+    """Bytes and predicted AUC drop, before any fine-tuning, over many sizes; nothing without data to predict on, and
+    nothing where an earlier artifact was taken over, since then no curves were fitted.
 
     As `plan --curve` has it: with labels in the hold-out, scaled to the drop measured there before fine-tuning.
     """
+    if not shrunk.fitted.fits:
+        return []
     with single_threaded_torch():
         model = model_auc(subject, workers=options.workers)
         if model is None:

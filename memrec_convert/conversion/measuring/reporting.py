@@ -32,6 +32,7 @@ from memrec_convert.report import (
     SourceSizes,
     TableReport,
 )
+from memrec_convert.results import to_plain
 from memrec_convert.version import __version__
 
 
@@ -76,7 +77,7 @@ def make_report(
         **figures,
         evaluation=evaluation,
         serving_bytes=count_serving_bytes(shrunk.model),
-        plan=describe_plan(shrunk) | describe_gate(gate),
+        plan=describe_plan(shrunk) | describe_gate(gate) | ({"like": to_plain(shrunk.taken)} if shrunk.taken else {}),
         alternatives=tuple(describe_alternative(one, shrunk.chosen) for one in shrunk.lost),
         fine_tune=describe_training(shrunk.fine_tuning),
         architecture=subject.architecture or {},

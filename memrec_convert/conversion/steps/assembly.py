@@ -21,7 +21,14 @@ from memrec_convert.distill.finish import CodedTable, code_table
 from memrec_convert.distill.refine import refine_table
 from memrec_convert.distill.rows import RowReader, TensorRows, is_large, read_chunks
 from memrec_convert.distill.stages import Stage, split_codebook
-from memrec_convert.distill.streamed import MOST_CANDIDATES, code_rows, measure_levels, rank_ids, refine_on_sample
+from memrec_convert.distill.streamed import (
+    MOST_CANDIDATES,
+    code_rows,
+    depths_of,
+    measure_levels,
+    rank_ids,
+    refine_on_sample,
+)
 from memrec_convert.distill.survey import Survey
 from memrec_convert.encoding import TableSpec
 from memrec_convert.encoding.build import build_replaced, join_replaced, keep_rows
@@ -192,23 +199,23 @@ def _build_large(
     site, fit, workers = search.subject.sites[number], search.fitted.fits[number], search.options.workers
     stages = fit.lists[choice.sizes].stages[: len(spec.stages)] if choice.sizes else ()
     if search.refine:
-        stages = refine_on_sample(fit, stages, _depths(spec, levels), workers=workers)
+        stages = refine_on_sample(fit, stages, depths_of(spec, levels), workers=workers)
     coded = code_rows(site.reader, fit.survey, stages, spec, levels, workers=workers)
-    return join_replaced(spec, **_frame(fit.survey, stages), base=coded.base, levels=coded.levels), coded.loss
+    return join_replaced(spec, **frame_of(fit.survey, stages), base=coded.base, levels=coded.levels), coded.loss
 
 
 def _refine(
     reader: RowReader, survey: Survey, spec: TableSpec, stages: Sequence[Stage], levels: np.ndarray, *, workers: int
 ) -> tuple[dict[str, Tensor], float]:
     """Tensors and loss of a table whose codes and codebooks are refined over all its rows."""
-    refined = refine_table(reader, survey, stages, _depths(spec, levels), workers=workers)
+    refined = refine_table(reader, survey, stages, depths_of(spec, levels), workers=workers)
     return _build(spec, survey, refined.stages, refined.codes, levels, reader), refined.loss
 
 
 def _build(
     spec: TableSpec, survey: Survey, stages: Sequence[Stage], codes: np.ndarray, levels: np.ndarray, reader: RowReader
 ) -> dict[str, Tensor]:
-    frame, read = _frame(survey, stages), partial(gather_rows, reader)
+    frame, read = frame_of(survey, stages), partial(gather_rows, reader)
     return build_replaced(spec, **frame, codes=codes, levels=levels, read_rows=read)
 
 
@@ -233,7 +240,7 @@ def code_anew(
     return make_module(site, spec, tensors, oov=oov)
 
 
-class _Frame(TypedDict):
+class Frame(TypedDict):
     """What codes are units of, as the builders take it."""
 
     centre: Tensor
@@ -241,16 +248,10 @@ class _Frame(TypedDict):
     codebook: Tensor | None
 
 
-def _frame(survey: Survey, stages: Sequence[Stage]) -> _Frame:
+def frame_of(survey: Survey, stages: Sequence[Stage]) -> Frame:
+    """Centre, scale and codebook (int8 [entries, dim], None without stages) of what was fitted."""
     codebook = torch.cat([stage.codebook for stage in stages]) if stages else None
     return {"centre": survey.centre, "scale": survey.scale, "codebook": codebook}
-
-
-def _depths(spec: TableSpec, levels: np.ndarray) -> np.ndarray:
-    """The number of tokens of each row, int8 [rows]; -1 for stored rows."""
-    by_level = [spec.base_depth, *(level.depth if level.kind == "codes" else -1 for level in spec.levels)]
-    depths: np.ndarray = np.array(by_level, dtype=np.int8)[levels + 1]
-    return depths
 
 
 def make_module(

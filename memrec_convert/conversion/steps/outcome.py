@@ -48,6 +48,57 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class TakenTable:
+    """A table of an earlier day: its rows then and now, those that have a code now, and of these who kept theirs.
+
+    refitted    its codebooks were fitted anew to today's rows
+    loss, fresh_loss   what a sample loses, and what it would lose with codebooks and levels from nothing
+    """
+
+    name: str
+    rows_before: int
+    rows: int
+    coded: int = 0
+    kept: int = 0
+    refitted: bool = False
+    loss: float = 0.0
+    fresh_loss: float = 0.0
+
+
+@dataclass(frozen=True)
+class TakenOver:
+    """What came of starting from an earlier artifact; `reason` says why it was converted anew after all, if it was."""
+
+    path: str
+    tables: tuple[TakenTable, ...]
+    reason: str = ""
+
+    @property
+    def loss(self) -> float:
+        """What the samples of all tables lose."""
+        return sum(table.loss for table in self.tables)
+
+    @property
+    def fresh_loss(self) -> float:
+        """What they would lose, fitted from nothing."""
+        return sum(table.fresh_loss for table in self.tables)
+
+    @property
+    def says(self) -> str:
+        """One sentence for the report."""
+        if self.reason:
+            return f"Converted anew and not like {self.path}: {self.reason}"
+        coded, kept = sum(one.coded for one in self.tables), sum(one.kept for one in self.tables)
+        refitted = [one.name for one in self.tables if one.refitted]
+        grown = [one.name for one in self.tables if one.rows != one.rows_before]
+        return (
+            f"Like {self.path}: {kept:,} of {coded:,} rows kept their codes"
+            + (f"; other numbers of rows: {', '.join(grown)}" if grown else "")
+            + (f"; codebooks refitted: {', '.join(refitted)}" if refitted else "")
+        )
+
+
+@dataclass(frozen=True)
 class Shrunk:
     """The outcome: the model with its metadata, the candidate behind it, those that lost, and how training went."""
 
@@ -60,6 +111,7 @@ class Shrunk:
     fitted: Fitted
     fine_tuning: FineTuning | None
     warnings: tuple[str, ...]
+    taken: TakenOver | None = None
 
 
 def describe_wish(text: str, budget_bytes: int, method: str) -> dict[str, Any]:

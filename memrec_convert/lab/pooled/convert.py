@@ -52,6 +52,7 @@ def convert_pooled(
         (control, "--control"),
         (bounds, "a bound on the AUC drop"),
         (choices.get("model"), "--model"),
+        (choices.get("like"), "--like"),
     ):
         if given:
             raise OptionError(f"{name} does not go with the method {METHOD}: it replaces all tables at once.")

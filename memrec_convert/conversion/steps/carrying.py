@@ -1,0 +1,259 @@
+"""Yesterday's plan, stage lists, codebooks and codes taken over, as far as they still serve.
+
+Every table keeps its form, and its levels keep their ids. Rows keep their codes unless new ones are clearly nearer. A
+table whose codebooks have aged has them refitted; where even then a fresh fit of a sample loses clearly less, the whole
+is converted anew.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from memrec_convert.artifact.metadata import Metadata
+from memrec_convert.conversion.inputs.metering import Stopwatch
+from memrec_convert.conversion.inputs.subject import Progress, Subject, TableSite
+from memrec_convert.conversion.options import Options
+from memrec_convert.conversion.steps.ageing import AgeingSample, measure_fresh, refine_whole, refit, sample_ageing
+from memrec_convert.conversion.steps.assembly import frame_of, make_module
+from memrec_convert.conversion.steps.fitting import Fitted
+from memrec_convert.conversion.steps.outcome import Candidate, TakenOver, TakenTable
+from memrec_convert.conversion.steps.sizing import make_counter
+from memrec_convert.conversion.steps.weighting import choose_source, weigh_tables
+from memrec_convert.conversion.steps.yesterday import Yesterday
+from memrec_convert.distill.held import HeldCodes, exchange_levels, hold_codes
+from memrec_convert.distill.refine import BEAM as SMALL_BEAM
+from memrec_convert.distill.refine import RefinedTable
+from memrec_convert.distill.rows import RowReader, is_large, read_chunks
+from memrec_convert.distill.stages import Stage, split_codebook
+from memrec_convert.distill.streamed import BEAM, CodedRows, code_rows, depths_of
+from memrec_convert.distill.survey import Survey
+from memrec_convert.distill.weights import TableWeights
+from memrec_convert.encoding import TableSpec
+from memrec_convert.encoding.build import join_replaced, keep_rows
+from memrec_convert.encoding.index import choose_index
+from memrec_convert.lookup import CompressedModule
+
+MOST_LOST = 0.05
+"""A fresh fit of a sample may lose this share less before it is preferred."""
+
+NAME = "yesterday's plan"
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What was found, and the candidate that came of it: None where `told.reason` says why there is none."""
+
+    told: TakenOver
+    candidate: Candidate | None
+    fitted: Fitted
+
+    def beside(self, fitted: Fitted) -> list[Candidate]:
+        """The candidate, if there is one, with what its kept tables lose by the fit that the others come from."""
+        if self.candidate is None:
+            return []
+        specs = zip(fitted.fits, self.candidate.specs, strict=True)
+        kept = sum(fit.curves.kept[spec.codec] for fit, spec in specs if spec.form == "kept")
+        return [replace(self.candidate, distortion=self.candidate.distortion + kept)]
+
+    def settle(self, ranked: Sequence[Candidate]) -> tuple[list[Candidate], TakenOver]:
+        """The candidates, best first, with this one before all unless another is clearly better; and what to tell."""
+        own = next((one for one in ranked if one.name == NAME), None)
+        if own is None:
+            return list(ranked), self.told
+        best, here = (one.distortion if one.divergence is None else one.divergence for one in (ranked[0], own))
+        if here <= best * (1 + MOST_LOST):
+            return [own, *(one for one in ranked if one is not own)], self.told
+        does = "loses" if own.divergence is None else "diverges"
+        return list(ranked), replace(self.told, reason=f"a fresh conversion {does} {1 - best / here:.1%} less")
+
+
+def carry_over(
+    subject: Subject,
+    like: Yesterday,
+    options: Options,
+    describe: Callable[[str], Metadata],
+    budget_bytes: int,
+    *,
+    progress: Progress,
+    watch: Stopwatch,
+) -> Carried:
+    """The subject's tables as `like` has them, within the budget.
+
+    `describe` gives the metadata of files whose weights come from a source. The fit has weights and no curves.
+    """
+    source, fault = choose_source(subject, options.weights)
+    with watch.stage("weights"):
+        weights = tuple(weigh_tables(subject, source, options, progress))
+    fitted = Fitted(source, weights, (), fault)
+    reason = _find_hindrance(subject, like)
+    if reason:
+        return Carried(TakenOver(str(like.path), (), reason), None, fitted)
+    found = list[_CarriedTable]()
+    with watch.stage("carry over"):
+        for number, (site, weight) in enumerate(zip(subject.sites, weights, strict=True)):
+            progress("carry over", number, len(subject.sites))
+            found.append(_carry_table(subject, site, like.tables[site.name], weight, options))
+        progress("carry over", len(subject.sites), len(subject.sites))
+    modules = tuple(one.module for one in found)
+    nbytes = make_counter(subject, describe(source), oov=options.oov)([module.spec for module in modules])
+    told = TakenOver(str(like.path), tuple(one.told for one in found))
+    if nbytes > budget_bytes:
+        reason = f"it would take {nbytes} bytes, and the budget is {budget_bytes}"
+    elif told.loss > told.fresh_loss * (1 + MOST_LOST):
+        reason = f"a fresh fit of a sample loses {1 - told.fresh_loss / told.loss:.1%} less"
+    loss = sum(one.loss for one in found)
+    candidate = None if reason else Candidate(NAME, modules, nbytes, loss, planned=loss)
+    return Carried(replace(told, reason=reason), candidate, fitted)
+
+
+def _find_hindrance(subject: Subject, like: Yesterday) -> str:
+    """Why the tables of an artifact cannot be taken over; "" where they can."""
+    for site in subject.sites:
+        table = like.tables.get(site.name)
+        if table is None:
+            return f"it has no table {site.name}"
+        if table.spec.dim != site.dim:
+            return f"the rows of its table {site.name} have {table.spec.dim} numbers, and today's have {site.dim}"
+        if table.spec.hashing is not None:
+            return f"its table {site.name} has hashed tokens, which are always fitted anew"
+    gone = set(like.tables) - {site.name for site in subject.sites}
+    return f"its table {min(gone)} is gone" if gone else ""
+
+
+@dataclass(frozen=True)
+class _CarriedTable:
+    module: CompressedModule
+    told: TakenTable
+    loss: float = 0.0
+
+
+def _carry_table(
+    subject: Subject, site: TableSite, before: CompressedModule, weights: TableWeights, options: Options
+) -> _CarriedTable:
+    spec, levels = _fit_rows(before, site.rows)
+    told = TakenTable(site.name, before.spec.rows, site.rows)
+    if spec.form == "kept":
+        return _CarriedTable(make_module(site, spec, keep_rows(spec, read_chunks(site.reader)), oov=options.oov), told)
+
+    survey, stages = _read_books(subject, site, before, spec, weights)
+    held, widest = hold_codes(
+        site.reader, survey, before, depths_of(spec, levels[: before.spec.rows]), workers=options.workers
+    )
+    levels = exchange_levels(spec, levels, survey.values)
+    place = _Place(site.reader, spec, levels, options)
+    values, survey = survey, replace(survey, values=subject.scratch.column(site.rows, np.float32))
+    coded = place.code(survey, stages, held if place.is_large else held.over(before))
+    learned, judged = sample_ageing(site.reader, values, survey, levels, seed=options.seed, workers=options.workers)
+    loss, refitted = judged.loss if place.is_large else coded.loss, False
+    fresh = place.measure_fresh(survey, learned, judged, widest)
+    if loss > fresh * (1 + MOST_LOST):
+        moved, better, after = place.refit(survey, stages, learned, judged)
+        if after < loss:
+            survey, stages, loss, refitted = moved, better, after, True
+            coded = place.code(survey, stages, held.over(_with_books(before, survey, stages)))
+    tensors = join_replaced(spec, **frame_of(survey, stages), base=coded.base, levels=coded.levels)
+    with_codes = int(np.count_nonzero(depths_of(spec, levels) > 0))
+    told = replace(told, coded=with_codes, kept=coded.kept, refitted=refitted, loss=loss, fresh_loss=fresh)
+    return _CarriedTable(make_module(site, spec, tensors, oov=options.oov), told, coded.loss)
+
+
+def _read_books(
+    subject: Subject, site: TableSite, before: CompressedModule, spec: TableSpec, weights: TableWeights
+) -> tuple[Survey, tuple[Stage, ...]]:
+    """Yesterday's centre and scale with today's weights, and yesterday's codebooks."""
+    frame, values = before.get_buffer("frame"), subject.scratch.column(site.rows, np.float32)
+    stages: tuple[Stage, ...] = ()
+    if spec.stages:
+        stages = split_codebook(before.get_buffer("codebook"), before.spec.stages, before.spec.shifts)
+    survey = Survey(frame[1:].clone(), weights.metric, weights.rows, values, 127 * float(frame[0]))
+    return survey, stages[: len(spec.stages)]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A table's rows, with the form and the levels (int8 [rows]) that they are to have.
+
+    Large tables are judged on a sample; of small ones all rows are coded and judged, as they are in any conversion.
+    """
+
+    reader: RowReader
+    spec: TableSpec
+    levels: np.ndarray
+    options: Options
+
+    @property
+    def is_large(self) -> bool:
+        return is_large(self.reader.shape)
+
+    def code(self, survey: Survey, stages: Sequence[Stage], held: HeldCodes) -> CodedRows:
+        return code_rows(
+            self.reader,
+            survey,
+            stages,
+            self.spec,
+            self.levels,
+            workers=self.options.workers,
+            held=held,
+            lost=survey.values,
+            beam=BEAM if self.is_large else SMALL_BEAM,
+        )
+
+    def measure_fresh(self, survey: Survey, learned: AgeingSample, judged: AgeingSample, widest: float) -> float:
+        if self.is_large:
+            seed = self.options.seed
+            return measure_fresh(learned, judged, self.spec, survey.metric, widest=widest, seed=seed)
+        fresh = (learned, widest, self.options.seed)
+        return self._stored(survey) + self._refine(survey, (), fresh=fresh).loss
+
+    def refit(
+        self, survey: Survey, stages: Sequence[Stage], learned: AgeingSample, judged: AgeingSample
+    ) -> tuple[Survey, tuple[Stage, ...], float]:
+        if self.is_large or not stages:
+            return refit(learned, judged, survey, self.spec, stages)
+        better = self._refine(survey, stages)
+        return survey, better.stages, better.loss + self._stored(survey)
+
+    def _refine(
+        self, survey: Survey, stages: Sequence[Stage], fresh: tuple[AgeingSample, float, int] | None = None
+    ) -> RefinedTable:
+        workers = self.options.workers
+        return refine_whole(self.reader, survey, self.spec, self.levels, stages, workers=workers, fresh=fresh)
+
+    def _stored(self, survey: Survey) -> float:
+        """What stored rows lose, whichever codebooks the others have."""
+        stored = depths_of(self.spec, self.levels) < 0
+        return float(survey.values[:][stored].sum(dtype=np.float64))
+
+
+def _fit_rows(before: CompressedModule, rows: int) -> tuple[TableSpec, np.ndarray]:
+    """The spec of a table that may have grown or shrunk, and the level of each row, int8 [rows]; -1 for new ones."""
+    spec = replace(before.spec, rows=rows)
+    levels = np.full(rows, -1, dtype=np.int8)
+    if spec.form == "kept":
+        return spec, levels
+    shared = min(rows, before.spec.rows)
+    levels[:shared] = before.forms_of_rows().numpy()[:shared] - 1
+    counts = [int(np.count_nonzero(levels == number)) for number in range(len(spec.levels))]
+    here = [number for number, count in enumerate(counts) if count]
+    renumbered = np.array([-1, *(here.index(n) if n in here else -1 for n in range(len(counts)))], dtype=np.int8)
+    kept = tuple(replace(spec.levels[number], index=choose_index(rows, counts[number])) for number in here)
+    deepest = max([spec.base_depth, *(level.depth for level in kept)])
+    spec = replace(spec, levels=kept, stages=spec.stages[:deepest], shifts=spec.shifts[:deepest])
+    return spec, renumbered[levels + 1]
+
+
+def _with_books(before: CompressedModule, survey: Survey, stages: Sequence[Stage]) -> CompressedModule:
+    """Yesterday's codes over these codebooks."""
+    frame = frame_of(survey, stages)
+    table = copy.deepcopy(before)
+    table.fill({"frame": torch.cat([torch.tensor([frame["scale"]]), frame["centre"]])})
+    if frame["codebook"] is not None:
+        book = table.get_buffer("codebook").clone()
+        book[: len(frame["codebook"])] = frame["codebook"]
+        table.fill({"codebook": book})
+    return table

@@ -1,0 +1,43 @@
+"""The artifact that a conversion starts from in place of nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memrec_convert.artifact.metadata import Metadata
+from memrec_convert.artifact.reader import build_modules, check_table, read_artifact
+from memrec_convert.lookup import CompressedModule
+
+
+@dataclass(frozen=True)
+class Yesterday:
+    """An artifact of the same network from an earlier day: its tables by name, filled, and what it says of itself."""
+
+    path: Path
+    metadata: Metadata
+    tables: Mapping[str, CompressedModule]
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What a conversion like it takes for granted, where nothing else is asked for."""
+        architecture = self.metadata.architecture or {}
+        found: dict[str, Any] = {"dense": self.metadata.dense, "seed": self.metadata.seed}
+        return found | ({"tables_only": True} if architecture.get("name") == "tables" else {})
+
+    @property
+    def budget(self) -> str:
+        """The budget as it was asked for."""
+        return str(self.metadata.plan.get("budget", "")).strip()
+
+
+def read_yesterday(path: str | Path) -> Yesterday:
+    """Reads and checks an artifact; ArtifactError where it is unsound."""
+    artifact = read_artifact(path)
+    tables = {}
+    for name, module in build_modules(artifact, filled=True).items():
+        check_table(module, f"{path} > {name}")
+        tables[module.name] = module
+    return Yesterday(artifact.path, artifact.metadata, tables)

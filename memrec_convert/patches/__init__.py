@@ -1,0 +1,1 @@
+"""What changes one artifact into another: written by `diff`, carried out by `apply`."""

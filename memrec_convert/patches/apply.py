@@ -1,0 +1,98 @@
+"""`apply`: the new artifact from the old one and a patch, to the byte, or none."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from memrec_convert.errors import ArtifactError, OutputError, PatchError
+from memrec_convert.patches.blocks import change_block, edit_base, old_bytes
+from memrec_convert.patches.description import DIGEST_BYTES, Description, block_bytes, split_patch
+from memrec_convert.results import Result
+from memrec_convert.safe_files import as_path, check_target, write_file
+
+_PIECE = 1 << 22
+
+
+@dataclass(frozen=True)
+class Applied(Result):
+    """The new artifact: its file, bytes, BLAKE2b-128 in hex, and the bytes of the patch that made it."""
+
+    path: str
+    bytes: int
+    digest: str
+    patch_bytes: int
+
+
+def apply(old: str | Path, patch: str | Path, *, out: str | Path, force: bool = False) -> Applied:
+    """Writes the artifact that `patch` makes of artifact `old` to `out`, which may be `old` itself with `force`.
+
+    The bytes are those that `diff` saw, or nothing is written: sizes and digests of the patch and of both ends are
+    checked. PatchError for a damaged patch and for one that was made from another file; ArtifactError where `old`
+    cannot be read, OutputError where `out` cannot be written.
+    """
+    target = as_path(out, OutputError)
+    check_target(target, force=force)
+    base = read_bytes(as_path(old, ArtifactError), ArtifactError)
+    data = read_bytes(as_path(patch, PatchError), PatchError).data.cast("B")
+    description, blocks = split_patch(data, str(patch))
+    if len(base) != description.old.bytes or _digest_of(base) != description.old.digest:
+        raise PatchError(
+            f"{patch} was not made from {old}: it is for a file of {description.old.bytes} bytes with the digest "
+            f"{description.old.digest}; apply it to that one, or make a patch from this one."
+        )
+    free = shutil.disk_usage(target.parent).free
+    if description.new.bytes > free:
+        raise OutputError(f"cannot write {target}: it takes {description.new.bytes} bytes, and {free} are free there.")
+    nbytes = write_file(target, _checked(description, base, blocks, str(patch)))
+    return Applied(str(out), nbytes, description.new.digest, len(data))
+
+
+def read_bytes(path: Path, error: type[ArtifactError] | type[PatchError]) -> np.ndarray:
+    """A file as uint8 [bytes], which the system reads as it is needed."""
+    try:
+        if not path.is_file():
+            raise error(f"there is no file {path}; check the path.")
+        return np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
+    except (OSError, ValueError) as cause:
+        raise error(f"cannot read {path}: {cause}; check the file.") from cause
+
+
+def _digest_of(data: np.ndarray) -> str:
+    found = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for start in range(0, len(data), _PIECE):
+        found.update(data[start : start + _PIECE].data)
+    return found.hexdigest()
+
+
+def _checked(description: Description, base: np.ndarray, blocks: memoryview, where: str) -> Iterator[memoryview]:
+    """The new file's bytes in pieces; PatchError in place of the end where they are not those that `diff` saw."""
+    found = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for piece in _pieces(description, base, blocks, where):
+        found.update(piece)
+        yield piece
+    if found.hexdigest() != description.new.digest:
+        raise PatchError(f"{where} does not make the file it was made for; the patch is damaged, make it again.")
+
+
+def _pieces(description: Description, base: np.ndarray, blocks: memoryview, where: str) -> Iterator[memoryview]:
+    taken = 0
+    for part in description.parts:
+        step = block_bytes(part.entry_bits)
+        if not part.blocks:
+            for start in range(part.start, part.start + part.held, _PIECE):
+                yield base[start : min(start + _PIECE, part.start + part.held)].data
+        source, place = base, part
+        if part.edits:
+            source = edit_base(base, part, blocks[taken : taken + part.edits], where)
+            taken, place = taken + part.edits, part.model_copy(update={"start": 0, "held": part.bytes})
+        for number, block in enumerate(part.blocks):
+            held = old_bytes(source, place, number * step, min((number + 1) * step, part.bytes))
+            made = change_block(held, block, blocks[taken : taken + block.stored], part.entry_bits, where)
+            taken += block.stored
+            yield np.ascontiguousarray(made).data

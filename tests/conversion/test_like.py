@@ -1,0 +1,180 @@
+"""A conversion that starts from an earlier artifact: what did not move stays, and nothing gets worse by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import DIM, ROWS, TinyModel
+
+from memrec_convert import apply, convert, diff, verify
+from memrec_convert.artifact.reader import build_modules, read_artifact
+from memrec_convert.cli.commands import cli
+from memrec_convert.errors import ArtifactError, OptionError
+from memrec_convert.report import Report
+
+BUDGET = "12kB"
+Change = Callable[[dict[str, torch.Tensor]], object]
+
+
+@pytest.fixture(scope="module")
+def yesterday(tiny: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifact of the tiny model."""
+    out = tmp_path_factory.mktemp("yesterday") / "yesterday.safetensors"
+    convert(tiny.bare, BUDGET, out=out, epochs=0)
+    return out
+
+
+def write_today(tiny: TinyModel, path: Path, change: Change) -> Path:
+    """The tiny model with changed tensors."""
+    state = torch.load(tiny.bare, weights_only=True)["state_dict"]
+    change(state)
+    torch.save({"state_dict": state}, path)
+    return path
+
+
+def move_some(state: dict[str, torch.Tensor]) -> None:
+    """One row in twenty moves, and the dense part a little."""
+    draw = torch.Generator().manual_seed(1)
+    for number, rows in enumerate(ROWS):
+        moved = torch.rand(rows, generator=draw) < 0.05
+        weight = state[f"emb_l.{number}.weight"]
+        weight[moved] += 0.5 * weight.std() * torch.randn(int(moved.sum()), DIM, generator=draw)
+    state["bot_l.0.weight"] += 0.01
+
+
+def codes_of(path: Path) -> dict[str, np.ndarray]:
+    """The rows of each table as they are decoded."""
+    modules = build_modules(read_artifact(path), filled=True)
+    return {one.name: one.lookup(torch.arange(one.spec.rows)).numpy() for one in modules.values()}
+
+
+def told(report: Report) -> dict[str, Any]:
+    """What the report says of the earlier artifact."""
+    found: dict[str, Any] = report.to_json()["plan"]["like"]
+    return found
+
+
+def test_rows_that_did_not_move_keep_their_codes(tiny: TinyModel, yesterday: Path, tmp_path: Path) -> None:
+    """Of the rows that stayed, nine in ten and more decode as before, and the patch is a part of the file."""
+    today = write_today(tiny, tmp_path / "today.pt", move_some)
+    report = convert(today, like=yesterday, out=tmp_path / "new.safetensors")
+    found = told(report)
+    assert found["reason"] == ""
+    assert sum(table["coded"] for table in found["tables"]) > 1000
+    assert sum(table["kept"] for table in found["tables"]) > 0.85 * sum(table["coded"] for table in found["tables"])
+    assert verify(tmp_path / "new.safetensors", against=today).tables == len(ROWS)
+    assert report.fine_tune is None
+    old, new = codes_of(yesterday), codes_of(tmp_path / "new.safetensors")
+    before = torch.load(tiny.bare, weights_only=True)["state_dict"]
+    after = torch.load(today, weights_only=True)["state_dict"]
+    stayed = same = 0
+    for name in [table["name"] for table in found["tables"] if not table["refitted"]]:
+        rows = (before[f"{name}.weight"] == after[f"{name}.weight"]).all(dim=1).numpy()
+        stayed += int(rows.sum())
+        same += int((old[name] == new[name]).all(axis=1)[rows].sum())
+    assert same > 0.9 * stayed > 1000
+    made = diff(yesterday, tmp_path / "new.safetensors", out=tmp_path / "patch")
+    assert made.bytes < 0.5 * made.new_bytes
+    apply(yesterday, tmp_path / "patch", out=tmp_path / "made")
+    assert (tmp_path / "made").read_bytes() == (tmp_path / "new.safetensors").read_bytes()
+
+
+def test_a_day_without_change_changes_next_to_nothing(tiny: TinyModel, yesterday: Path, tmp_path: Path) -> None:
+    """Converted like itself, all but a handful of rows keep their codes; plan, specs and codebooks are yesterday's."""
+    report = convert(tiny.bare, like=yesterday, out=tmp_path / "new.safetensors")
+    tables = told(report)["tables"]
+    assert not any(table["refitted"] for table in tables)
+    assert all(table["kept"] >= 0.99 * table["coded"] for table in tables)
+    assert all(table["loss"] == pytest.approx(table["fresh_loss"], rel=1e-4) for table in tables)
+    old, new = read_artifact(yesterday).metadata, read_artifact(tmp_path / "new.safetensors").metadata
+    assert (old.modules, old.plan) == (new.modules, new.plan)
+
+
+@pytest.mark.parametrize("by", [+77, -77])
+def test_tables_may_grow_and_shrink(tiny: TinyModel, yesterday: Path, tmp_path: Path, by: int) -> None:
+    """New rows take codes of the base, rows that are gone leave their levels, and the file is sound."""
+
+    def resize(state: dict[str, torch.Tensor]) -> None:
+        weight = state["emb_l.0.weight"]
+        state["emb_l.0.weight"] = torch.cat([weight, weight[:by] * 0.9]) if by > 0 else weight[:by].clone()
+
+    today = write_today(tiny, tmp_path / "today.pt", resize)
+    found = told(convert(today, like=yesterday, out=tmp_path / "new.safetensors"))
+    assert found["reason"] == ""
+    assert (found["tables"][0]["rows_before"], found["tables"][0]["rows"]) == (ROWS[0], ROWS[0] + by)
+    assert "emb_l.0" in found["says"]
+    verify(tmp_path / "new.safetensors", against=today)
+
+
+def test_where_a_fresh_fit_is_better_it_is_made(tiny: TinyModel, yesterday: Path, tmp_path: Path) -> None:
+    """Another model's rows owe nothing to yesterday's: the file is that of a conversion from nothing, as is said."""
+
+    def replace(state: dict[str, torch.Tensor]) -> None:
+        draw = torch.Generator().manual_seed(3)
+        for number, rows in enumerate(ROWS):
+            state[f"emb_l.{number}.weight"] = torch.randn(rows, DIM, generator=draw) ** 3
+
+    today = write_today(tiny, tmp_path / "today.pt", replace)
+    found = told(convert(today, BUDGET, like=yesterday, out=tmp_path / "like.safetensors", epochs=0))
+    assert "a fresh fit" in found["reason"]
+    assert found["says"].startswith("Converted anew")
+    convert(today, BUDGET, out=tmp_path / "fresh.safetensors", epochs=0)
+    assert (tmp_path / "like.safetensors").read_bytes() == (tmp_path / "fresh.safetensors").read_bytes()
+
+
+def test_what_cannot_be_taken_over_is_converted_anew(tiny: TinyModel, yesterday: Path, tmp_path: Path) -> None:
+    """A smaller budget, and an artifact that lacks a table, each give a conversion from nothing that says why."""
+    small = told(convert(tiny.bare, "11kB", like=yesterday, out=tmp_path / "small.safetensors"))
+    assert "the budget is 11000" in small["reason"]
+
+    def drop(state: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in state if not name.startswith(("emb_l.0", "emb_l.1"))]:
+            del state[name]
+
+    two = write_today(tiny, tmp_path / "two.pt", drop)
+    convert(two, "20kB", tables_only=True, out=tmp_path / "two.safetensors")
+    more = told(convert(tiny.bare, BUDGET, like=tmp_path / "two.safetensors", tables_only=True, out=tmp_path / "more"))
+    assert "no table emb_l.2" in more["reason"]
+    less = told(convert(two, BUDGET, like=yesterday, tables_only=True, out=tmp_path / "less"))
+    assert "emb_l.2 is gone" in less["reason"]
+
+
+def test_threads_do_not_change_the_file(tiny: TinyModel, yesterday: Path, tmp_path: Path) -> None:
+    """One thread and three write the same bytes."""
+    today = write_today(tiny, tmp_path / "today.pt", move_some)
+    for threads in (1, 3):
+        convert(today, like=yesterday, out=tmp_path / f"{threads}", threads=threads)
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "3").read_bytes()
+
+
+def test_with_data_the_divergence_is_measured_and_nothing_is_trained(
+    tiny: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With logs the weights come from them, a bound on the AUC holds, and codes stay as they were taken over."""
+    logs = {"data": tiny.train, "val": tiny.val}
+    convert(tiny.checkpoint, BUDGET, out=tmp_path / "old", **logs, epochs=0)
+    words = ["convert", str(tiny.checkpoint), "--like", str(tmp_path / "old"), "--out", str(tmp_path / "new")]
+    words += ["--data", str(tiny.train), "--val", str(tiny.val)]
+    cli.main([*words, "--fail-if-worse-than", "0.05", "--quiet"], standalone_mode=False)
+    report = convert(tiny.checkpoint, like=tmp_path / "old", out=tmp_path / "again", eval=tiny.test, **logs)
+    assert (tmp_path / "new").stat().st_size == (tmp_path / "again").stat().st_size
+    values = report.to_json()
+    assert told(report)["reason"] == ""
+    assert values["plan"]["divergence"] is not None
+    assert values["fine_tune"] is None
+    cli.main([*words, "--full", "--force"], standalone_mode=False)
+    assert "rows kept their codes" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_does_not_go_with_it_is_refused(tiny: TinyModel, yesterday: Path, tmp_path: Path) -> None:
+    """A search for a size, and a file that is no artifact, are errors."""
+    with pytest.raises(OptionError, match="--max-auc-drop"):
+        convert(tiny.bare, like=yesterday, max_auc_drop=0.001, val=tiny.val, out=tmp_path / "new")
+    with pytest.raises(ArtifactError):
+        convert(tiny.bare, like=tiny.bare, out=tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
