@@ -216,7 +216,7 @@ def test_what_refers_to_other_files_or_operators_is_not_run(name, tmp_path):
         prove(tmp_path / "b.onnx")
 
 
-@pytest.mark.parametrize("name", ["format-1-converted", "format-1-forms", "format-2-narrow"])
+@pytest.mark.parametrize("name", ["format-1-converted", "format-1-forms", "format-2-narrow", "format-2-trellis"])
 def test_golden_artifacts_are_exported(name, tmp_path):
     """Files of the first release, and one with an int8 dense part, become exports that prove themselves."""
     path = Path(__file__).parents[1] / "artifact" / "golden" / f"{name}.safetensors"

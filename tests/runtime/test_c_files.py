@@ -59,10 +59,10 @@ def refusal(library: Library, source: Path | bytes) -> Refused | None:
 
 
 def test_golden_files_open_and_verify(library: Library) -> None:
-    """Files of format 1, and one with an int8 dense part, are read, as files and as bytes in memory."""
+    """Files of format 1, with an int8 dense part and with trellis rows are read, as files and as bytes in memory."""
     paths = sorted(GOLDEN.glob("format-1-*.safetensors"))
     assert paths
-    paths.append(GOLDEN / "format-2-narrow.safetensors")
+    paths += [GOLDEN / f"format-2-{kind}.safetensors" for kind in ("narrow", "trellis")]
     for path in paths:
         check(library, path)
         check(library, path.read_bytes())

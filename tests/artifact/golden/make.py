@@ -20,13 +20,19 @@ from memrec_convert.artifact.features import FEATURES
 from memrec_convert.clicklog import SyntheticSpec, write_synthetic_log
 
 GOLDEN = Path(__file__).parent
-KINDS = {1: ("forms", "converted"), 2: ("own", "narrow")}
-"""The files of each format version: format 2's features are those of a model of its owner's own class, and of a dense
-part that is stored and computed in int8."""
+KINDS = {1: ("forms", "converted"), 2: ("own", "narrow", "trellis")}
+"""The files of each format version: format 2's features are those of a model of its owner's own class, of a dense part
+that is stored and computed in int8, and of trellis rows in a level and in a whole table."""
 NEWEST_WRITTEN = 2 if FEATURES else 1
 ROWS, DIM, DENSE = (3000, 200, 20), 4, 2
 SPEC = SyntheticSpec(tables=ROWS, dense=DENSE, train_rows=4000, val_rows=200, test_rows=200)
-INPUTS = {"forms": (1, (20, 40, 50, 60)), "converted": (DENSE, ROWS), "narrow": (DENSE, ROWS)}
+WIDE_ROWS, WIDE_DIM = (500, 60), 16
+INPUTS = {
+    "forms": (1, (20, 40, 50, 60)),
+    "converted": (DENSE, ROWS),
+    "narrow": (DENSE, ROWS),
+    "trellis": (DENSE, WIDE_ROWS),
+}
 """Per golden file its dense features and the rows of its tables."""
 
 
@@ -75,12 +81,12 @@ def ask(path: Path, name: str) -> dict[str, list[str]]:
     return {"logits": logits, "rows": [hashlib.blake2b(table, digest_size=16).hexdigest() for table in rows]}
 
 
-def _save_checkpoint(folder: Path, *hidden: int) -> Path:
+def _save_checkpoint(folder: Path, *hidden: int, tables: tuple[int, ...] = ROWS, dim: int = DIM) -> Path:
     torch.manual_seed(0)
-    widths = (DIM + 6, *hidden, 1)
-    layers = {"bot_l.0": nn.Linear(DENSE, DIM)}
+    widths = (dim + len(tables) * (len(tables) + 1) // 2, *hidden, 1)
+    layers = {"bot_l.0": nn.Linear(DENSE, dim)}
     layers |= {f"top_l.{2 * n}": nn.Linear(*pair) for n, pair in enumerate(pairwise(widths))}
-    state = {f"emb_l.{number}.weight": torch.randn(rows, DIM) / rows**0.5 for number, rows in enumerate(ROWS)}
+    state = {f"emb_l.{number}.weight": torch.randn(rows, dim) / rows**0.5 for number, rows in enumerate(tables)}
     for name, layer in layers.items():
         state |= {f"{name}.{key}": value for key, value in layer.state_dict().items()}
     torch.save({"state_dict": state}, folder / "model.pt")
@@ -99,9 +105,11 @@ def main() -> None:
         wide, narrow = _save_checkpoint(folder, 32, 32), folder / "narrow.safetensors"
         convert(wide, "8KB", data=log.train, out=narrow, epochs=0, dense="int8")
         save(compress(Own(), "4KB", threshold="0")[0], folder / "own.safetensors")
+        broad = _save_checkpoint(folder, tables=WIDE_ROWS, dim=WIDE_DIM)
+        convert(broad, "5KB", out=folder / "trellis.safetensors", epochs=0, threshold="0")
         made = {
             "forms": save_dlrm(folder),
-            **{kind: folder / f"{kind}.safetensors" for kind in ("converted", "own", "narrow")},
+            **{kind: folder / f"{kind}.safetensors" for kind in ("converted", "own", "narrow", "trellis")},
         }
         for kind in KINDS[NEWEST_WRITTEN]:
             source = made[kind]
