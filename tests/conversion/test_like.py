@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from conftest import DIM, ROWS, TinyModel
 from memrec_convert import apply, convert, diff, verify
 from memrec_convert.artifact.reader import build_modules, read_artifact
 from memrec_convert.cli.commands import cli
+from memrec_convert.conversion.inputs import workspace
+from memrec_convert.distill import rows as rows_module
 from memrec_convert.errors import ArtifactError, OptionError
 from memrec_convert.report import Report
 
@@ -37,13 +40,13 @@ def write_today(tiny: TinyModel, path: Path, change: Change) -> Path:
     return path
 
 
-def move_some(state: dict[str, torch.Tensor]) -> None:
+def move_some(state: dict[str, torch.Tensor], *, by: float = 0.5) -> None:
     """One row in twenty moves, and the dense part a little."""
     draw = torch.Generator().manual_seed(1)
     for number, rows in enumerate(ROWS):
         moved = torch.rand(rows, generator=draw) < 0.05
         weight = state[f"emb_l.{number}.weight"]
-        weight[moved] += 0.5 * weight.std() * torch.randn(int(moved.sum()), DIM, generator=draw)
+        weight[moved] += by * weight.std() * torch.randn(int(moved.sum()), DIM, generator=draw)
     state["bot_l.0.weight"] += 0.01
 
 
@@ -82,6 +85,26 @@ def test_rows_that_did_not_move_keep_their_codes(tiny: TinyModel, yesterday: Pat
     assert made.bytes < 0.5 * made.new_bytes
     apply(yesterday, tmp_path / "patch", out=tmp_path / "made")
     assert (tmp_path / "made").read_bytes() == (tmp_path / "new.safetensors").read_bytes()
+
+
+def test_large_tables_are_taken_over_from_a_sample(
+    tiny: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables that stay in their file: one pass codes their rows, most keep their codes, for any number of threads."""
+    monkeypatch.setattr(rows_module, "LARGE_ELEMENTS", 1000)
+    monkeypatch.setattr(workspace, "HELD_BYTES", 0)
+    convert(tiny.bare, BUDGET, out=tmp_path / "old", epochs=0)
+    today = write_today(tiny, tmp_path / "today.pt", partial(move_some, by=0.2))
+    for threads in (1, 3):
+        found = told(convert(today, like=tmp_path / "old", out=tmp_path / f"{threads}", threads=threads))
+    assert found["reason"] == ""
+    (coded,) = [table for table in found["tables"] if table["coded"] > 1000]
+    assert 0.85 * coded["coded"] < coded["kept"] < coded["coded"]
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "3").read_bytes()
+    with_them = verify(tmp_path / "1", against=today).against["tables"]
+    convert(today, BUDGET, out=tmp_path / "fresh", epochs=0)
+    alone = verify(tmp_path / "fresh", against=today).against["tables"]
+    assert with_them[0]["relative_error"] < 1.1 * alone[0]["relative_error"]
 
 
 def test_a_day_without_change_changes_next_to_nothing(tiny: TinyModel, yesterday: Path, tmp_path: Path) -> None:
