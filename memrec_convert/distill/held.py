@@ -12,8 +12,9 @@ from torch import Tensor
 from memrec_convert.distill.columns import Column, gather, slices
 from memrec_convert.distill.rows import RowReader, chunk_bounds
 from memrec_convert.distill.survey import Survey
+from memrec_convert.encoding.codecs import CODECS
 from memrec_convert.encoding.index import find_places
-from memrec_convert.encoding.spec import TableSpec
+from memrec_convert.encoding.spec import TableSpec, count_bytes
 from memrec_convert.kernels.encoder import measure_rows
 from memrec_convert.lookup import CompressedTable
 from memrec_convert.parallel import ordered_map
@@ -151,6 +152,17 @@ def hold_codes(
     return held, widest
 
 
+def finest_first(spec: TableSpec) -> list[int]:
+    """The numbers of a spec's levels, from the one that holds rows best: stored rows by their bytes, codes by depth."""
+
+    def fineness(number: int) -> tuple[int, int]:
+        level = spec.levels[number]
+        stored = count_bytes(CODECS[level.codec].parts(1, spec.dim).values()) if level.kind == "rows" else 0
+        return stored, level.depth
+
+    return sorted(range(len(spec.levels)), key=fineness, reverse=True)
+
+
 def exchange_levels(spec: TableSpec, levels: np.ndarray, values: Column) -> np.ndarray:
     """The levels (int8 [rows], -1: the base) with rows that have become worth clearly more in the places of others.
 
@@ -158,7 +170,7 @@ def exchange_levels(spec: TableSpec, levels: np.ndarray, values: Column) -> np.n
     ones outside.
     """
     levels = levels.copy()
-    order = sorted(range(len(spec.levels)), key=lambda number: -(spec.levels[number].depth or 1 << 30))
+    order = finest_first(spec)
     for position, number in enumerate(order):
         members = np.flatnonzero(levels == number)
         worth = gather(values, members)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,19 @@ from memrec_convert.cli.commands import cli
 from memrec_convert.conversion.inputs import workspace
 from memrec_convert.distill import rows as rows_module
 from memrec_convert.errors import ArtifactError, OptionError
+from memrec_convert.planning import search
 from memrec_convert.report import Report
 
 BUDGET = "12kB"
 Change = Callable[[dict[str, torch.Tensor]], object]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coarse() -> Iterator[None]:
+    """Small tables are held as large ones are at small budgets: in codes, without the fine codecs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "FINE_RATIO", 0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +125,17 @@ def test_a_day_without_change_changes_next_to_nothing(tiny: TinyModel, yesterday
     assert all(table["loss"] == pytest.approx(table["fresh_loss"], rel=1e-4) for table in tables)
     old, new = read_artifact(yesterday).metadata, read_artifact(tmp_path / "new.safetensors").metadata
     assert (old.modules, old.plan) == (new.modules, new.plan)
+
+
+def test_trellis_rows_are_taken_over(tiny: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables and levels in fine codecs keep them; of the same rows all but a few lie in the level that they lay in."""
+    monkeypatch.setattr(search, "FINE_RATIO", 30)
+    convert(tiny.bare, "16kB", out=tmp_path / "old", epochs=0)
+    assert any("trellis" in str(module) for module in read_artifact(tmp_path / "old").metadata.modules.values())
+    found = told(convert(tiny.bare, like=tmp_path / "old", out=tmp_path / "new"))
+    assert found["reason"] == ""
+    old, new = codes_of(tmp_path / "old"), codes_of(tmp_path / "new")
+    assert all((old[name] == new[name]).all(axis=1).mean() > 0.97 for name in old)
 
 
 @pytest.mark.parametrize("by", [+77, -77])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from memrec_convert.distill.columns import gather
 from memrec_convert.distill.curves import KMEANS_ITERATIONS, SAMPLE_ROWS, codec_distance
+from memrec_convert.distill.held import finest_first
 from memrec_convert.distill.refine import RefinedTable, refine_table
 from memrec_convert.distill.rows import RowReader, TensorRows
 from memrec_convert.distill.stages import SampleRows, Stage, books_in_metric, encode_rows, fit_lists
@@ -160,14 +161,13 @@ def _measure(residual: Tensor, judged: AgeingSample, survey: Survey, stages: Seq
 def _measure_placed_anew(
     residual: Tensor, sample: AgeingSample, survey: Survey, stages: Sequence[Stage], spec: TableSpec
 ) -> float:
-    """The loss where the deepest level takes whom it serves best, then the other, each for as many rows as it has."""
+    """The loss where the finest level takes whom it serves best, then the other, each for as many rows as it has."""
     _, distances = encode_rows(residual, survey.metric, stages, scale=survey.scale)
     weights, stands_for = sample.rows.weights.numpy(), sample.stands_for.numpy().astype(np.float64)
     least = (distances[spec.base_depth].numpy() * weights).astype(np.float64)
     base = least.copy()
     free = np.ones(len(base), dtype=bool)
-    order = sorted(range(len(spec.levels)), key=lambda number: -(spec.levels[number].depth or 1 << 30))
-    for number in order:
+    for number in finest_first(spec):
         level = spec.levels[number]
         away = (
             distances[level.depth]
