@@ -44,7 +44,7 @@ class Options(BaseModel):
     weights          where row weights come from; auto: the log, else the optimizer's state, else displacement
     epochs           of fine-tuning, given a hold-out; targets: the original's logits ("soft"), labels, or "mixed"
     dense            precision of the dense part in the file; train_dense lets fine-tuning move it
-    allow_nonfinite  read rows with NaN or infinite values as zeros instead of refusing them
+    allow_nonfinite  read NaN and infinite values as zeros instead of refusing rows that have some
     tables_only      convert the tables alone, of a model whose network need not be known
     oov              what the converted model does with an id beyond its table
     pooled           sizes and start of the method sample-pooled, as "D=75000,K=1,start=warm"

@@ -71,6 +71,8 @@ def _shape_of_rows(tables: Tensor, ids: Tensor, offsets: Tensor, plan: Tensor, i
 
 
 def _shapes_of_request(tensors: list[Tensor], forms: Tensor) -> list[Tensor]:
+    if any(one.is_meta for one in tensors):  # a tensor of a trace says the device that it stands for
+        raise RuntimeError("memrec: a tensor of the request is on the device meta and has no values.")
     return [one.new_empty(one.shape, dtype=one.dtype if one.is_floating_point() else torch.int64) for one in tensors]
 
 

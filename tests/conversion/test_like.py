@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import DIM, ROWS, TinyModel
 
 from memrec_convert import apply, convert, diff, verify
 from memrec_convert.artifact.reader import build_modules, read_artifact
@@ -20,6 +19,12 @@ from memrec_convert.distill import rows as rows_module
 from memrec_convert.errors import ArtifactError, OptionError
 from memrec_convert.planning import search
 from memrec_convert.report import Report
+
+ROWS, DIM = (2000, 300, 40), 8
+"""Of the tiny model's tables."""
+
+TinyModel = Any
+"""The fixture's, in a file whose name several folders have."""
 
 BUDGET = "12kB"
 Change = Callable[[dict[str, torch.Tensor]], object]

@@ -78,6 +78,25 @@ def test_requests_that_do_not_fit_are_refused(dense, ids, said):
         ask(PLAIN, dense, ids)
 
 
+@pytest.mark.parametrize("bytes_left", [0, 8])
+def test_a_storage_that_was_cut_is_not_read(bytes_left):
+    """A tensor may outlive a part of its memory; what is not there any more is not read."""
+    for place in (0, 1):
+        given = [torch.rand(8, 3), torch.zeros(8, 2, dtype=torch.int64)]
+        given[place].untyped_storage().resize_(bytes_left)
+        with pytest.raises(RuntimeError, match="has a storage smaller than itself"):
+            ask(PLAIN, *given)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_tensors_without_values_are_refused(place):
+    """A tensor of the device meta has a shape alone."""
+    given = [torch.rand(8, 3), torch.zeros(8, 2, dtype=torch.int64)]
+    given[place] = given[place].to("meta")
+    with pytest.raises(RuntimeError, match="on the device meta"):
+        ask(PLAIN, *given)
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

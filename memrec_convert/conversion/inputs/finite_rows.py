@@ -1,4 +1,4 @@
-"""Rows with NaN or infinite values: found, refused, or read as zeros."""
+"""Rows with NaN or infinite values: found, refused, or read with zeros in their place."""
 
 from __future__ import annotations
 

@@ -238,7 +238,7 @@ def _make_site(
     module, reader, note = model.get_submodule(f"tables.{number}"), cast("RowReader", table.weight), ""
     if count:
         reader = FiniteRows(table.weight)
-        note = f"{table.name}: {count} rows with NaN or infinite values are read as zeros (first: {first})"
+        note = f"{table.name}: {count} rows have NaN or infinite values, which are read as zeros (first: {first})"
         if isinstance(module, StoredTable):
             module.reader = reader
         else:

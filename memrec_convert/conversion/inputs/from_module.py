@@ -321,7 +321,7 @@ def _make_reader(path: str, weight: Tensor, *, allow_nonfinite: bool) -> tuple[R
         raise refuse_nonfinite(path, count, first)
     with torch.no_grad():
         weight.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-    return reader, f"{path}: {count} rows with NaN or infinite values are read as zeros (first: {first})"
+    return reader, f"{path}: {count} rows have NaN or infinite values, which are read as zeros (first: {first})"
 
 
 def _find_states(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[int, Tensor]:

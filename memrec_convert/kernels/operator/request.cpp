@@ -38,6 +38,8 @@ class Request {
         tensor.check_place(name, width || kind == kDense ? 2 : 1);
         if (tensor.dims() == 2 && tensor.size(1) != width)
             refuse(name + " is " + std::to_string(tensor.size(1)) + " wide, and the network takes " + std::to_string(width) + ".");
+        if (kind == kDense || kind == kWeights) tensor.check_float(name);
+        tensor.check_storage(name, kind == kDense || kind == kWeights ? 4 : tensor.bits(name) / 8);
         if (kind == kWeights) return check_size(tensor, name, ids_, "as its ids");
         if (kind == kRows) {
             ids_ = tensor.size(0);
@@ -52,7 +54,6 @@ class Request {
             refuse(name + " has " + std::to_string(tensor.size(0)) + " entries, not " + std::to_string(size) + " " + what + ".");
     }
     void check_offsets(const Tensor& tensor, const std::string& name) const {
-        tensor.bits(name);
         int64_t before = 0;
         for (int64_t i = 0; i < samples_; ++i) {
             const int64_t start = tensor.at(i * tensor.stride(0));
@@ -65,8 +66,6 @@ class Request {
     template <class T>
     static Tensor copy(const Tensor& tensor, const std::string& name) {
         constexpr bool real = sizeof(T) == sizeof(float);
-        if (real) tensor.check_float(name);
-        if (!real) tensor.bits(name);
         Tensor made = Tensor::make(tensor.dims(), tensor.sizes(), real ? aoti_torch_dtype_float32() : aoti_torch_dtype_int64());
         const int64_t rows = tensor.size(0), columns = tensor.dims() == 2 ? tensor.size(1) : 1;
         const bool alike = real || tensor.bits(name) == 64;

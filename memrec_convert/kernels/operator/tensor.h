@@ -83,6 +83,18 @@ class Tensor {
         refuse(name + " must be int64 or int32.");
     }
 
+    // Whether the storage holds every element; one may have been made smaller behind the tensor. Of values of so many bytes.
+    void check_storage(const std::string& name, int64_t bytes) const {
+        int64_t size = 0, offset = 0, reach = 1;
+        check(aoti_torch_get_storage_size(handle_, &size), "reading a storage");
+        check(aoti_torch_get_storage_offset(handle_, &offset), "reading a storage");
+        for (int64_t d = 0; d < dims_; ++d) {
+            if (sizes_[d] == 0) return;
+            reach += (sizes_[d] - 1) * strides_[d];
+        }
+        if ((offset + reach) * bytes > size) refuse(name + " has a storage smaller than itself.");
+    }
+
     void check_float(const std::string& name) const {
         if (dtype_ != aoti_torch_dtype_float32()) refuse(name + " must be float32.");
     }
