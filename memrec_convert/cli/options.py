@@ -39,6 +39,13 @@ def read_sizes(_ctx: click.Context, _param: click.Parameter, text: str | None) -
     return [int(part) for part in parts]
 
 
+def take_one(_ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> str | None:
+    """The one path that was given; BadParameter for several, of which one alone would be read."""
+    if len(given) > 1:
+        raise click.BadParameter(f"{param.opts[0]} was given {len(given)} times; put the parts into one directory")
+    return given[0] if given else None
+
+
 def add(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """One decorator of several, in the order of the help."""
     return lambda command: reduce(lambda done, option: option(done), reversed(options), command)
@@ -95,13 +102,13 @@ input_options = add(
     click.option(
         "--counts",
         metavar="PATH",
+        multiple=True,
+        callback=take_one,
         help="Lookups counted elsewhere (parquet: table, id, count; file or directory), in place of counting --data.",
     ),
     click.option("--samples", type=int, metavar="N", help="With --counts: the rows of the log that was counted."),
     click.option("--recipe", metavar="FILE", help="Recipe: a YAML file or the name of a packaged one."),
-    click.option(
-        "--allow-nonfinite", is_flag=True, default=None, help="Read rows with NaN or infinite values as zeros."
-    ),
+    click.option("--allow-nonfinite", is_flag=True, default=None, help="Read NaN and infinite values as zeros."),
     reading_options,
     running_options,
 )

@@ -12,10 +12,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PosixPath
 from typing import IO, Any
+from urllib.request import url2pathname
 
+from memrec_convert.errors import CheckpointError
 from memrec_convert.remote.store import StoredObject, ask, connect, named, open_object, persist
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")  # pathlib leaves one slash of two
+_AS_WRITTEN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://(.*)", re.DOTALL)
+_OWN_FILE = re.compile(r"file:(?://)?(/(?!/).*)", re.IGNORECASE | re.DOTALL)
 _LEAST_READ, _MOST_READ = 1 << 14, 1 << 24
 """Bytes of a request: the first after a seek, and the most that reading on in order asks for at once."""
 
@@ -31,13 +35,29 @@ def is_url(path: object) -> bool:
 def as_source(path: str | Path) -> Path:
     """The path that a text means: a URL (s3://bucket/key) or a local path.
 
-    What the store says of a URL's objects holds from here on, until the same URL is asked for again.
+    What the store says of a URL's objects holds from here on, until the same URL is asked for again. CheckpointError
+    for a URL without a host or bucket, and for one that a path cannot hold.
     """
+    if isinstance(path, str) and (own := _OWN_FILE.match(path)):
+        return Path(url2pathname(own.group(1)))
+    if isinstance(path, str) and (given := _AS_WRITTEN.match(path)):
+        _refuse_slashes(path.partition("?")[0], given.group(1))
     if isinstance(path, RemotePath) or not is_url(path):
         return Path(path) if isinstance(path, str) else path
     for known in [one for one in _KNOWN if one.startswith(str(path))]:
         del _KNOWN[known]
     return RemotePath(path)
+
+
+def _refuse_slashes(shown: str, rest: str) -> None:
+    """CheckpointError for slashes that a path does not keep: what is left would name another object."""
+    if not rest or rest.startswith("/"):
+        raise CheckpointError(f"{shown}: the URL has no host or bucket; expected scheme://bucket/key.")
+    if "//" in rest and "::" not in rest:  # a chain of URLs has a sentence of its own
+        raise CheckpointError(
+            f"{shown}: found two slashes in a row in the URL or its query, expected one; download the file and convert "
+            "that."
+        )
 
 
 class RemotePath(PosixPath):
@@ -50,7 +70,7 @@ class RemotePath(PosixPath):
     @property
     def local_name(self) -> str:
         """What a local file of it is called: the name, without the query of a URL."""
-        return self.name.partition("?")[0]
+        return str(self).partition("?")[0].rstrip("/").rpartition("/")[2]
 
     def find(self) -> StoredObject | str:
         """The object at this URL, "directory" where others lie below it, else ""."""

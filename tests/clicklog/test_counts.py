@@ -163,3 +163,14 @@ def test_a_profile_from_counts_can_be_kept(tmp_path):
     again = load_profile(tmp_path / "p.npz", SCHEMA)
     assert (again.digest, again.samples) == (found.digest, 4)
     np.testing.assert_array_equal(again.counts[0], found.counts[0])
+
+
+def test_names_may_be_string_views_and_paths_are_not_empty(tmp_path):
+    """What newer writers give is read; an unset variable is not the working directory."""
+    rows = [("C1", 3, 2), ("C2", 1, 5)]
+    plain = read_counts(write(tmp_path / "a.parquet", rows), SCHEMA, INPUTS, samples=9)
+    if hasattr(pa, "string_view"):
+        viewed = read_counts(write(tmp_path / "b.parquet", rows, table=pa.string_view()), SCHEMA, INPUTS, samples=9)
+        assert viewed.digest == plain.digest
+    with pytest.raises(LogError, match="an empty path"):
+        read_counts("", SCHEMA, INPUTS, samples=9)

@@ -236,3 +236,24 @@ def test_other_urls_are_refused_by_name(tiny, tmp_path):
         plan(tiny.checkpoint, "12kB", data="s3://bucket/train.parquet")
     with pytest.raises(OutputError, match="written to local files"):
         convert(tiny.checkpoint, "12kB", out="s3://bucket/small.safetensors")
+
+
+def test_a_url_of_this_machine_is_a_local_path(tmp_path):
+    """file:///path and file:/path name local files."""
+    assert as_source(f"file://{tmp_path}/a%20b.pt") == tmp_path / "a b.pt"
+    assert as_source(f"file:{tmp_path}/a.pt") == tmp_path / "a.pt"
+
+
+@pytest.mark.parametrize(
+    "url", ["faulty:///bucket/a.pt", "faulty://", "faulty://bucket//a.pt", "https://h/a.pt?s=x//y"]
+)
+def test_slashes_that_a_path_would_lose_are_refused(url):
+    """Another object is never read instead; a query, which may hold a secret, is not repeated."""
+    with pytest.raises(CheckpointError, match=r"no host or bucket|two slashes in a row") as raised:
+        as_source(url)
+    assert "x//y" not in str(raised.value)
+
+
+def test_the_name_of_a_url_comes_from_its_path():
+    """A query may have slashes and dots."""
+    assert as_source("https://h/d/a.pt?sig=a/b.c").local_name == "a.pt"

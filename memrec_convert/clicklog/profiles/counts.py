@@ -39,6 +39,8 @@ def read_counts(path: str | Path, schema: LogSchema, inputs: Mapping[str, int], 
     LogError where the files cannot be read, have other columns, types or tables than these, missing values, or counts
     below zero; IdRangeError for ids outside a table, which the schema's `oov` decides about as it does in a log.
     """
+    if not str(path).strip():
+        raise LogError("--counts: found an empty path, expected a parquet file or a directory of them.")
     path = as_source(path)
     try:
         counts = _sum_parts(path, schema, inputs)
@@ -108,6 +110,8 @@ def _read_names(column: pa.Array, *, where: str) -> pa.DictionaryArray:
     """The names as a dictionary that holds each name of these rows once."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    if str(column.type) == "string_view":
+        column = column.cast(pa.string())
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         raise LogError(f"{where}: found values of type {column.type}, expected the tables' names as strings.")
     if column.null_count:
