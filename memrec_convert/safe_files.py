@@ -59,6 +59,15 @@ def check_target(path: Path, *, force: bool) -> None:
         raise OutputError(f"cannot write {path}: no permission to write in {folder}; choose another directory.")
 
 
+def refuse_same(target: Path, source: Path, what: str) -> None:
+    """OutputError where the target is the file that it would be made from; `what` names that."""
+    same = False
+    with contextlib.suppress(OSError, ValueError):  # one of them is not there, so they are two
+        same = target.samefile(source)
+    if same:
+        raise OutputError(f"cannot write {target}: it is {what} itself; choose another name for the result.")
+
+
 def _refuse_special(path: Path) -> None:
     """A rename would put a file in a device's place as readily as in a file's."""
     if path.is_dir():

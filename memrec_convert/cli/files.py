@@ -154,7 +154,10 @@ def _render_diffed(found: Mapping[str, Any], _width: int) -> str:
         for one in largest
     ]
     more = [f"  and {len(found['changes']) - len(largest)} more (--json has them all)"]
-    return "\n".join([head, *changes, *(more if len(largest) < len(found["changes"]) else [])])
+    names = found["removed"][:MOST_SHOWN]
+    rest = len(found["removed"]) - len(names)
+    removed = [f"  removed: {', '.join(names)}" + (f" and {rest} more" if rest else "")] if names else []
+    return "\n".join([head, *changes, *(more if len(largest) < len(found["changes"]) else []), *removed])
 
 
 def _render_applied(found: Mapping[str, Any], _width: int) -> str:

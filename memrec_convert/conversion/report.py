@@ -12,7 +12,7 @@ from memrec_convert.errors import OutputError, ReportError
 from memrec_convert.remote import RemotePath
 from memrec_convert.report import Report, render_card
 from memrec_convert.report.html import Latency, RivalTable, read_comparison, read_latency, render_html
-from memrec_convert.safe_files import check_target, write_file
+from memrec_convert.safe_files import check_target, refuse_same, write_file
 
 MOST_JSON_BYTES = 64 << 20
 MOST_LEVELS = 40
@@ -64,9 +64,8 @@ def check_targets(targets: Sequence[Path], source: Path, *, force: bool) -> None
     """OutputError, before any work, for files that cannot be written, are one another, or are the source."""
     for number, one in enumerate(targets):
         check_target(one, force=force)
-        local = not isinstance(source, RemotePath)
-        if local and one.exists() and source.exists() and one.samefile(source):
-            raise OutputError(f"cannot write {one}: it is the checkpoint itself; choose another name for the artifact.")
+        if not isinstance(source, RemotePath):
+            refuse_same(one, source, "the checkpoint")
         if one.resolve() in [other.resolve() for other in targets[:number]]:
             raise OutputError(f"cannot write {one}: two results would have this name; choose another for one of them.")
 

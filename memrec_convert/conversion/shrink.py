@@ -81,7 +81,7 @@ def shrink(
         fitted.source,
         fitted,
         fine_tuning,
-        _warn(subject, fitted, chosen, options, budget_bytes, train=train, told=fine_tuning),
+        _warn(subject, fitted, chosen, options, budget_bytes, train=train, told=fine_tuning, taken=taken),
         taken,
     )
 
@@ -151,6 +151,7 @@ def _warn(
     *,
     train: bool,
     told: FineTuning | None,
+    taken: TakenOver | None,
 ) -> tuple[str, ...]:
     warnings = []
     if fitted.source == "displacement":
@@ -161,7 +162,9 @@ def _warn(
         warnings.append("all tables fit the budget as plain rows: none is replaced")
     needed = {"training data (--data)": subject.train, "a hold-out (--val)": subject.hold_out}
     missing = [name for name, source in needed.items() if source is None]
-    if train and options.epochs and missing:
+    if train and options.epochs and taken is not None and not taken.reason:
+        warnings.append(f"not fine-tuned: rows taken over from {taken.path} keep their codes")
+    elif train and options.epochs and missing:
         warnings.append(f"no fine-tuning: it needs {' and '.join(missing)}")
     if told is not None and told.refused and not told.best_step:
         warnings.append(f"fine-tuning is not used, since its gain may be luck: on the hold-out, {told.refused}")

@@ -14,7 +14,7 @@ from memrec_convert.errors import ArtifactError, OutputError, PatchError
 from memrec_convert.patches.blocks import change_block, edit_base, old_bytes
 from memrec_convert.patches.description import DIGEST_BYTES, Description, block_bytes, split_patch
 from memrec_convert.results import Result
-from memrec_convert.safe_files import as_path, check_target, write_file
+from memrec_convert.safe_files import as_path, check_target, refuse_same, write_file
 
 _PIECE = 1 << 22
 
@@ -34,23 +34,37 @@ def apply(old: str | Path, patch: str | Path, *, out: str | Path, force: bool = 
 
     The bytes are those that `diff` saw, or nothing is written: sizes and digests of the patch and of both ends are
     checked. PatchError for a damaged patch and for one that was made from another file; ArtifactError where `old`
-    cannot be read, OutputError where `out` cannot be written.
+    cannot be read, OutputError where `out` cannot be written or is the patch.
     """
     target = as_path(out, OutputError)
     check_target(target, force=force)
+    refuse_same(target, as_path(patch, PatchError), "the patch")
     base = read_bytes(as_path(old, ArtifactError), ArtifactError)
     data = read_bytes(as_path(patch, PatchError), PatchError).data.cast("B")
     description, blocks = split_patch(data, str(patch))
-    if len(base) != description.old.bytes or _digest_of(base) != description.old.digest:
-        raise PatchError(
-            f"{patch} was not made from {old}: it is for a file of {description.old.bytes} bytes with the digest "
-            f"{description.old.digest}; apply it to that one, or make a patch from this one."
-        )
+    _refuse_other(description, base, str(old), str(patch))
     free = shutil.disk_usage(target.parent).free
     if description.new.bytes > free:
         raise OutputError(f"cannot write {target}: it takes {description.new.bytes} bytes, and {free} are free there.")
     nbytes = write_file(target, _checked(description, base, blocks, str(patch)))
     return Applied(str(out), nbytes, description.new.digest, len(data))
+
+
+def prove_patch(data: bytes, old: Path, where: str) -> None:
+    """Carries a patch out and keeps nothing; PatchError unless it makes, of artifact `old`, the file it names."""
+    base = read_bytes(old, ArtifactError)
+    description, blocks = split_patch(memoryview(data), where)
+    _refuse_other(description, base, str(old), where)
+    for _ in _checked(description, base, blocks, where):
+        pass
+
+
+def _refuse_other(description: Description, base: np.ndarray, old: str, patch: str) -> None:
+    if len(base) != description.old.bytes or _digest_of(base) != description.old.digest:
+        raise PatchError(
+            f"{patch} was not made from {old}: it is for a file of {description.old.bytes} bytes with the digest "
+            f"{description.old.digest}; apply it to that one, or make a patch from this one."
+        )
 
 
 def read_bytes(path: Path, error: type[ArtifactError] | type[PatchError]) -> np.ndarray:

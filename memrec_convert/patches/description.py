@@ -21,8 +21,12 @@ DIGEST_BYTES = 16
 FRONT_BYTES = len(MAGIC) + 8
 BLOCK_BITS = 1 << 25
 MOST_ENTRY_BITS = 1 << 16
-MOST_EDITED_BYTES = 1 << 26
-"""Of a part in which entries are taken out and put in, and of what it starts from: both are held whole."""
+MOST_EDITED_ENTRIES = 1 << 22
+MOST_EDITED_BYTES = 1 << 25
+"""Of a part in which entries are taken out and put in, and of what it starts from: both are held whole, unpacked."""
+
+_MOST_COMMAS = 1 << 17
+"""In a description: what bounds the objects that are made of it, whatever they are. A thousand tables take 40,000."""
 
 _LEVEL = 12
 """Of zstd: from here on, slower levels gain less than one per cent on codes and weights."""
@@ -94,6 +98,13 @@ def edit_bytes(part: Part) -> int:
     return sum(-(-count_entries(nbytes, part.entry_bits) // 8) for nbytes in (part.held, part.bytes))
 
 
+def may_be_edited(part: Part) -> bool:
+    """Whether a part and its old bytes are few enough to be held whole, a byte per bit where bits are unpacked."""
+    entries = count_entries(max(part.held, part.bytes), part.entry_bits)
+    width = part.entry_bits if part.entry_bits % 8 else part.entry_bits // 8
+    return entries <= MOST_EDITED_ENTRIES and entries * width <= MOST_EDITED_BYTES
+
+
 def digest(*parts: bytes | memoryview) -> str:
     """BLAKE2b-128 in hex."""
     found = hashlib.blake2b(digest_size=DIGEST_BYTES)
@@ -117,13 +128,13 @@ def decompress(data: memoryview, nbytes: int, where: str) -> bytes:
     return found
 
 
-def join_patch(description: Description, blocks: Sequence[bytes]) -> list[bytes]:
-    """The bytes of a patch, in pieces."""
+def join_patch(description: Description, blocks: Sequence[bytes]) -> bytes:
+    """The bytes of a patch."""
     text = canonical_json(description.model_dump(exclude_defaults=True)).encode()
     packed = compress(text)
     front = MAGIC + len(text).to_bytes(4, "little") + len(packed).to_bytes(4, "little")
     pieces = [front, packed, *blocks]
-    return [*pieces, bytes.fromhex(digest(*pieces))]
+    return b"".join([*pieces, bytes.fromhex(digest(*pieces))])
 
 
 def split_patch(data: memoryview, where: str) -> tuple[Description, memoryview]:
@@ -137,6 +148,8 @@ def split_patch(data: memoryview, where: str) -> tuple[Description, memoryview]:
     if nbytes > LARGEST_HEADER or FRONT_BYTES + stored > len(body):
         raise _damaged(where, f"its description takes {nbytes} bytes, {stored} of them in the file")
     text = decompress(body[FRONT_BYTES : FRONT_BYTES + stored], nbytes, where)
+    if text.count(b",") > _MOST_COMMAS:
+        raise _damaged(where, f"its description has more than {_MOST_COMMAS} values")
     try:
         description = Description.model_validate_json(text)
     except ValidationError as error:
@@ -153,12 +166,12 @@ def _check(description: Description, nbytes: int, where: str) -> None:
     total = 0
     for number, part in enumerate(description.parts):
         step, left, place = block_bytes(part.entry_bits), part.bytes, f"part {number}"
-        if part.held > part.bytes or part.start + part.held > description.old.bytes:
+        if (part.held > part.bytes and not part.edits) or part.start + part.held > description.old.bytes:
             raise _damaged(where, f"{place} takes bytes that the old file does not have")
         if part.held < part.bytes and not part.blocks:
             raise _damaged(where, f"{place} has bytes from nowhere")
         total += part.edits
-        if part.edits and (not part.blocks or max(part.held, part.bytes) > MOST_EDITED_BYTES):
+        if part.edits and not (part.blocks and may_be_edited(part)):
             raise _damaged(where, f"{place} is edited, and has {part.bytes} bytes in {len(part.blocks)} blocks")
         if part.blocks and len(part.blocks) != -(-part.bytes // step):
             raise _damaged(where, f"{place} has {len(part.blocks)} blocks for {part.bytes} bytes")

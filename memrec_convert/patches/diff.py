@@ -16,10 +16,10 @@ from memrec_convert.artifact.verification import check_header
 from memrec_convert.encoding.codecs import CODECS
 from memrec_convert.encoding.index import check_index, list_ids
 from memrec_convert.encoding.spec import count_bytes, table_spec_from_json
-from memrec_convert.errors import OutputError
+from memrec_convert.errors import ArtifactError, OutputError, PatchError
+from memrec_convert.patches.apply import prove_patch
 from memrec_convert.patches.blocks import edit_base, old_bytes, tell_block, tell_edits
 from memrec_convert.patches.description import (
-    MOST_EDITED_BYTES,
     MOST_ENTRY_BITS,
     Block,
     Description,
@@ -28,9 +28,10 @@ from memrec_convert.patches.description import (
     block_bytes,
     digest,
     join_patch,
+    may_be_edited,
 )
 from memrec_convert.results import Result
-from memrec_convert.safe_files import as_path, check_target, write_file
+from memrec_convert.safe_files import as_path, check_target, refuse_same, write_file
 
 HEADER = "__metadata__"
 """What the part before the tensors is called: the one name that no tensor may have."""
@@ -69,10 +70,13 @@ def diff(old: str | Path, new: str | Path, *, out: str | Path, force: bool = Fal
     """Writes to `out` the patch that makes artifact `new` of artifact `old`; `apply` carries it out.
 
     It holds changed entries alone, compressed with zstd, and the digests of both ends. Equal artifacts give equal
-    patches. ArtifactError where an end is unsound, OutputError where `out` cannot be written.
+    patches. Before it is written, the patch is carried out in memory. ArtifactError where an end is unsound,
+    OutputError where `out` cannot be written or is one of the ends.
     """
     target = as_path(out, OutputError)
     check_target(target, force=force)
+    for end in (old, new):
+        refuse_same(target, as_path(end, ArtifactError), "OLD" if end is old else "NEW")
     first, last = _read_sound(old), _read_sound(new)
     before, after = _read_parts(first), _read_parts(last)
     widths, moves = _find_widths(last), find_moves(first, last)
@@ -95,10 +99,22 @@ def diff(old: str | Path, new: str | Path, *, out: str | Path, force: bool = Fal
         stored += blocks
         changes.append(_describe(name, part))
     patch = join_patch(Description(format=1, old=ends[0], new=ends[1], parts=tuple(_join_copies(told))), stored)
-    nbytes = write_file(target, patch)
+    _prove(patch, old, new)
+    nbytes = write_file(target, [patch])
     figures = (ends[0].bytes, ends[1].bytes, ends[0].digest, ends[1].digest)
     removed = tuple(sorted(set(before) - set(after)))
     return Diffed(str(out), nbytes, *figures, len(after) - len(changes), removed, tuple(changes))
+
+
+def _prove(patch: bytes, old: str | Path, new: str | Path) -> None:
+    """PatchError, before anything is written, for a patch that `apply` would refuse."""
+    try:
+        prove_patch(patch, as_path(old, ArtifactError), "the patch")
+    except PatchError as error:
+        raise PatchError(
+            f"no patch was made from {old} to {new}, for `apply` would refuse it ({error}); this is a fault of "
+            "memrec-convert: please report it, and deliver the whole artifact."
+        ) from error
 
 
 def _read_sound(path: str | Path) -> Artifact:
@@ -141,13 +157,17 @@ def _tell(
 ) -> tuple[Part, list[bytes]]:
     """The part told in entries of the width that takes the fewest bytes, from old entries as they are or moved."""
     found = [_tell_in(part, base, data, width) for width in widths]
-    if moves is not None and max(part.held, part.bytes) <= MOST_EDITED_BYTES:
+    if moves is not None and may_be_edited(_as_moved(part, base, moves)):
         found.append(_tell_moved(part, base, data, moves))
     return min(found, key=lambda one: sum(len(block) for block in one[1]))
 
 
+def _as_moved(part: Part, base: np.ndarray, moves: Moves) -> Part:
+    return part.model_copy(update={"start": 0, "held": len(base), "entry_bits": moves.entry_bits})
+
+
 def _tell_moved(part: Part, base: np.ndarray, data: np.ndarray, moves: Moves) -> tuple[Part, list[bytes]]:
-    inside = part.model_copy(update={"start": 0, "held": len(base), "entry_bits": moves.entry_bits})
+    inside = _as_moved(part, base, moves)
     frame = tell_edits(inside, moves.removed, moves.inserted)
     edited = edit_base(base, inside, memoryview(frame), "the patch")
     told, blocks = _tell_in(part.model_copy(update={"held": len(edited)}), edited, data, moves.entry_bits)
@@ -180,7 +200,9 @@ def find_moves(old: Artifact, new: Artifact) -> dict[str, Moves]:
     befores = {path: _levels_of(old, path) for path in old.metadata.modules}
     for path in new.metadata.modules:
         for name, (ids, widths) in _levels_of(new, path).items():
-            earlier = befores.get(path, {}).get(name, (ids, {}))[0]
+            earlier, before = befores.get(path, {}).get(name, (ids, widths))
+            if before != widths:
+                continue  # entries of other widths have nothing in common
             gone, come = ~np.isin(earlier, ids), ~np.isin(ids, earlier)
             if (gone.any() or come.any()) and np.array_equal(earlier[~gone], ids[~come]):
                 moved = {tensor: Moves(width, gone, come) for tensor, width in widths.items()}

@@ -215,6 +215,8 @@ def test_with_data_the_divergence_is_measured_and_nothing_is_trained(
     assert told(report)["reason"] == ""
     assert values["plan"]["divergence"] is not None
     assert values["fine_tune"] is None
+    assert f"not fine-tuned: rows taken over from {tmp_path / 'old'} keep their codes" in values["warnings"]
+    assert not any("it needs" in warning for warning in values["warnings"])
     cli.main([*words, "--full", "--force"], standalone_mode=False)
     assert "rows kept their codes" in " ".join(capsys.readouterr().out.split())
 

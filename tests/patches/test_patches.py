@@ -37,22 +37,22 @@ MUTATIONS = int(os.environ.get("MEMREC_PATCH_MUTATIONS", "300"))
 PLAIN = Metadata(modules={}, architecture=None, dense="fp32", profile={}, plan={}, seed=0)
 
 
-def save_levels(path: Path, members: np.ndarray) -> Path:
-    """A table of 3000 rows whose first 600 members have codes of 7 bits, the others stored rows."""
+def save_levels(path: Path, members: np.ndarray, *, stages: tuple[int, int] = (16, 8), dim: int = 2) -> Path:
+    """A table of 3000 rows whose first 600 members have codes (7 bits), the others stored rows."""
     draw = np.random.default_rng(1)
     indices = (choose_index(3000, 600), choose_index(3000, len(members) - 600))
     levels = (LevelSpec("codes", indices[0], depth=2), LevelSpec("rows", indices[1], codec="int8"))
-    spec = TableSpec(3000, 2, "replaced", stages=(16, 8), shifts=(0, 1), levels=levels)
+    spec = TableSpec(3000, dim, "replaced", stages=stages, shifts=(0, 1), levels=levels)
     of_rows = np.full(3000, -1, dtype=np.int8)
     of_rows[members[:600]], of_rows[members[600:]] = 0, 1
-    rows = torch.from_numpy(draw.standard_normal((3000, 2)).astype(np.float32))
+    rows = torch.from_numpy(draw.standard_normal((3000, dim)).astype(np.float32))
     table = CompressedEmbedding(spec, name="words")
     made = build_replaced(
         spec,
-        centre=torch.zeros(2),
+        centre=torch.zeros(dim),
         scale=0.01,
-        codebook=torch.from_numpy(draw.integers(-127, 128, (24, 2)).astype(np.int8)),
-        codes=np.stack([draw.integers(0, 16, 3000), draw.integers(0, 8, 3000)], axis=1).astype(np.uint8),
+        codebook=torch.from_numpy(draw.integers(-127, 128, (sum(stages), dim)).astype(np.int8)),
+        codes=np.stack([draw.integers(0, entries, 3000) for entries in stages], axis=1).astype(np.uint8),
         levels=of_rows,
         read_rows=lambda ids: rows[torch.from_numpy(ids)],
     )
