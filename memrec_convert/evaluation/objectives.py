@@ -159,6 +159,7 @@ class Ranking(Objective):
 
     @override
     def check_fit(self, labels: Tensor, outputs: Tensor, source: str) -> None:
+        outputs = tidy(outputs)
         if outputs.dim() == 2 and labels.dim() == 1 and len(labels) == len(outputs):
             refuse_targets(labels.numpy(), outputs.shape[1])
         elif labels.shape != outputs.shape:
@@ -190,7 +191,7 @@ class Ranking(Objective):
     def mean_loss(self, labels: np.ndarray, outputs: Float64, groups: np.ndarray | None) -> float | None:
         members = None if groups is None else torch.from_numpy(groups)
         found = torch.from_numpy(outputs)
-        share = _share(torch.from_numpy(labels).to(torch.float64), found, members)
+        share = _share(torch.from_numpy(labels), found, members)
         losses = -_sum_requests(share * _log_softmax(found, members), members)
         usable = _sum_requests(share, members) > 0
         return float(losses[usable].mean()) if bool(usable.any()) else None
@@ -204,7 +205,7 @@ class Ranking(Objective):
         soft = _log_softmax(outputs, groups).exp()
         if labels is None:
             return soft
-        hard = _share(labels.to(outputs.dtype), outputs, groups)
+        hard = _share(labels, outputs, groups)
         told = _spread(_sum_requests(hard, groups), hard, groups)  # 0 for a request in which nothing is relevant
         return soft * (1 - share * told) + share * hard
 
@@ -223,10 +224,6 @@ class OwnLoss(Regression):
     function: Loss
     name = "function"
     loss_name = "loss"
-
-    @override
-    def check_labels(self, labels: Tensor, source: str) -> Tensor:
-        return _to_plain(labels)
 
     @override
     def check_fit(self, labels: Tensor, outputs: Tensor, source: str) -> None:
@@ -259,7 +256,7 @@ BINARY, REGRESSION, RANKING = Objective(), Regression(), Ranking()
 def choose_objective(wanted: object) -> Objective:
     """The objective of that name, or of that loss; OptionError for anything else."""
     for one in (BINARY, REGRESSION, RANKING):
-        if wanted is None or wanted == one.name:
+        if wanted is None or (isinstance(wanted, str) and wanted == one.name):
             return one
     if not callable(wanted):
         raise OptionError(
@@ -280,7 +277,7 @@ def refuse_targets(targets: np.ndarray, candidates: int) -> None:
 
 def tidy(outputs: Tensor) -> Tensor:
     """Outputs [n] or [n, k]: a dimension of one output per sample is left out."""
-    return outputs.reshape(len(outputs)) if outputs.dim() != 1 and outputs.numel() == len(outputs) else outputs
+    return outputs.reshape(-1) if outputs.shape[1:].numel() == 1 else outputs
 
 
 def _to_plain(labels: Tensor) -> Tensor:
@@ -339,5 +336,6 @@ def _share(labels: Tensor, outputs: Tensor, groups: Tensor | None) -> Tensor:
     if labels.dim() < outputs.dim():
         refuse_targets(labels.numpy(), outputs.shape[1])
         return functional.one_hot(labels.long(), outputs.shape[1]).to(outputs.dtype)
+    labels = labels.to(outputs.dtype)
     total = _spread(_sum_requests(labels, groups), labels, groups)
     return torch.where(total > 0, labels / total.clamp(min=torch.finfo(labels.dtype).tiny), 0.0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from memrec_convert.clicklog import Batch
-from memrec_convert.errors import COMMON_FAILURES, LogError, MemrecError, ModelError, OptionError
+from memrec_convert.errors import COMMON_FAILURES, LogError, MemrecError, ModelError, OptionError, OwnCode
 from memrec_convert.evaluation.goal import Goal
 from memrec_convert.evaluation.objectives import BINARY, Objective, OwnLoss
 from memrec_convert.evaluation.scoring import Forward
@@ -276,26 +276,9 @@ def guard_goal(goal: Goal, as_called: Callable[[Forward], Forward]) -> Goal:
 
 def _call_guarded(what: str, call: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the caller's own code gives
     """Calls the caller's own code; whatever it raises becomes a ModelError that names it."""
-    with _OwnCode(what):
+    advice = f"pass forward= to call the model correctly, such as {_SHOW}."
+    with OwnCode(lambda said: ModelError(f"{what} ({said}); {advice}")):
         return call()
-
-
-class _OwnCode:
-    """The caller's own code runs inside: it may raise anything, and none of it is a fault of this package."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, MemrecError | KeyboardInterrupt | SystemExit):
-            return
-        said = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"{self.what} ({type(error).__name__}: {said}); pass forward= to call the model correctly, such as {_SHOW}."
-        ) from error
 
 
 def refuse_answer(logits: object, rows: int, *, wide: bool = False) -> None:
