@@ -227,9 +227,10 @@ class OwnLoss(Regression):
 
     @override
     def check_fit(self, labels: Tensor, outputs: Tensor, source: str) -> None:
-        if len(labels) != len(outputs):
+        rows = len(tidy(outputs))
+        if len(labels) != rows:
             raise LogError(
-                f"labels= returned {len(labels)} labels for a batch of {source}, and the model {len(outputs)} "
+                f"labels= returned {len(labels)} labels for a batch of {source}, and the model {rows} "
                 "outputs; expected as many."
             )
 
@@ -240,14 +241,25 @@ class OwnLoss(Regression):
     def run(self, model: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401 - what the loader yields
         """A batch's losses [B], or their mean; ModelError for anything else."""
         found = self.function(model, batch)
-        if not isinstance(found, Tensor) or found.dim() > 1 or not found.is_floating_point():
-            shown = f"a tensor {list(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        odd = name_odd_kind(found) if isinstance(found, Tensor) else ""
+        if not isinstance(found, Tensor) or odd or found.dim() > 1 or not found.is_floating_point():
+            shown = f"a {type(found).__name__}"
+            if isinstance(found, Tensor):
+                shown = f"a {odd} tensor" if odd else f"a tensor {list(found.shape)}"
             raise ModelError(
                 f"objective= returned {shown}; expected the losses of a batch's samples, float [B], or their mean."
             )
         if not bool(found.isfinite().all()):
             raise ModelError("objective= returned a loss that is not finite; expected a trained model without NaN.")
         return found
+
+    def check_length(self, losses: Tensor, *rows: int) -> None:
+        """ModelError for losses [n] where n is none of the numbers of samples."""
+        if losses.dim() and len(losses) not in rows:
+            raise ModelError(
+                f"objective= returned a tensor {list(losses.shape)} for a batch of {rows[0]} samples; expected a loss "
+                "per sample, or their mean, a tensor without dimensions."
+            )
 
 
 BINARY, REGRESSION, RANKING = Objective(), Regression(), Ranking()
@@ -278,6 +290,13 @@ def refuse_targets(targets: np.ndarray, candidates: int) -> None:
 def tidy(outputs: Tensor) -> Tensor:
     """Outputs [n] or [n, k]: a dimension of one output per sample is left out."""
     return outputs.reshape(-1) if outputs.shape[1:].numel() == 1 else outputs
+
+
+def name_odd_kind(found: Tensor) -> str:
+    """What keeps a tensor from being one of plain real numbers, such as "sparse_coo" or "meta"; "" where nothing."""
+    odd = {"nested": found.is_nested, "meta": found.is_meta, "quantized": found.is_quantized}
+    odd |= {str(found.layout).removeprefix("torch."): found.layout is not torch.strided, "complex": found.is_complex()}
+    return next((name for name, holds in odd.items() if holds), "")
 
 
 def _to_plain(labels: Tensor) -> Tensor:
