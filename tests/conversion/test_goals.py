@@ -291,7 +291,7 @@ def test_equal_calls_give_equal_models(world):
     [
         ({"objective": "rating"}, OptionError, "expected binary, regression, ranking"),
         ({"objective": "regression", "max_drop": 0.0}, OptionError, "the bound on the RMSE rise is 0.0"),
-        ({"objective": "regression", "max_drop": "0.01"}, OptionError, "the bound on the RMSE rise is 0.01"),
+        ({"objective": "regression", "max_drop": "0.01"}, OptionError, "the bound on the RMSE rise is '0.01'"),
         ({"metric": "auc", "max_drop": [1]}, OptionError, "expected a number above 0"),
         ({"metric": "auc", "max_drop": 0.7}, OptionError, "the bound on the AUC drop is 0.7"),
         ({"objective": "regression", "labels": lambda batch: batch[0][:5]}, LogError, "one label per output"),
