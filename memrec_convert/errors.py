@@ -24,6 +24,7 @@ MemrecError
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pickle import PickleError
 
 COMMON_FAILURES = (
@@ -127,3 +128,23 @@ class ReportError(MemrecError):
 
 class OutputError(MemrecError):
     """The target cannot be written."""
+
+
+class OwnCode:
+    """The caller's own code runs inside: it may raise anything, and none of it is a fault of this package.
+
+    refusal   the error for what it said
+    """
+
+    def __init__(self, refusal: Callable[[str], MemrecError]) -> None:
+        self.refusal = refusal
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Raises the refusal in place of the error; lets this package's own pass, and requests to stop."""
+        if error is None or isinstance(error, MemrecError | KeyboardInterrupt | SystemExit):
+            return
+        said = " ".join(str(error).split())[:300]
+        raise self.refusal(f"{type(error).__name__}: {said}") from error

@@ -47,9 +47,8 @@ common_options = add(budget_option, input_options, plan_options, tables_only_opt
     metavar="NAME",
     help="With --model: auc, gauc, rmse, mae, ndcg@K, recall@K, hit@K, mrr, MODULE:FUNCTION.",
 )
-@click.option(
-    "--higher-is-better/--lower-is-better", default=None, help="How to read a metric that is a function of your own."
-)
+@click.option("--higher-is-better", is_flag=True, help="How to read a metric that is a function of your own.")
+@click.option("--lower-is-better", is_flag=True, help="The opposite: lower values of your own metric are better.")
 @click.option("--out", metavar="FILE", help="The artifact (default: FILE with .safetensors).")
 @click.option(
     "--max-auc-drop",
@@ -75,10 +74,23 @@ common_options = add(budget_option, input_options, plan_options, tables_only_opt
 @click.option("--full", is_flag=True, help="Print the whole report, not one screen of it.")
 @force_option
 @output_options
-def convert(file: str, *, full: bool, as_json: bool, quiet: bool, **options: Any) -> None:  # noqa: ANN401
+def convert(
+    file: str,
+    *,
+    full: bool,
+    higher_is_better: bool,
+    lower_is_better: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,  # noqa: ANN401
+) -> None:
     """Convert checkpoint FILE and write artifact, report (JSON) and model card."""
     from memrec_convert.report import render_summary, render_terminal, suggest_step
 
+    if higher_is_better and lower_is_better:
+        raise click.UsageError("give either --higher-is-better or --lower-is-better, not both")
+    if higher_is_better or lower_is_better:
+        options["higher_is_better"] = higher_is_better
     run = find_converter(options)
     with Progress(quiet=quiet) as progress:
         report = run(file, progress=progress, **list_given(options))

@@ -133,10 +133,11 @@ def shrink_within(
 def check_bound(bound: float, metric: Metric = AUC) -> None:
     """OptionError for a bound that no change of the metric can be held to."""
     most = np.inf if metric.relative else LARGEST_BOUND
-    if not 0 < bound <= most or bound == np.inf:
+    if not isinstance(bound, int | float | np.floating) or not 0 < bound <= most or bound == np.inf:
         limit = "" if metric.relative else f", up to {LARGEST_BOUND}"
         what = f"{metric.title} {metric.loss_word}"
-        raise OptionError(f"the bound on the {what} is {bound}; expected a number above 0{limit}.")
+        shown = repr(bound) if isinstance(bound, str) else bound
+        raise OptionError(f"the bound on the {what} is {shown}; expected a number above 0{limit}.")
 
 
 def _with_article(what: str) -> str:

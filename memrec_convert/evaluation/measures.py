@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from memrec_convert.errors import COMMON_FAILURES, LogError, ModelError, OptionError
+from memrec_convert.errors import LogError, ModelError, OptionError, OwnCode
 from memrec_convert.evaluation.delong import SAME_MARGIN, Verdict, auc_gain, compare_auc, judge, standard_error
 from memrec_convert.evaluation.groups import RESAMPLES, Interval, group_aucs
 from memrec_convert.evaluation.metrics import Float64, auc, paired
@@ -255,14 +255,14 @@ class OwnMetric(Metric):
         return self.sign * (last - first), error
 
     def _call(self, labels: np.ndarray, outputs: np.ndarray) -> float:
-        try:
-            return float(self.function(labels, outputs))
-        except COMMON_FAILURES as error:
-            said = " ".join(str(error).split())[:300]
-            raise OptionError(
-                f"metric= failed on {len(labels)} samples ({type(error).__name__}: {said}); expected a function of "
-                "labels and outputs, two numpy arrays of equal length, that returns a number."
-            ) from error
+        failed = OwnCode(
+            lambda said: OptionError(
+                f"metric= failed on {len(labels)} samples ({said}); expected a function of labels and outputs, two "
+                "numpy arrays of equal length, that returns a number."
+            )
+        )
+        with failed:
+            return float(self.function(labels.copy(), outputs.copy()))  # it may sort or change what it is given
 
 
 def resample(change: Callable[[np.ndarray], float], count: int, resamples: int, *, seed: int, workers: int) -> Interval:
@@ -361,7 +361,10 @@ def choose_metric(wanted: object, higher_is_better: bool | None) -> Metric:
     """The metric of that name, such as "ndcg@10", or of that function; OptionError for anything else."""
     if callable(wanted) and not isinstance(wanted, str):
         if not isinstance(higher_is_better, bool):
-            raise OptionError("metric is a function; set higher_is_better to True or False.")
+            raise OptionError(
+                "metric is a function; set higher_is_better to True or False (on the command line, --higher-is-better "
+                "or --lower-is-better)."
+            )
         name = str(getattr(wanted, "__name__", type(wanted).__name__)).strip("<>")
         return OwnMetric(name, name, higher_is_better, relative=True, function=wanted)
     found = _find_metric(wanted) if isinstance(wanted, str) else None

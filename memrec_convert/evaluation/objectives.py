@@ -159,6 +159,7 @@ class Ranking(Objective):
 
     @override
     def check_fit(self, labels: Tensor, outputs: Tensor, source: str) -> None:
+        outputs = tidy(outputs)
         if outputs.dim() == 2 and labels.dim() == 1 and len(labels) == len(outputs):
             refuse_targets(labels.numpy(), outputs.shape[1])
         elif labels.shape != outputs.shape:
@@ -190,7 +191,7 @@ class Ranking(Objective):
     def mean_loss(self, labels: np.ndarray, outputs: Float64, groups: np.ndarray | None) -> float | None:
         members = None if groups is None else torch.from_numpy(groups)
         found = torch.from_numpy(outputs)
-        share = _share(torch.from_numpy(labels).to(torch.float64), found, members)
+        share = _share(torch.from_numpy(labels), found, members)
         losses = -_sum_requests(share * _log_softmax(found, members), members)
         usable = _sum_requests(share, members) > 0
         return float(losses[usable].mean()) if bool(usable.any()) else None
@@ -204,7 +205,7 @@ class Ranking(Objective):
         soft = _log_softmax(outputs, groups).exp()
         if labels is None:
             return soft
-        hard = _share(labels.to(outputs.dtype), outputs, groups)
+        hard = _share(labels, outputs, groups)
         told = _spread(_sum_requests(hard, groups), hard, groups)  # 0 for a request in which nothing is relevant
         return soft * (1 - share * told) + share * hard
 
@@ -225,14 +226,11 @@ class OwnLoss(Regression):
     loss_name = "loss"
 
     @override
-    def check_labels(self, labels: Tensor, source: str) -> Tensor:
-        return _to_plain(labels)
-
-    @override
     def check_fit(self, labels: Tensor, outputs: Tensor, source: str) -> None:
-        if len(labels) != len(outputs):
+        rows = len(tidy(outputs))
+        if len(labels) != rows:
             raise LogError(
-                f"labels= returned {len(labels)} labels for a batch of {source}, and the model {len(outputs)} "
+                f"labels= returned {len(labels)} labels for a batch of {source}, and the model {rows} "
                 "outputs; expected as many."
             )
 
@@ -243,14 +241,25 @@ class OwnLoss(Regression):
     def run(self, model: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401 - what the loader yields
         """A batch's losses [B], or their mean; ModelError for anything else."""
         found = self.function(model, batch)
-        if not isinstance(found, Tensor) or found.dim() > 1 or not found.is_floating_point():
-            shown = f"a tensor {list(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        odd = name_odd_kind(found) if isinstance(found, Tensor) else ""
+        if not isinstance(found, Tensor) or odd or found.dim() > 1 or not found.is_floating_point():
+            shown = f"a {type(found).__name__}"
+            if isinstance(found, Tensor):
+                shown = f"a {odd} tensor" if odd else f"a tensor {list(found.shape)}"
             raise ModelError(
                 f"objective= returned {shown}; expected the losses of a batch's samples, float [B], or their mean."
             )
         if not bool(found.isfinite().all()):
             raise ModelError("objective= returned a loss that is not finite; expected a trained model without NaN.")
         return found
+
+    def check_length(self, losses: Tensor, *rows: int) -> None:
+        """ModelError for losses [n] where n is none of the numbers of samples."""
+        if losses.dim() and len(losses) not in rows:
+            raise ModelError(
+                f"objective= returned a tensor {list(losses.shape)} for a batch of {rows[0]} samples; expected a loss "
+                "per sample, or their mean, a tensor without dimensions."
+            )
 
 
 BINARY, REGRESSION, RANKING = Objective(), Regression(), Ranking()
@@ -259,7 +268,7 @@ BINARY, REGRESSION, RANKING = Objective(), Regression(), Ranking()
 def choose_objective(wanted: object) -> Objective:
     """The objective of that name, or of that loss; OptionError for anything else."""
     for one in (BINARY, REGRESSION, RANKING):
-        if wanted is None or wanted == one.name:
+        if wanted is None or (isinstance(wanted, str) and wanted == one.name):
             return one
     if not callable(wanted):
         raise OptionError(
@@ -280,7 +289,14 @@ def refuse_targets(targets: np.ndarray, candidates: int) -> None:
 
 def tidy(outputs: Tensor) -> Tensor:
     """Outputs [n] or [n, k]: a dimension of one output per sample is left out."""
-    return outputs.reshape(len(outputs)) if outputs.dim() != 1 and outputs.numel() == len(outputs) else outputs
+    return outputs.reshape(-1) if outputs.shape[1:].numel() == 1 else outputs
+
+
+def name_odd_kind(found: Tensor) -> str:
+    """What keeps a tensor from being one of plain real numbers, such as "sparse_coo" or "meta"; "" where nothing."""
+    odd = {"nested": found.is_nested, "meta": found.is_meta, "quantized": found.is_quantized}
+    odd |= {str(found.layout).removeprefix("torch."): found.layout is not torch.strided, "complex": found.is_complex()}
+    return next((name for name, holds in odd.items() if holds), "")
 
 
 def _to_plain(labels: Tensor) -> Tensor:
@@ -339,5 +355,6 @@ def _share(labels: Tensor, outputs: Tensor, groups: Tensor | None) -> Tensor:
     if labels.dim() < outputs.dim():
         refuse_targets(labels.numpy(), outputs.shape[1])
         return functional.one_hot(labels.long(), outputs.shape[1]).to(outputs.dtype)
+    labels = labels.to(outputs.dtype)
     total = _spread(_sum_requests(labels, groups), labels, groups)
     return torch.where(total > 0, labels / total.clamp(min=torch.finfo(labels.dtype).tiny), 0.0)

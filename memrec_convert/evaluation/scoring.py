@@ -26,7 +26,7 @@ def score_batches(
 
     def score(batch: Any) -> np.ndarray:  # noqa: ANN401 - a batch is what the user's loader yields
         found = _call(model, batch, forward, wide=wide).detach().to("cpu", torch.float32)
-        flat = not wide or found.dim() < 2 or found.numel() == len(found)
+        flat = not wide or found.shape[1:].numel() == 1
         return (found.reshape(-1) if flat else found).numpy()
 
     parts = list(ordered_map(score, batches, workers=workers))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,7 @@ def draw(world, count, seed, *, candidates=0, unit=1.0):
     return batches
 
 
+NOTHING = tuple(torch.zeros(0, dtype=torch.long) for _ in range(3))
 CALL = {"forward": lambda model, batch: model(*batch[:2]), "labels": lambda batch: batch[2]}
 
 
@@ -288,6 +291,8 @@ def test_equal_calls_give_equal_models(world):
     [
         ({"objective": "rating"}, OptionError, "expected binary, regression, ranking"),
         ({"objective": "regression", "max_drop": 0.0}, OptionError, "the bound on the RMSE rise is 0.0"),
+        ({"objective": "regression", "max_drop": "0.01"}, OptionError, "the bound on the RMSE rise is '0.01'"),
+        ({"metric": "auc", "max_drop": [1]}, OptionError, "expected a number above 0"),
         ({"metric": "auc", "max_drop": 0.7}, OptionError, "the bound on the AUC drop is 0.7"),
         ({"objective": "regression", "labels": lambda batch: batch[0][:5]}, LogError, "one label per output"),
         ({"objective": "regression", "groups": 5}, OptionError, "groups is a int"),
@@ -295,13 +300,77 @@ def test_equal_calls_give_equal_models(world):
         ({"objective": "regression", "labels": None, "forward": CALL["forward"]}, LogError, "eval has no labels"),
         ({"objective": lambda model, batch: 1.0, "metric": "rmse"}, ModelError, "objective= returned a float"),
         ({"objective": lambda model, batch: batch.x, "metric": "rmse"}, ModelError, "objective= failed on a batch"),
+        ({"objective": lambda model, batch: batch[2][:7], "metric": "rmse"}, ModelError, "[7] for a batch of 256"),
+        ({"objective": lambda model, batch: batch[2].mean()[None], "metric": "rmse"}, ModelError, "without dimensions"),
+        ({"objective": lambda m, batch: batch[2].to_sparse(), "metric": "rmse"}, ModelError, "a sparse_coo tensor"),
+        ({"objective": lambda m, batch: batch[2].to("meta"), "metric": "rmse"}, ModelError, "a meta tensor"),
+        ({"objective": "regression", "labels": lambda batch: batch[2].sum()}, LogError, "one label per output"),
+        (
+            {"objective": "regression", "labels": lambda batch: batch[2].to_sparse()},
+            LogError,
+            "labels= returned a spars",
+        ),
+        ({"objective": "regression", "labels": lambda batch: batch[2].to("meta")}, LogError, "returned a meta tensor"),
+        ({"objective": "regression", "labels": lambda batch: batch[2] * 1j}, LogError, "returned a complex tensor"),
+        (
+            {"objective": "regression", "groups": lambda batch: batch[0].to_sparse()},
+            LogError,
+            "groups= returned a spars",
+        ),
         ({"objective": "regression", "eval": []}, LogError, "eval is empty"),
+        ({"objective": "regression", "val": [NOTHING]}, LogError, "val is empty"),
     ],
 )
 def test_wrong_choices_are_refused(world, choices, error, says):
     """One sentence says what was wrong."""
-    with pytest.raises(error, match=says):
+    with pytest.raises(error, match=re.escape(says)):
         run(Rating, world, **choices)
+
+
+@pytest.mark.parametrize(("part", "says"), [(slice(0, 0), "for each"), (slice(0, 128), "128 outputs for 256 samples")])
+def test_outputs_for_some_of_the_samples_are_refused(world, part, says):
+    """Without labels too, nothing is compared with what the model left out."""
+    halve = lambda model, batch: model(*batch[:2])[part]  # noqa: E731
+    with pytest.raises(ModelError, match=says):
+        run(Rating, world, objective="regression", forward=halve, labels=None, eval=None)
+
+
+def test_lists_without_candidates_are_refused(world):
+    """Scores [B, 0] rank nothing."""
+    none = lambda model, batch: model(*batch[:2])[:, :0]  # noqa: E731
+    with pytest.raises(ModelError, match="expected numbers for each"):
+        run(Scorer, world, objective="ranking", candidates=5, forward=none, labels=None, eval=None)
+
+
+def test_batches_without_samples_change_nothing(world):
+    """A filter may leave some batches empty: the tables and the figures are those without them."""
+    for kind, choices, candidates in (
+        (Rating, {"objective": "regression"}, 0),
+        (Scorer, {"objective": "ranking"}, 5),
+        (Rating, {"objective": lambda m, b: (m(*b[:2]) - b[2]).square(), "metric": "rmse"}, 0),
+    ):
+        full, holed = {}, {}
+        for name, seed in (("batches", 1), ("val", 2), ("eval", 3)):
+            full[name] = draw(world, 3, seed, candidates=candidates)
+            empty = tuple(part[:0] for part in full[name][0])
+            holed[name] = [empty, *full[name], empty]
+        one, two = (run(kind, world, candidates=candidates, epochs=0, **choices, **data)[1] for data in (full, holed))
+        assert one.metric == two.metric
+        assert [table.bytes_after for table in one.tables] == [table.bytes_after for table in two.tables]
+    _, report = run(Rating, world, objective="regression", **{**holed, "eval": None})
+    assert report.fine_tune["steps"] <= 5
+
+
+def test_labels_of_changing_width_are_refused(world):
+    """One batch of single labels among batches of several is no data of one model."""
+    val = draw(world, 3, 2)
+    wide = lambda batch: torch.stack([batch[2]] * (2 if batch[2] is val[1][2] else 1), dim=1)  # noqa: E731
+    with pytest.raises(LogError, match="the labels of eval have the shapes"):
+        run(Rating, world, objective="regression", eval=val, labels=wide, epochs=0)
+    train = draw(world, 3, 1)
+    wide = lambda batch: torch.stack([batch[2]] * (2 if batch[2] is train[1][2] else 1), dim=1)  # noqa: E731
+    with pytest.raises(LogError, match="expected one label per output"):
+        run(Rating, world, objective="regression", batches=train, labels=wide)
 
 
 def test_a_budget_or_a_bound_is_needed(world):

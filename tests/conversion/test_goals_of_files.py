@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import numpy as np
@@ -146,7 +147,7 @@ def test_gates_hold_the_metric(work, monkeypatch):
     ("choices", "error", "says"),
     [
         ({"model": None}, OptionError, "add --model"),
-        ({"metric": "own_goals:worst"}, OptionError, "set higher_is_better"),
+        ({"metric": "own_goals:worst"}, OptionError, "--higher-is-better or --lower-is-better"),
         ({"metric": "own_goals:missing", "higher_is_better": True}, ModelError, "--metric own_goals:missing"),
         ({"objective": "own_goals:broken", "metric": "rmse"}, ModelError, "--objective failed on a batch of the log"),
         ({"objective": "ranking"}, ModelError, "one score per sample"),
@@ -166,3 +167,28 @@ def test_wrong_choices_are_refused(work, choices, error, says):
         run(**choices)
     assert issubclass(error, MemrecError)
     assert not list(work.glob("small*"))
+
+
+def test_a_metric_cannot_be_read_both_ways(work, monkeypatch, capsys):
+    """--higher-is-better and --lower-is-better together are refused, in either order, before anything is read."""
+    ways = ["--higher-is-better", "--lower-is-better"]
+    for order in (ways, ways[::-1]):
+        words = ["memrec-convert", "rows.pt", "--budget", "9000", "--metric", "own_goals:worst", *order]
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as done:
+            main()
+        assert done.value.code == 2
+        assert "not both" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("way", ["--higher-is-better", "--lower-is-better"])
+def test_the_command_line_says_how_to_read_a_metric(work, monkeypatch, capsys, way):
+    """Either option alone reaches the report."""
+    words = ["memrec-convert", "rows.pt", "--model", "own_goals:Rating", "--objective", "regression", "--budget"]
+    words += ["9000", "--val", "val.parquet", "--data", "train.parquet", "--epochs", "0", "--out", "small.safetensors"]
+    words += ["--eval", "test.parquet", "--metric", "own_goals:worst", way, "--quiet", "--json"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code == 0
+    assert json.loads(capsys.readouterr().out)["metric"]["higher_is_better"] is (way == "--higher-is-better")

@@ -76,6 +76,37 @@ def test_a_function_is_resampled_like_the_metric_that_it_computes():
     assert own.name == "spread"
 
 
+class OddError(Exception):
+    """Of nothing that Python's own functions raise."""
+
+
+@pytest.mark.parametrize("error", [OddError, StopIteration, Exception])
+def test_whatever_a_callers_metric_raises_is_told_in_one_sentence(error):
+    """Also an exception of the caller's own."""
+
+    def fail(labels, outputs):
+        raise error("x")
+
+    with pytest.raises(OptionError, match=rf"metric= failed on 2 samples \({error.__name__}: x\)"):
+        choose_metric(fail, True).measure(Truth(np.zeros(2)), np.zeros(2))
+
+
+def test_a_metric_that_changes_its_arguments_changes_no_result():
+    """It gets copies, for each call and each model."""
+
+    def spoil(labels, outputs):
+        found = float(np.abs(labels - outputs).mean())
+        labels[:], outputs[:] = 7, 7
+        return found
+
+    labels, before, after = draw(200)
+    kept = [one.copy() for one in (labels, before, after)]
+    found = choose_metric(spoil, False).compare(Truth(labels), before, after)
+    assert found.after == pytest.approx(choose_metric("mae", None).measure(Truth(labels), after))
+    assert found.ci95[0] < found.delta < found.ci95[1]
+    assert all(np.array_equal(*pair) for pair in zip((labels, before, after), kept, strict=True))
+
+
 def test_intervals_are_the_same_for_any_number_of_workers():
     """Resamples belong to seeds, not to threads."""
     labels, before, after = draw(500)

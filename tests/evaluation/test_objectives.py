@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from memrec_convert.errors import LogError, ModelError
-from memrec_convert.evaluation.objectives import BINARY, RANKING, REGRESSION, choose_objective
+from memrec_convert.errors import LogError, ModelError, OptionError
+from memrec_convert.evaluation.objectives import BINARY, RANKING, REGRESSION, choose_objective, tidy
 
 SCORES = torch.tensor([[1.0, 0.0, -1.0], [0.5, 0.5, 2.0]])
 
@@ -82,12 +82,37 @@ def test_losses_have_the_gradients_of_their_objectives():
     assert found.tolist() == [0.5, 0.0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_candidates_number_keeps_all_its_digits(dtype):
+    """Candidate 2049 is taught as itself to a model whose numbers hold 2048 and 2050 only."""
+    found = RANKING.targets(torch.zeros(1, 2051, dtype=dtype), torch.tensor([2049.0]), 1.0, None)
+    assert int(found.argmax()) == 2049
+    assert found.dtype == dtype
+    graded = RANKING.targets(torch.zeros(1, 2, dtype=dtype), torch.tensor([[0.0, 1.0]]), 1.0, None)
+    assert graded.tolist() == [[0.0, 1.0]]
+
+
+def test_one_score_per_sample_may_have_a_dimension_of_its_own():
+    """Scores [n, 1] fit relevances [n]; lists without samples stay lists."""
+    RANKING.check_fit(torch.tensor([0.0, 1.0, 3.0]), torch.zeros(3, 1), "val")
+    assert tidy(torch.zeros(3, 1)).shape == (3,)
+    assert tidy(torch.zeros(0, 4)).shape == (0, 4)
+
+
+@pytest.mark.parametrize("wanted", [np.array(["regression", "binary"]), ["regression"], 3])
+def test_an_objective_of_no_kind_is_refused(wanted):
+    """Also where comparing it with a name gives no yes or no."""
+    with pytest.raises(OptionError, match="expected binary, regression, ranking"):
+        choose_objective(wanted)
+
+
 @pytest.mark.parametrize(
     ("objective", "labels", "outputs", "says"),
     [
         (BINARY, [0.0, 2.0], [0.1, 0.2], "not all between 0 and 1"),
         (REGRESSION, [0.0, float("nan")], [0.1, 0.2], "not all finite"),
         (REGRESSION, [0.0, 1.0, 2.0], [0.1, 0.2], "expected one label per output"),
+        (choose_objective(lambda _model, _batch: None), [0.0, float("nan")], [0.1, 0.2], "not all finite"),
         (RANKING, [-1.0, 2.0], [0.1, 0.2], "finite and 0 or above"),
         (RANKING, [0.0, 3.0], [[0.1, 0.2], [0.1, 0.2]], "whole numbers below 2"),
         (RANKING, [[0.0, 3.0, 1.0]], [[0.1, 0.2]], "a relevance for every score"),

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from memrec_convert.clicklog import Batch
-from memrec_convert.errors import COMMON_FAILURES, LogError, MemrecError, ModelError, OptionError
+from memrec_convert.errors import COMMON_FAILURES, LogError, MemrecError, ModelError, OptionError, OwnCode
 from memrec_convert.evaluation.goal import Goal
-from memrec_convert.evaluation.objectives import BINARY, Objective, OwnLoss
+from memrec_convert.evaluation.objectives import BINARY, Objective, OwnLoss, name_odd_kind
 from memrec_convert.evaluation.scoring import Forward
 
 OUTPUT_CHOICES = ("auto", "logits", "probabilities")
@@ -82,6 +82,7 @@ class LoaderBatches:
         """Returns labels float32 [rows]; LogError unless they are such as the objective has, for clicks 0 to 1."""
         assert self.labels is not None
         found = _call_guarded("labels= failed on a batch", lambda: torch.as_tensor(self.labels(batch)))  # type: ignore[misc]
+        _refuse_odd(found, "labels=", self.name)
         return self.objective.check_labels(found, self.name)
 
     def groups_of(self, batch: Any) -> Tensor | None:  # noqa: ANN401 - the protocol's
@@ -89,7 +90,8 @@ class LoaderBatches:
         if self.groups is None:
             return None
         found = _call_guarded("groups= failed on a batch", lambda: torch.as_tensor(self.groups(batch)))  # type: ignore[misc]
-        if found.is_floating_point() or found.is_complex() or found.numel() != count_rows(batch):
+        _refuse_odd(found, "groups=", self.name)
+        if found.is_floating_point() or found.numel() != count_rows(batch):
             raise LogError(
                 f"groups= returned {found.numel()} values of {found.dtype} for a batch of {self.name} of "
                 f"{count_rows(batch)} samples; expected one whole number per sample."
@@ -125,9 +127,11 @@ def make_loader(
 
 
 def _iterate(batches: Iterable[Any], name: str) -> Iterator[Any]:
-    """The batches; what the caller's own code raises becomes a LogError."""
+    """The batches that have samples; what the caller's own code raises becomes a LogError."""
     try:
-        yield from batches
+        for batch in batches:
+            if _list_lengths(batch) != {0}:
+                yield batch
     except MemrecError:
         raise
     except COMMON_FAILURES as error:
@@ -276,26 +280,9 @@ def guard_goal(goal: Goal, as_called: Callable[[Forward], Forward]) -> Goal:
 
 def _call_guarded(what: str, call: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the caller's own code gives
     """Calls the caller's own code; whatever it raises becomes a ModelError that names it."""
-    with _OwnCode(what):
+    advice = f"pass forward= to call the model correctly, such as {_SHOW}."
+    with OwnCode(lambda said: ModelError(f"{what} ({said}); {advice}")):
         return call()
-
-
-class _OwnCode:
-    """The caller's own code runs inside: it may raise anything, and none of it is a fault of this package."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, MemrecError | KeyboardInterrupt | SystemExit):
-            return
-        said = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"{self.what} ({type(error).__name__}: {said}); pass forward= to call the model correctly, such as {_SHOW}."
-        ) from error
 
 
 def refuse_answer(logits: object, rows: int, *, wide: bool = False) -> None:
@@ -310,6 +297,10 @@ def refuse_answer(logits: object, rows: int, *, wide: bool = False) -> None:
             f"{_SHOW}{part}."
         )
     _refuse_kind(logits)
+    if rows and not logits.numel():
+        raise ModelError(
+            f"the model returned a tensor of shape {list(logits.shape)} for {rows} samples; expected numbers for each."
+        )
     if wide and logits.dim() == 2 and len(logits) == rows:
         pass
     elif sum(size > 1 for size in logits.shape) > 1:
@@ -330,11 +321,26 @@ def refuse_answer(logits: object, rows: int, *, wide: bool = False) -> None:
 
 def _refuse_kind(logits: Tensor) -> None:
     """ModelError for a tensor that is not dense, or holds no floating-point numbers of 16 to 64 bits."""
-    if logits.layout is not torch.strided or logits.is_nested or logits.is_meta:
-        kind = "nested" if logits.is_nested else "meta" if logits.is_meta else str(logits.layout).removeprefix("torch.")
+    kind = name_odd_kind(logits)
+    if kind and kind != "complex":
         raise ModelError(f"the model returned a {kind} tensor; expected a plain one: change it with {_SHOW}.")
     if logits.dtype not in FLOATING:
         raise ModelError(f"the model returned {logits.dtype}; expected floating-point logits: pick them with {_SHOW}.")
+
+
+def refuse_missing(outputs: Tensor, batch: Any) -> None:  # noqa: ANN401 - what the loader yields
+    """ModelError for fewer outputs than samples, where all parts of a batch have the length that says how many."""
+    lengths = _list_lengths(batch)
+    if len(lengths) == 1 and outputs.numel() < min(lengths):
+        raise ModelError(
+            f"the model returned {outputs.numel()} outputs for {min(lengths)} samples; expected one or more for each."
+        )
+
+
+def _refuse_odd(found: Tensor, what: str, name: str) -> None:
+    """LogError for what the caller's own function gives if it holds no plain numbers."""
+    if kind := name_odd_kind(found):
+        raise LogError(f"{what} returned a {kind} tensor for a batch of {name}; expected a plain one of real numbers.")
 
 
 def refuse_probabilities(outputs: Tensor) -> None:
@@ -370,3 +376,13 @@ def count_rows(batch: Any) -> int:  # noqa: ANN401 - what the loader yields
         return int(batch.shape[0]) if batch.dim() else 1
     parts = list(batch.values()) if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else []
     return next((count_rows(part) for part in parts if isinstance(part, Tensor | tuple | list | Mapping)), 1)
+
+
+def _list_lengths(batch: Any) -> set[int]:  # noqa: ANN401 - what the loader yields
+    """The lengths of a batch's tensors."""
+    if isinstance(batch, Batch):
+        return {batch.rows}
+    if isinstance(batch, Tensor):
+        return {int(batch.shape[0])} if batch.dim() else set()
+    parts = list(batch.values()) if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else []
+    return {one for part in parts for one in _list_lengths(part)}

@@ -297,6 +297,8 @@ def _try_batch(model: OwnModel, forward: Forward, batches: LogBatches, objective
             )
         if batch.labels is not None:
             objective.check_fit(objective.check_labels(batch.labels, batches.name), logits, batches.name)
+        if isinstance(objective, OwnLoss):
+            objective.check_length(objective.run(model.module, batch), batch.rows)
         return
     if own.outputs == "logits" and len(logits) > 1 and bool(((logits >= 0) & (logits <= 1)).all()):
         raise ModelError(

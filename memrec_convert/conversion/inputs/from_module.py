@@ -21,6 +21,7 @@ from memrec_convert.conversion.inputs.batches import (
     LoaderBatches,
     count_rows,
     refuse_answer,
+    refuse_missing,
     refuse_probabilities,
 )
 from memrec_convert.conversion.inputs.finite_rows import find_nonfinite_rows, refuse_nonfinite
@@ -30,7 +31,7 @@ from memrec_convert.distill.rows import RowReader, TensorRows
 from memrec_convert.encoding.spec import TensorShapes
 from memrec_convert.errors import COMMON_FAILURES, ModelError
 from memrec_convert.evaluation.goal import CLICKS, Goal
-from memrec_convert.evaluation.objectives import OwnLoss
+from memrec_convert.evaluation.objectives import OwnLoss, tidy
 from memrec_convert.evaluation.scoring import Forward
 from memrec_convert.lookup import CompressedTable, CompressedWeight, is_plain, own_state, refuse_other_state
 from memrec_convert.lookup.copying import copy_model, list_given, warn_of_captured
@@ -372,5 +373,7 @@ def check_answers(subject: Subject, outputs: str, *more: BatchSource | None) -> 
             refuse_probabilities(logits)
         if source.has_labels:
             objective.check_fit(source.labels_of(batch), logits, source.name)
+        elif objective.wide:
+            refuse_missing(logits, batch)
         if isinstance(objective, OwnLoss):
-            objective.run(subject.model, batch)
+            objective.check_length(objective.run(subject.model, batch), count_rows(batch), len(tidy(logits)))

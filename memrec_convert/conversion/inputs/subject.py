@@ -16,6 +16,7 @@ from memrec_convert.conversion.inputs.metering import Meter, Progress, count_lar
 from memrec_convert.distill.columns import IN_MEMORY, Column, Scratch
 from memrec_convert.distill.rows import RowReader
 from memrec_convert.encoding.spec import TensorShapes, count_bytes
+from memrec_convert.errors import LogError
 from memrec_convert.evaluation.goal import CLICKS, Goal
 from memrec_convert.evaluation.measures import Truth
 from memrec_convert.evaluation.scoring import Forward, score_batches
@@ -73,6 +74,9 @@ def read_truth(source: BatchSource) -> Truth | None:
         labels.append(source.labels_of(batch).numpy())
         found = source.groups_of(batch)
         groups += [found.numpy()] if found is not None else []
+    if len(widths := {one.shape[1:] for one in labels}) > 1:
+        shown = " and ".join(str(["rows", *one]).replace("'", "") for one in sorted(widths))
+        raise LogError(f"the labels of {source.name} have the shapes {shown}; expected as many for all samples.")
     return Truth(np.concatenate(labels), np.concatenate(groups) if groups else None)
 
 

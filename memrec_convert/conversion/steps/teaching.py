@@ -139,6 +139,8 @@ def _make_lesson(subject: Subject, train: BatchSource, batch: Any, targets: str,
     own = isinstance(objective, OwnLoss)
     share = {"soft": 0.0, "labels": 1.0}.get(targets, LABEL_SHARE)
     labels = train.labels_of(batch) if train.has_labels and share and not own else None
+    if labels is not None:
+        objective.check_fit(labels, outputs, train.name)
     wanted = objective.targets(outputs, labels, share, groups)
 
     def loss(student: nn.Module) -> Tensor:
