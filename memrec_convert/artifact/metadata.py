@@ -79,7 +79,7 @@ class Metadata:
         requires = list_features(plain)
         plain |= {"format": 2, "requires": requires} if requires else {"format": 1}
         blank = canonical_json(plain | {"self": _BLANK_DIGEST})
-        return canonical_json(plain | {"self": _digest(blank.encode())})
+        return canonical_json(plain | {"self": digest_bytes(blank.encode())})
 
     def with_digests(self, tensors: Mapping[str, Tensor]) -> Metadata:
         """A copy with the digests of these tensors."""
@@ -164,10 +164,11 @@ def format_measured(value: float | None) -> str:
 
 def digest_tensor(tensor: Tensor) -> str:
     """BLAKE2b-128 of the tensor's dtype and shape, as "torch.int8 [3, 4]" and a line end, and its bytes in the file."""
-    return _digest(f"{tensor.dtype} {list(tensor.shape)}\n".encode(), tensor_bytes(tensor))
+    return digest_bytes(f"{tensor.dtype} {list(tensor.shape)}\n".encode(), tensor_bytes(tensor))
 
 
-def _digest(*parts: bytes | memoryview) -> str:
+def digest_bytes(*parts: bytes | memoryview) -> str:
+    """BLAKE2b-128 of the parts one after the other, in hex."""
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for part in parts:
         digest.update(part)

@@ -15,7 +15,7 @@ from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE, Metadata
 from memrec_convert.artifact.reader import read_artifact
 from memrec_convert.artifact.writer import KEPT_MODULE, collect_tensors, write_model
 from memrec_convert.conversion.gating import Bounds, shrink_within
-from memrec_convert.conversion.inputs.batches import count_rows, guard_forward, guard_goal, open_loaders
+from memrec_convert.conversion.inputs.batches import count_rows, guard_forward, guard_loss, open_loaders, wrap_loss
 from memrec_convert.conversion.inputs.from_module import check_answers, describe_use, make_subject, unwrap
 from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.plain_torch import plain_torch
@@ -94,7 +94,7 @@ def compress(
             allow_nonfinite=options.allow_nonfinite,
             keep=keep,
             share=inplace,
-            goal=guard_goal(goal, as_called),
+            goal=wrap_loss(goal, lambda own: as_called(guard_loss(own))),
         )
         check_answers(subject, outputs, sources[2])
         outcome = _run(subject, budget, settle_dense(subject, options), bounds, sources[2], progress, watch)

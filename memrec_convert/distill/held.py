@@ -12,9 +12,8 @@ from torch import Tensor
 from memrec_convert.distill.columns import Column, gather, slices
 from memrec_convert.distill.rows import RowReader, chunk_bounds
 from memrec_convert.distill.survey import Survey
-from memrec_convert.encoding.codecs import CODECS
 from memrec_convert.encoding.index import find_places
-from memrec_convert.encoding.spec import TableSpec, count_bytes
+from memrec_convert.encoding.spec import TableSpec, count_row_bytes
 from memrec_convert.kernels.encoder import measure_rows
 from memrec_convert.lookup import CompressedTable
 from memrec_convert.parallel import ordered_map
@@ -157,7 +156,7 @@ def finest_first(spec: TableSpec) -> list[int]:
 
     def fineness(number: int) -> tuple[int, int]:
         level = spec.levels[number]
-        stored = count_bytes(CODECS[level.codec].parts(1, spec.dim).values()) if level.kind == "rows" else 0
+        stored = count_row_bytes(level.codec, spec.dim) if level.kind == "rows" else 0
         return stored, level.depth
 
     return sorted(range(len(spec.levels)), key=fineness, reverse=True)

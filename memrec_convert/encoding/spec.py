@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -184,6 +185,12 @@ def count_bytes(shapes: Iterable[tuple[torch.dtype, tuple[int, ...]]]) -> int:
             size *= length
         total += size
     return total
+
+
+@lru_cache(maxsize=256)
+def count_row_bytes(codec: str, dim: int) -> int:
+    """Bytes of one row that is stored in a row codec."""
+    return count_bytes(CODECS[codec].parts(1, dim).values())
 
 
 def count_table_bytes(specs: Iterable[TableSpec]) -> int:

@@ -85,12 +85,26 @@ class Objective:
         return functional.binary_cross_entropy_with_logits(outputs.reshape(-1), targets, reduction="sum")
 
 
-class Regression(Objective):
+class WideObjective(Objective):
+    """Samples may have several outputs; two models are apart by the mean of `divergences`."""
+
+    wide = True
+
+    @override
+    def divergence(self, original: np.ndarray, candidate: np.ndarray, groups: np.ndarray | None) -> float:
+        if original.shape != candidate.shape:
+            raise ModelError(
+                f"the original gave outputs of shape {list(original.shape)} and the candidate of "
+                f"{list(candidate.shape)} on the same batches; expected the same from both."
+            )
+        return float(self.divergences(original.astype(np.float64), candidate.astype(np.float64), groups).mean())
+
+
+class Regression(WideObjective):
     """Numbers: learnt by squared error. Outputs diverge by their mean squared change."""
 
     name = "regression"
     loss_name = "squared error"
-    wide = True
 
     @override
     def check_labels(self, labels: Tensor, source: str) -> Tensor:
@@ -112,11 +126,6 @@ class Regression(Objective):
         return _draw_signs(outputs, number)
 
     @override
-    def divergence(self, original: np.ndarray, candidate: np.ndarray, groups: np.ndarray | None) -> float:
-        _refuse_other_shape(original, candidate)
-        return float(self.divergences(original.astype(np.float64), candidate.astype(np.float64), groups).mean())
-
-    @override
     def divergences(self, original: Float64, candidate: Float64, groups: np.ndarray | None) -> Float64:
         squares: Float64 = np.square(candidate - original).reshape(len(original), -1).mean(axis=1)
         return squares
@@ -136,7 +145,7 @@ class Regression(Objective):
         return error.square().reshape(len(outputs), -1).mean(dim=1).sum() / 2
 
 
-class Ranking(Objective):
+class Ranking(WideObjective):
     """Scores of candidates, learnt by cross-entropy of the softmax over a request's candidates.
 
     A sample is a request with k candidates (outputs [n, k]), or one candidate of a request that `groups` name ([n]).
@@ -145,7 +154,6 @@ class Ranking(Objective):
 
     name = "ranking"
     loss_name = "softmax loss"
-    wide = True
 
     @override
     def check_labels(self, labels: Tensor, source: str) -> Tensor:
@@ -174,11 +182,6 @@ class Ranking(Objective):
         chance = _log_softmax(outputs.detach().to(torch.float64), groups).exp()
         drawn = chance.sqrt() * _draw_signs(chance, number)
         return (drawn - chance * _spread(_sum_requests(drawn, groups), drawn, groups)).to(outputs.dtype)
-
-    @override
-    def divergence(self, original: np.ndarray, candidate: np.ndarray, groups: np.ndarray | None) -> float:
-        _refuse_other_shape(original, candidate)
-        return float(self.divergences(original.astype(np.float64), candidate.astype(np.float64), groups).mean())
 
     @override
     def divergences(self, original: Float64, candidate: Float64, groups: np.ndarray | None) -> Float64:
@@ -301,14 +304,6 @@ def name_odd_kind(found: Tensor) -> str:
 
 def _to_plain(labels: Tensor) -> Tensor:
     return tidy(labels.detach().to("cpu", torch.float32))
-
-
-def _refuse_other_shape(original: np.ndarray, candidate: np.ndarray) -> None:
-    if original.shape != candidate.shape:
-        raise ModelError(
-            f"the original gave outputs of shape {list(original.shape)} and the candidate of {list(candidate.shape)} "
-            "on the same batches; expected the same from both."
-        )
 
 
 def _draw_signs(outputs: Tensor, number: int) -> Tensor:

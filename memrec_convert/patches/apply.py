@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from memrec_convert.artifact.metadata import DIGEST_BYTES, digest_bytes
 from memrec_convert.errors import ArtifactError, OutputError, PatchError
 from memrec_convert.patches.blocks import change_block, edit_base, old_bytes
-from memrec_convert.patches.description import DIGEST_BYTES, Description, block_bytes, split_patch
+from memrec_convert.patches.description import Description, block_bytes, split_patch
 from memrec_convert.results import Result
 from memrec_convert.safe_files import as_path, check_target, refuse_same, write_file
 
@@ -60,7 +61,7 @@ def prove_patch(data: bytes, old: Path, where: str) -> None:
 
 
 def _refuse_other(description: Description, base: np.ndarray, old: str, patch: str) -> None:
-    if len(base) != description.old.bytes or _digest_of(base) != description.old.digest:
+    if len(base) != description.old.bytes or digest_bytes(base.data) != description.old.digest:
         raise PatchError(
             f"{patch} was not made from {old}: it is for a file of {description.old.bytes} bytes with the digest "
             f"{description.old.digest}; apply it to that one, or make a patch from this one."
@@ -75,13 +76,6 @@ def read_bytes(path: Path, error: type[ArtifactError] | type[PatchError]) -> np.
         return np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
     except (OSError, ValueError) as cause:
         raise error(f"cannot read {path}: {cause}; check the file.") from cause
-
-
-def _digest_of(data: np.ndarray) -> str:
-    found = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for start in range(0, len(data), _PIECE):
-        found.update(data[start : start + _PIECE].data)
-    return found.hexdigest()
 
 
 def _checked(description: Description, base: np.ndarray, blocks: memoryview, where: str) -> Iterator[memoryview]:

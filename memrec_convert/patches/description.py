@@ -6,7 +6,6 @@ before its declared size was.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -14,10 +13,10 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from memrec_convert.artifact.layout import LARGEST_HEADER, canonical_json
+from memrec_convert.artifact.metadata import DIGEST_BYTES, digest_bytes
 from memrec_convert.errors import PatchError
 
 MAGIC = b"memrecP1"
-DIGEST_BYTES = 16
 FRONT_BYTES = len(MAGIC) + 8
 BLOCK_BITS = 1 << 25
 MOST_ENTRY_BITS = 1 << 16
@@ -105,14 +104,6 @@ def may_be_edited(part: Part) -> bool:
     return entries <= MOST_EDITED_ENTRIES and entries * width <= MOST_EDITED_BYTES
 
 
-def digest(*parts: bytes | memoryview) -> str:
-    """BLAKE2b-128 in hex."""
-    found = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for part in parts:
-        found.update(part)
-    return found.hexdigest()
-
-
 def compress(data: bytes) -> bytes:
     """One zstd frame."""
     packed: bytes = pa.Codec("zstd", compression_level=_LEVEL).compress(data, asbytes=True)
@@ -134,7 +125,7 @@ def join_patch(description: Description, blocks: Sequence[bytes]) -> bytes:
     packed = compress(text)
     front = MAGIC + len(text).to_bytes(4, "little") + len(packed).to_bytes(4, "little")
     pieces = [front, packed, *blocks]
-    return b"".join([*pieces, bytes.fromhex(digest(*pieces))])
+    return b"".join([*pieces, bytes.fromhex(digest_bytes(*pieces))])
 
 
 def split_patch(data: memoryview, where: str) -> tuple[Description, memoryview]:
@@ -142,7 +133,7 @@ def split_patch(data: memoryview, where: str) -> tuple[Description, memoryview]:
     if bytes(data[: len(MAGIC)]) != MAGIC:
         raise PatchError(f"{where} is no patch of this program; pass the file that memrec-convert diff wrote.")
     body, end = data[:-DIGEST_BYTES], bytes(data[-DIGEST_BYTES:])
-    if len(data) < FRONT_BYTES + DIGEST_BYTES or digest(body) != end.hex():
+    if len(data) < FRONT_BYTES + DIGEST_BYTES or digest_bytes(body) != end.hex():
         raise _damaged(where, "its bytes do not match its digest")
     nbytes, stored = (int.from_bytes(body[at : at + 4], "little") for at in (len(MAGIC), len(MAGIC) + 4))
     if nbytes > LARGEST_HEADER or FRONT_BYTES + stored > len(body):

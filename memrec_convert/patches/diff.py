@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from memrec_convert.artifact.layout import build_header, order_names
-from memrec_convert.artifact.metadata import tensor_bytes
+from memrec_convert.artifact.metadata import digest_bytes, tensor_bytes
 from memrec_convert.artifact.reader import Artifact, build_modules, read_artifact
 from memrec_convert.artifact.verification import check_header
 from memrec_convert.encoding.codecs import CODECS
@@ -26,7 +26,6 @@ from memrec_convert.patches.description import (
     End,
     Part,
     block_bytes,
-    digest,
     join_patch,
     may_be_edited,
 )
@@ -83,7 +82,7 @@ def diff(old: str | Path, new: str | Path, *, out: str | Path, force: bool = Fal
     starts, ends, start = dict[str, int](), list[End](), 0
     for parts in (before, after):
         nbytes = sum(len(one) for one in parts.values())
-        ends.append(End(bytes=nbytes, digest=digest(*(one.data for one in parts.values()))))
+        ends.append(End(bytes=nbytes, digest=digest_bytes(*(one.data for one in parts.values()))))
     for name, data in before.items():
         starts[name], start = start, start + len(data)
     told, stored, changes = list[Part](), list[bytes](), list[TensorChange]()

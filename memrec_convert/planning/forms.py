@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from memrec_convert.encoding.codecs import CODECS, FINE_CODECS
+from memrec_convert.encoding.codecs import FINE_CODECS
 from memrec_convert.encoding.index import choose_index
-from memrec_convert.encoding.spec import LevelSpec, TableSpec, count_bytes
+from memrec_convert.encoding.spec import LevelSpec, TableSpec, count_bytes, count_row_bytes
 from memrec_convert.planning.curves import ListCurve, TableCurves
 
 BYTES_PER_TENSOR = 200
@@ -125,7 +125,7 @@ def _bound_bases(curves: TableCurves, curve: ListCurve, price: float, methods: s
     if methods != "int8":
         costs = np.minimum.accumulate(costs[::-1])[::-1]  # whatever is no shallower than the base
     for codec, distortion in curves.stored.items() if methods != "codes" else ():
-        stored = distortion + price * curves.class_rows * _row_bytes(codec, curves.dim)
+        stored = distortion + price * curves.class_rows * count_row_bytes(codec, curves.dim)
         costs = np.minimum(costs, stored + coded)
     books = price * curves.dim * np.cumsum([0, *curve.sizes])
     bounds: list[float] = ((costs.sum(axis=1) + books) * (1 - _ROUNDING)).tolist()
@@ -149,7 +149,7 @@ def _replaced_choice(
     ]
     for codec, distortion in curves.stored.items() if methods != "codes" else ():
         options.append(LevelChoice(codec=codec))
-        row_bytes = _row_bytes(codec, curves.dim)
+        row_bytes = count_row_bytes(codec, curves.dim)
         costs.append(distortion + price * curves.class_rows * (row_bytes + key_bits / 8))
     levels = _best_pair(curve.distortion[base], np.array(costs), options, base, curve.sizes, curves.dim * price)
     table = np.array([curve.distortion[base], *(costs[options.index(level)] for level in levels)])
@@ -165,11 +165,6 @@ def _replaced_choice(
         distortion=float(pure[taken, np.arange(pure.shape[1])].sum()),
     )
     return replace(choice, nbytes=count_form_bytes(choice, curves.rows, curves.dim))
-
-
-@lru_cache(maxsize=256)
-def _row_bytes(codec: str, dim: int) -> int:
-    return count_bytes(CODECS[codec].parts(1, dim).values())
 
 
 def _distortion(curves: TableCurves, curve: ListCurve, level: LevelChoice) -> np.ndarray:

@@ -8,8 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from memrec_convert.encoding.codecs import CODECS
-from memrec_convert.encoding.spec import TableSpec, count_bytes
+from memrec_convert.encoding.spec import TableSpec, count_row_bytes
 from memrec_convert.planning.forms import FormChoice, spec_of
 from memrec_convert.planning.search import CountFile
 
@@ -114,7 +113,7 @@ def level_costs(choice: FormChoice, rows: int, dim: int) -> list[float]:
         if level.kind == "codes":
             costs.append((spec.level_bits(level) + key_bits) / 8)
         else:
-            costs.append(count_bytes(CODECS[level.codec].parts(1, dim).values()) + key_bits / 8)
+            costs.append(count_row_bytes(level.codec, dim) + key_bits / 8)
     return costs
 
 

@@ -18,8 +18,10 @@ FormMemo = MutableMapping[tuple[int, float, bool, str, bool], FormChoice]
 """Forms that one search found and another may ask for: by table, price, thoroughness, methods and fineness."""
 
 FINE_RATIO = 30
-"""Tables are compressed so far, and no further, with the fine codecs among the forms. Beyond, codes
-are ahead of them, and files stay of format 1."""
+"""Up to this ratio of fp32 to compressed tables the fine codecs are among the forms.
+
+Beyond it, codes are ahead of them, and files stay of format 1.
+"""
 
 STEPS = 26
 ROUGH_STEPS = 14

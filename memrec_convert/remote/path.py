@@ -16,6 +16,7 @@ from urllib.request import url2pathname
 
 from memrec_convert.errors import CheckpointError
 from memrec_convert.remote.store import StoredObject, ask, connect, named, open_object, persist
+from memrec_convert.streams import SizedStream
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")  # pathlib leaves one slash of two
 _AS_WRITTEN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://(.*)", re.DOTALL)
@@ -147,28 +148,13 @@ class RemotePath(PosixPath):
         return self
 
 
-class _Ranges(io.RawIOBase):
+class _Ranges(SizedStream):
     """The raw stream of an object; what is read in order is asked for in ever larger ranges."""
 
     def __init__(self, source: StoredObject) -> None:
-        self.source, self.position = source, 0
+        super().__init__(source.size)
+        self.source = source
         self.start, self.held, self.ahead = 0, b"", _LEAST_READ
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.source.size}[whence]
-        if base + offset < 0:
-            raise OSError(errno.EINVAL, "a place before the object's first byte")
-        self.position = base + offset
-        return self.position
-
-    def tell(self) -> int:
-        return self.position
 
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401
         view = memoryview(buffer).cast("B")

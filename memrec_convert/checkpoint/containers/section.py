@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
+
+from memrec_convert.streams import SizedStream
 
 
 @dataclass(frozen=True)
@@ -50,28 +50,13 @@ class _Wary(io.BufferedReader):
         return super().read(size)
 
 
-class _Window(io.RawIOBase):
+class _Window(SizedStream):
     """The raw stream of a section."""
 
     def __init__(self, section: Section) -> None:
-        self.section, self.position = section, 0
+        super().__init__(section.nbytes)
+        self.section = section
         self.file = section.path.open("rb")
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.section.nbytes}[whence]
-        if base + offset < 0:
-            raise OSError(errno.EINVAL, "a place before the section's first byte")
-        self.position = base + offset
-        return self.position
-
-    def tell(self) -> int:
-        return self.position
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         wanted = min(len(buffer), max(self.section.nbytes - self.position, 0))

@@ -264,18 +264,22 @@ def guard_forward(forward: Forward, outputs: str) -> Forward:
     return run
 
 
-def guard_goal(goal: Goal, as_called: Callable[[Forward], Forward]) -> Goal:
-    """Wraps a loss of the caller's own: it runs as `as_called` has it, and its failures become ModelErrors."""
+def wrap_loss(goal: Goal, wrap: Callable[[Forward], Forward]) -> Goal:
+    """The goal with a loss of the caller's own as `wrap` has it; any other as it is."""
     objective = goal.objective
     if not isinstance(objective, OwnLoss):
         return goal
-    own = objective.function
+    return replace(goal, objective=replace(objective, function=wrap(objective.function)))
+
+
+def guard_loss(own: Forward) -> Forward:
+    """The caller's own loss, whose failures become ModelErrors."""
 
     def run(model: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401 - what the loader yields
         found: Tensor = _call_guarded("objective= failed on a batch", lambda: own(model, batch))
         return found
 
-    return replace(goal, objective=replace(objective, function=as_called(run)))
+    return run
 
 
 def _call_guarded(what: str, call: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the caller's own code gives

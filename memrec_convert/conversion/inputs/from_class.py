@@ -22,27 +22,14 @@ from torch import Tensor, nn
 from memrec_convert.checkpoint import SourceModel, StateDict, StoredTensor, read_state, verify_storage
 from memrec_convert.checkpoint.state_dict import strip_name
 from memrec_convert.clicklog import Batch
+from memrec_convert.conversion.inputs.batches import wrap_loss
 from memrec_convert.conversion.inputs.from_checkpoint import LogBatches, LogChoices
 from memrec_convert.conversion.inputs.from_module import make_subject as make_module_subject
 from memrec_convert.conversion.inputs.subject import Subject
-from memrec_convert.errors import CheckpointError, ModelError, OptionError
+from memrec_convert.errors import CheckpointError, ModelError, OptionError, OwnCode
 from memrec_convert.evaluation.goal import CLICKS, Goal, choose_goal
 from memrec_convert.evaluation.objectives import BINARY, Objective, OwnLoss, tidy
 from memrec_convert.evaluation.scoring import Forward
-
-_FAILURES = (
-    ImportError,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""Errors that a caller's own class, constructor or forward may raise."""
 
 _KEYS = ("args", "init_args", "forward", "outputs", "inputs", "dense", "dense_transform")
 _CLASS_KEYS = {"class_path", "init_args"}
@@ -231,7 +218,7 @@ def make_own_subject(
 ) -> tuple[Subject, tuple[str, ...]]:
     """Returns the subject and warnings; it tries one batch first, to refuse a wrong forward before any work."""
     forward = model.own.runner(model.module, wide=goal.objective.wide)
-    goal = _guard_goal(goal)
+    goal = wrap_loss(goal, _guard_loss)
     for batches in (train, hold_out, judged):
         if batches is not None:
             _try_batch(model, forward, batches, goal.objective)
@@ -267,18 +254,14 @@ def choose_log_goal(objective: object, metric: object, higher_is_better: bool | 
     return goal
 
 
-def _guard_goal(goal: Goal) -> Goal:
-    """The goal with whatever a loss of the user's own raises turned into a ModelError."""
-    objective = goal.objective
-    if not isinstance(objective, OwnLoss):
-        return goal
-    loss = objective.function
+def _guard_loss(own: Forward) -> Forward:
+    """The user's own loss, whose failures become ModelErrors."""
 
     def run(model: nn.Module, batch: Batch) -> Tensor:
         with _own_failures("--objective failed on a batch of the log"):
-            return loss(model, batch)
+            return own(model, batch)
 
-    return replace(goal, objective=replace(objective, function=cast("Forward", run)))
+    return cast("Forward", run)
 
 
 def _try_batch(model: OwnModel, forward: Forward, batches: LogBatches, objective: Objective) -> None:
@@ -350,14 +333,9 @@ def _check_signature(name: str, model: nn.Module) -> None:
         )
 
 
-@contextmanager
-def _own_failures(what: str) -> Iterator[None]:
+def _own_failures(what: str) -> OwnCode:
     """Turns whatever the caller's own code raises into a ModelError of one sentence."""
-    try:
-        yield
-    except _FAILURES as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        raise ModelError(f"{what}: {type(error).__name__}: {reason}.") from error
+    return OwnCode(lambda said: ModelError(f"{what}: {said.rstrip('.')}."))
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from memrec_convert.conversion.inputs.batches import (
     refuse_answer,
     refuse_missing,
     refuse_probabilities,
+    wrap_loss,
 )
 from memrec_convert.conversion.inputs.finite_rows import find_nonfinite_rows, refuse_nonfinite
 from memrec_convert.conversion.inputs.lookups import LookupPoint, WatchedLookups, count_lookups
@@ -111,9 +112,7 @@ def make_subject(
     subject = Subject(
         twin, tuple(sites), watch(forward), shapes, None, aliases, train, hold_out, uncopied=uncopied, goal=goal
     )
-    if isinstance(goal.objective, OwnLoss):
-        watched = replace(goal.objective, function=watch(goal.objective.function))
-        subject = replace(subject, goal=replace(goal, objective=watched))
+    subject = replace(subject, goal=wrap_loss(goal, watch))
     counted = [None if one is None else count_lookups(subject, one) for one in (train, hold_out)]
     return replace(subject, counts=counted[0]), tuple(warnings)
 
