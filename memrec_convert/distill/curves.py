@@ -25,7 +25,7 @@ FINE_SAMPLE_ROWS = 1024
 """Of the sample, those on which fine codecs are measured: their encoder searches."""
 FP16_END = 65_504.0
 KMEANS_ITERATIONS = 10
-CHOOSING_ITERATIONS = 4
+CHOOSING_ITERATIONS = 5
 """Of the lists of a large table, until one is chosen: about enough to tell them apart."""
 
 
