@@ -14,7 +14,7 @@ import torch
 
 from memrec_convert.clicklog.block import MISSING_ID, Block, Ragged
 from memrec_convert.clicklog.schema import ColumnChoice, LogSchema
-from memrec_convert.errors import IdRangeError, LogError
+from memrec_convert.errors import CheckpointError, IdRangeError, LogError
 
 _ADVICE = (
     "; give missing values an id of their own, as in training, and write whole numbers as integers: "
@@ -185,9 +185,11 @@ def transform_dense(dense: np.ndarray, transform: str, names: tuple[str, ...], *
 
 @contextmanager
 def arrow_errors(where: str) -> Iterator[None]:
-    """Failures of pyarrow and of the file system as LogError naming `where`."""
+    """Failures of pyarrow, of the file system and of a store as LogError naming `where`."""
     try:
         yield
+    except CheckpointError as error:  # of an object of a store
+        raise LogError(str(error)) from error
     except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
         no_id = _NO_ID.search(str(error))
         if no_id is not None:
