@@ -80,6 +80,19 @@ def _show_first(column: pa.Array) -> str:
     return f" (first: {str(known[0].as_py())[:40]!r})" if len(known) else ""
 
 
+def read_names(column: pa.Array, *, where: str) -> pa.DictionaryArray:
+    """A column of tables' names as a dictionary that holds each name of these rows once; LogError for other values."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if str(column.type) == "string_view":
+        column = column.cast(pa.string())
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise LogError(f"{where}: found values of type {column.type}, expected the tables' names as strings.")
+    if column.null_count:
+        raise LogError(f"{where}: found {column.null_count:,} missing names; name a table in every row.")
+    return column.dictionary_encode()
+
+
 def read_bags(column: pa.Array, table: tuple[str, int], schema: LogSchema, *, where: str) -> Ragged:
     """A column of id lists (a null list is an empty one) or of single ids as a ragged column."""
     if not is_list(column.type):

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -16,7 +19,7 @@ from memrec_convert.artifact.reader import build_modules, read_artifact
 from memrec_convert.cli.commands import cli
 from memrec_convert.conversion.inputs import workspace
 from memrec_convert.distill import rows as rows_module
-from memrec_convert.errors import ArtifactError, OptionError
+from memrec_convert.errors import ArtifactError, LogError, OptionError
 from memrec_convert.planning import search
 from memrec_convert.report import Report
 
@@ -157,6 +160,115 @@ def test_tables_may_grow_and_shrink(tiny: TinyModel, yesterday: Path, tmp_path: 
     assert (found["tables"][0]["rows_before"], found["tables"][0]["rows"]) == (ROWS[0], ROWS[0] + by)
     assert "emb_l.0" in found["says"]
     verify(tmp_path / "new.safetensors", against=today)
+
+
+def renumber(state: dict[str, torch.Tensor]) -> np.ndarray:
+    """Shuffles the rows of the first table, of which 9 are gone and 4 new; the earlier row of each, -1 for new."""
+    draw = np.random.default_rng(5)
+    weight = state["emb_l.0.weight"]
+    origins = np.append(draw.permutation(len(weight))[:-9], np.full(4, -1))
+    draw.shuffle(origins)
+    state["emb_l.0.weight"] = torch.where(torch.from_numpy(origins >= 0)[:, None], weight[origins], 0.01)
+    return origins
+
+
+def write_row_map(path: Path, origins: np.ndarray, table: str = "emb_l.0") -> Path:
+    """A row map of one table: parquet, or CSV by its suffix."""
+    new = np.flatnonzero(origins >= 0)
+    lines = pa.table({"table": [table] * len(new), "new": new, "old": origins[new]})
+    (pacsv.write_csv if path.suffix == ".csv" else pq.write_table)(lines, path)
+    return path
+
+
+def test_rows_that_were_renumbered_keep_their_codes(tiny: TinyModel, yesterday: Path, tmp_path: Path) -> None:
+    """With a row map a table whose rows were shuffled keeps nine codes in ten; without, hardly any."""
+    origins = np.zeros(0)
+
+    def change(state: dict[str, torch.Tensor]) -> None:
+        nonlocal origins
+        origins = renumber(state)
+
+    today = write_today(tiny, tmp_path / "today.pt", change)
+    made = []
+    for name in ("map.parquet", "map.csv"):
+        rows = write_row_map(tmp_path / name, origins)
+        found = told(convert(today, like=yesterday, row_map=rows, out=tmp_path / f"{name}.safetensors"))
+        made.append((tmp_path / f"{name}.safetensors").read_bytes())
+    assert made[0] == made[1]
+    table = found["tables"][0]
+    assert found["reason"] == ""
+    assert table["renumbered"] == ((origins >= 0) & (origins != np.arange(len(origins)))).sum()
+    assert table["kept"] > 0.9 * table["coded"] > 1000
+    assert f"{table['renumbered']:,} rows had another number" in found["says"]
+    old, new = codes_of(yesterday)["emb_l.0"], codes_of(tmp_path / "map.csv.safetensors")["emb_l.0"]
+    if not table["refitted"]:
+        known = origins >= 0
+        assert (old[origins[known]] == new[known]).all(axis=1).mean() > 0.9
+    verify(tmp_path / "map.csv.safetensors", against=today)
+    alone = told(convert(today, like=yesterday, out=tmp_path / "alone.safetensors"))["tables"][0]
+    assert alone["kept"] < 0.5 * table["kept"]
+
+
+def test_large_tables_that_were_renumbered_keep_their_codes(
+    tiny: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that are not listed have their number, or are new where another row has taken it."""
+    monkeypatch.setattr(rows_module, "LARGE_ELEMENTS", 1000)
+    monkeypatch.setattr(workspace, "HELD_BYTES", 0)
+    convert(tiny.bare, BUDGET, out=tmp_path / "old", epochs=0)
+
+    def swap(state: dict[str, torch.Tensor]) -> None:
+        state["emb_l.0.weight"][:500] = state["emb_l.0.weight"][:500].flip(0)
+
+    today = write_today(tiny, tmp_path / "today.pt", swap)
+    rows = write_row_map(tmp_path / "map.parquet", np.arange(500)[::-1].copy())
+    found = told(convert(today, like=tmp_path / "old", row_map=rows, out=tmp_path / "new"))
+    table = found["tables"][0]
+    assert table["renumbered"] == 500
+    assert table["kept"] > 0.95 * table["coded"] > 1000
+    alone = told(convert(today, like=tmp_path / "old", out=tmp_path / "alone"))["tables"][0]
+    assert alone["kept"] < table["kept"] - 100
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([("emb_l.0", 2000, 1)], r"> old: found 2000, expected rows of the earlier table 'emb_l\.0', 0 to 1999"),
+        ([("emb_l.0", 1, 2000)], r"> new: found 2000, expected rows of today's table 'emb_l\.0', 0 to 1999"),
+        ([("emb_l.0", -1, 3)], r"> old: found -1"),
+        ([("emb_l.0", 1, 7), ("emb_l.0", 2, 7)], r"row 7 of table 'emb_l\.0' stands there twice"),
+        ([("emb_l.9", 1, 2)], r"no table 'emb_l\.9' is in both models.*inspect"),
+        ([("emb_l.0", 1.5, 2)], r"(?s)whole|integer"),
+        ([("emb_l.0", None, 2)], r"missing"),
+        ([(None, 1, 2)], r"missing"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_a_row_map_that_cannot_be_is_one_sentence(
+    tiny: TinyModel, yesterday: Path, tmp_path: Path, lines: list[tuple[Any, ...]], said: str, suffix: str
+) -> None:
+    """Rows beyond their tables, a row with two origins, unknown tables, other values: named, and nothing is written."""
+    table = pa.table(dict(zip(("table", "old", "new"), map(list, zip(*lines, strict=True)), strict=True)))
+    if table.schema.field("table").type == pa.null():
+        table = table.set_column(0, "table", pa.array([None], pa.string()))
+    if table.schema.field("old").type == pa.null():
+        table = table.set_column(1, "old", pa.array([None], pa.int64()))
+    path = tmp_path / f"map.{suffix}"
+    (pacsv.write_csv if suffix == "csv" else pq.write_table)(table, path)
+    with pytest.raises(LogError, match=said):
+        convert(tiny.bare, like=yesterday, row_map=path, out=tmp_path / "new")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_row_map_needs_an_earlier_artifact_and_its_columns(tiny: TinyModel, yesterday: Path, tmp_path: Path) -> None:
+    """Without --like, without the file, and with other columns: one sentence each."""
+    with pytest.raises(OptionError, match="--like"):
+        convert(tiny.bare, BUDGET, row_map=tmp_path / "map.csv", out=tmp_path / "new")
+    with pytest.raises(LogError, match=r"map\.csv does not exist"):
+        convert(tiny.bare, like=yesterday, row_map=tmp_path / "map.csv", out=tmp_path / "new")
+    (tmp_path / "map.csv").write_text("table,before,after\nemb_l.0,1,2\n")
+    with pytest.raises(LogError, match="columns table, before, after; expected table, old, new"):
+        convert(tiny.bare, like=yesterday, row_map=tmp_path / "map.csv", out=tmp_path / "new")
 
 
 def test_where_a_fresh_fit_is_better_it_is_made(tiny: TinyModel, yesterday: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 
 from memrec_convert.artifact.metadata import Metadata
 from memrec_convert.conversion.inputs.metering import Stopwatch
+from memrec_convert.conversion.inputs.row_map import read_row_map
 from memrec_convert.conversion.inputs.subject import Progress, Subject, TableSite
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.ageing import AgeingSample, measure_fresh, refine_whole, refit, sample_ageing
@@ -86,6 +87,7 @@ def carry_over(
 
     `describe` gives the metadata of files whose weights come from a source. The fit has weights and no curves.
     """
+    origins = _read_origins(subject, like)
     source, fault = choose_source(subject, options.weights)
     with watch.stage("weights"):
         weights = tuple(weigh_tables(subject, source, options, progress))
@@ -97,7 +99,7 @@ def carry_over(
     with watch.stage("carry over"):
         for number, (site, weight) in enumerate(zip(subject.sites, weights, strict=True)):
             progress("carry over", number, len(subject.sites))
-            found.append(_carry_table(subject, site, like.tables[site.name], weight, options))
+            found.append(_carry_table(subject, site, like.tables[site.name], weight, options, origins.get(site.name)))
         progress("carry over", len(subject.sites), len(subject.sites))
     modules = tuple(one.module for one in found)
     nbytes = make_counter(subject, describe(source), oov=options.oov)([module.spec for module in modules])
@@ -125,6 +127,14 @@ def _find_hindrance(subject: Subject, like: Yesterday) -> str:
     return f"its table {min(gone)} is gone" if gone else ""
 
 
+def _read_origins(subject: Subject, like: Yesterday) -> dict[str, np.ndarray]:
+    """Which rows the rows of renumbered tables were."""
+    if like.row_map is None:
+        return {}
+    sites = [site for site in subject.sites if site.name in like.tables]
+    return read_row_map(like.row_map, {site.name: (like.tables[site.name].spec.rows, site.rows) for site in sites})
+
+
 @dataclass(frozen=True)
 class _CarriedTable:
     module: CompressedModule
@@ -133,17 +143,20 @@ class _CarriedTable:
 
 
 def _carry_table(
-    subject: Subject, site: TableSite, before: CompressedModule, weights: TableWeights, options: Options
+    subject: Subject,
+    site: TableSite,
+    before: CompressedModule,
+    weights: TableWeights,
+    options: Options,
+    origins: np.ndarray | None,
 ) -> _CarriedTable:
-    spec, levels = _fit_rows(before, site.rows)
-    told = TakenTable(site.name, before.spec.rows, site.rows)
+    spec, levels, had = _fit_rows(before, site.rows, origins)
+    told = TakenTable(site.name, before.spec.rows, site.rows, renumbered=_count_renumbered(origins))
     if spec.form == "kept":
         return _CarriedTable(make_module(site, spec, keep_rows(spec, read_chunks(site.reader)), oov=options.oov), told)
 
     survey, stages = _read_books(subject, site, before, spec, weights)
-    held, widest = hold_codes(
-        site.reader, survey, before, depths_of(spec, levels[: before.spec.rows]), workers=options.workers
-    )
+    held, widest = hold_codes(site.reader, survey, before, had, workers=options.workers, origins=origins)
     levels = exchange_levels(spec, levels, survey.values)
     place = _Place(site.reader, spec, levels, options)
     values, survey = survey, replace(survey, values=subject.scratch.column(site.rows, np.float32))
@@ -230,21 +243,38 @@ class _Place:
         return float(survey.values[:][stored].sum(dtype=np.float64))
 
 
-def _fit_rows(before: CompressedModule, rows: int) -> tuple[TableSpec, np.ndarray]:
-    """The spec of a table that may have grown or shrunk, and the level of each row, int8 [rows]; -1 for new ones."""
+def _fit_rows(
+    before: CompressedModule, rows: int, origins: np.ndarray | None
+) -> tuple[TableSpec, np.ndarray, np.ndarray]:
+    """The spec of a table that may have grown or shrunk, and the level of each row, int8 [rows]; -1 for new ones.
+
+    With the depths of rows that were there, int8: of the first ones, or of all, 0 for new ones, where `origins` tells.
+    """
     spec = replace(before.spec, rows=rows)
     levels = np.full(rows, -1, dtype=np.int8)
     if spec.form == "kept":
-        return spec, levels
-    shared = min(rows, before.spec.rows)
-    levels[:shared] = before.forms_of_rows().numpy()[:shared] - 1
+        return spec, levels, levels
+    held = before.forms_of_rows().numpy() - 1
+    if origins is None:
+        shared = min(rows, before.spec.rows)
+        levels[:shared] = held[:shared]
+    else:
+        levels[origins >= 0] = held[origins[origins >= 0]]
     counts = [int(np.count_nonzero(levels == number)) for number in range(len(spec.levels))]
     here = [number for number, count in enumerate(counts) if count]
     renumbered = np.array([-1, *(here.index(n) if n in here else -1 for n in range(len(counts)))], dtype=np.int8)
     kept = tuple(replace(spec.levels[number], index=choose_index(rows, counts[number])) for number in here)
     deepest = max([spec.base_depth, *(level.depth for level in kept)])
     spec = replace(spec, levels=kept, stages=spec.stages[:deepest], shifts=spec.shifts[:deepest])
-    return spec, renumbered[levels + 1]
+    levels = renumbered[levels + 1]
+    if origins is None:
+        return spec, levels, depths_of(spec, levels[: before.spec.rows])
+    return spec, levels, np.where(origins >= 0, depths_of(spec, levels), 0).astype(np.int8)
+
+
+def _count_renumbered(origins: np.ndarray | None) -> int:
+    """The rows that had another number."""
+    return 0 if origins is None else int(np.count_nonzero((origins >= 0) & (origins != np.arange(len(origins)))))
 
 
 def _with_books(before: CompressedModule, survey: Survey, stages: Sequence[Stage]) -> CompressedModule:
