@@ -304,6 +304,18 @@ def test_what_cannot_be_taken_over_is_converted_anew(tiny: TinyModel, yesterday:
     assert "emb_l.2 is gone" in less["reason"]
 
 
+@pytest.mark.parametrize("share", [0.999, 0.99, 0.982])
+def test_what_has_grown_is_taken_from_a_level(tiny: TinyModel, yesterday: Path, tmp_path: Path, share: float) -> None:
+    """A file that would be up to 2 % beyond the budget keeps the plan, and a level gives up its least worthy rows."""
+    budget = int(share * yesterday.stat().st_size)
+    report = convert(tiny.bare, budget, like=yesterday, out=tmp_path / "new.safetensors")
+    found = told(report)
+    assert found["reason"] == ""
+    assert sum(table["kept"] for table in found["tables"]) > 0.9 * sum(table["coded"] for table in found["tables"])
+    assert 0.97 * budget < (tmp_path / "new.safetensors").stat().st_size <= budget
+    verify(tmp_path / "new.safetensors", against=tiny.bare)
+
+
 def test_threads_do_not_change_the_file(tiny: TinyModel, yesterday: Path, tmp_path: Path) -> None:
     """One thread and three write the same bytes."""
     today = write_today(tiny, tmp_path / "today.pt", move_some)
