@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import TypeVar
@@ -35,6 +35,40 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], *, wo
         finally:
             for future in pending:
                 future.cancel()
+
+
+class Crew:
+    """Who shares the passes of a conversion: here the threads of this process, elsewhere several processes too.
+
+    Between two calls all members do the same. A name tells a call, and what its results depend on, from all others.
+    """
+
+    leads = True
+    """Whether this process evaluates and writes."""
+
+    def map(
+        self,
+        name: str,
+        function: Callable[[Item], Result],
+        items: Sequence[Item],
+        *,
+        workers: int = 1,
+        block: int = 1,
+        classes: Sequence[type] = (),
+    ) -> Iterator[Result]:
+        """`function` of each item, in the items' order, each computed by one member; all members get all results.
+
+        `block` items at a time go to one member. Results consist of plain values, tensors, arrays and the dataclasses
+        `classes`.
+        """
+        return ordered_map(function, items, workers=workers)
+
+    def decide(self, name: str, make: Callable[[], Result], classes: Sequence[type] = ()) -> Result:
+        """What `make` gives to the member that leads."""
+        return make()
+
+
+ALONE = Crew()
 
 
 @contextmanager

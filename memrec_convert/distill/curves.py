@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,78 +13,102 @@ from torch import Tensor
 
 from memrec_convert.distill.columns import IN_MEMORY, Scratch, gather
 from memrec_convert.distill.rows import RowReader, is_large, read_chunks
-from memrec_convert.distill.stages import FittedList, SampleRows, fit_lists
+from memrec_convert.distill.stages import FittedList, SampleRows, Stage, fit_lists
 from memrec_convert.distill.survey import Sample, Survey, ValueClasses, draw_sample, group_by_value
 from memrec_convert.encoding.codecs import CODECS, FINE_CODECS
 from memrec_convert.kernels.encoder import measure_rows
-from memrec_convert.planning.curves import STAGE_LISTS, ListCurve, TableCurves
+from memrec_convert.parallel import ALONE, Crew
+from memrec_convert.planning.curves import ListCurve, TableCurves
 
 SAMPLE_ROWS = 32_768
 FINE_SAMPLE_ROWS = 1024
 """Of the sample, those on which fine codecs are measured: their encoder searches."""
 FP16_END = 65_504.0
 KMEANS_ITERATIONS = 10
+CHOOSING_ITERATIONS = 4
+"""Of the lists of a large table, until one is chosen: about enough to tell them apart."""
 
 
 @dataclass(frozen=True)
 class TableFit:
-    """The fit behind the curves: what the chosen list is finished from."""
+    """What a table's form is chosen by, and the chosen list fitted to."""
 
     survey: Survey
     classes: ValueClasses
     sample: Sample
-    lists: Mapping[tuple[int, ...], FittedList]
     curves: TableCurves
 
 
-def fit_table(
+def measure_table(
     name: str,
     reader: RowReader,
     survey: Survey,
     *,
     replaceable: bool,
     seed: int,
-    lists: Sequence[tuple[int, ...]] = STAGE_LISTS,
     fine: bool = False,
     sample_rows: int = SAMPLE_ROWS,
     scratch: Scratch = IN_MEMORY,
     workers: int = 1,
+    crew: Crew = ALONE,
+    label: str = "",
 ) -> TableFit:
-    """Fits every stage list on a sample and measures every form; a table that is not replaceable only as kept.
+    """Draws the sample and measures every form that needs no codebook; a table that is not replaceable only as kept.
 
     fine: whether a budget may reach the codecs between codes and int8 rows.
 
-    What a large table loses as kept comes from the sample too, and the sample's distances are not held.
+    What a large table loses as kept comes from the sample too.
     """
     rows, dim = reader.shape
-    large = is_large(reader.shape)
     classes = group_by_value(survey.values, scratch=scratch)
-    sample = draw_sample(reader, survey, size=sample_rows, seed=seed, workers=workers)
-    number = torch.from_numpy(gather(classes.number, sample.numbers).astype(np.int64))
-    fitted: dict[tuple[int, ...], FittedList] = {}
-    curves = list[ListCurve]()
-    # The empty list is the mean row alone; longer ones than the table could fill are not worth fitting.
-    useful = [(), *(sizes for sizes in lists if sum(sizes) <= 2 * rows)] if replaceable else []
-    for one in fit_lists(
-        sample.rows, survey.metric, useful, scale=survey.scale, iterations=KMEANS_ITERATIONS, seed=seed
-    ):
-        curves.append(ListCurve(one.sizes, _sum_by_class(one.distances, sample, number, classes)))
-        fitted[one.sizes] = replace(one, distances=torch.zeros(0)) if large else one
+    sample = draw_sample(reader, survey, size=sample_rows, seed=seed, workers=workers, crew=crew, label=label)
     at_zero = measure_rows(sample.rows.residual, metric=survey.metric)[0]
+    table = TableCurves(name, rows, dim, classes.rows, (), {}, {})
+    fit = TableFit(survey, classes, sample, table)
     stored = {}
     for codec in ("int8",) if replaceable else ():
         distances = torch.stack([at_zero, codec_distance(sample.rows.residual + survey.centre, survey.metric, codec)])
-        stored[codec] = _sum_by_class(distances, sample, number, classes)[1]
+        stored[codec] = _sum_by_class(distances, sample, _class_of(fit), classes)[1]
     coarse = [codec for codec in CODECS if codec not in FINE_CODECS]
-    if large:
+    if is_large(reader.shape):
         kept = {codec: _estimate_kept(sample, survey, codec) for codec in coarse}
     else:
         kept = {codec: _kept_distortion(reader, survey, codec) for codec in coarse}
     if fine and replaceable:
-        stored |= _measure_fine(sample, survey, at_zero, number, classes)
+        stored |= _measure_fine(sample, survey, at_zero, _class_of(fit), classes)
         kept |= {codec: float(stored[codec].sum()) for codec in FINE_CODECS}
-    table = TableCurves(name, rows, dim, classes.rows, tuple(curves), stored, kept)
-    return TableFit(survey, classes, sample, fitted, table)
+    alone = (ListCurve((), classes.energy[None]),) if replaceable else ()  # the empty list is the mean row
+    return replace(fit, curves=replace(table, lists=alone, stored=stored, kept=kept))
+
+
+def group_lists(rows: int, lists: Sequence[tuple[int, ...]]) -> list[tuple[tuple[int, ...], ...]]:
+    """The lists that a table of so many rows could fill, those that begin alike together."""
+    useful = sorted(sizes for sizes in lists if sizes and sum(sizes) <= 2 * rows)
+    return [tuple(group) for _, group in itertools.groupby(useful, key=lambda sizes: sizes[0])]
+
+
+def measure_lists(fit: TableFit, lists: Sequence[tuple[int, ...]], *, seed: int) -> tuple[ListCurve, ...]:
+    """What these lists of stages would cost, fitted on the table's sample."""
+    found, number = [], _class_of(fit)
+    large = is_large((fit.curves.rows, fit.curves.dim))
+    for one in _fit_lists(fit, lists, CHOOSING_ITERATIONS if large else KMEANS_ITERATIONS, seed):
+        found.append(ListCurve(one.sizes, _sum_by_class(one.distances, fit.sample, number, fit.classes)))
+    return tuple(found)
+
+
+def fit_stages(fit: TableFit, sizes: tuple[int, ...], *, seed: int) -> tuple[Stage, ...]:
+    """The stages of a list, fitted on the table's sample."""
+    return next(_fit_lists(fit, [sizes], KMEANS_ITERATIONS, seed)).stages
+
+
+def _fit_lists(fit: TableFit, lists: Sequence[tuple[int, ...]], iterations: int, seed: int) -> Iterator[FittedList]:
+    survey = fit.survey
+    return fit_lists(fit.sample.rows, survey.metric, lists, scale=survey.scale, iterations=iterations, seed=seed)
+
+
+def _class_of(fit: TableFit) -> Tensor:
+    """The class of each row of the sample, int64 [n]."""
+    return torch.from_numpy(gather(fit.classes.number, fit.sample.numbers).astype(np.int64))
 
 
 def _measure_fine(

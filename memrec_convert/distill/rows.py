@@ -12,6 +12,9 @@ from torch import Tensor
 
 BYTES_PER_CHUNK = 4 << 20
 
+CHUNKS_PER_RANGE = 32
+"""Neighbouring chunks that one process takes at a time, where several share a pass."""
+
 LARGE_ELEMENTS = 1 << 25
 """Numbers of a table (rows times dim) beyond which passes over all its rows are counted.
 
@@ -36,6 +39,10 @@ class RowReader(Protocol):
         """float32, C-contiguous, the caller's own."""
         ...
 
+    def read_ids(self, ids: np.ndarray) -> np.ndarray:
+        """The rows of these rising row numbers (int64 [n]), as `read_rows` returns them."""
+        ...
+
 
 @dataclass(frozen=True)
 class TensorRows:
@@ -51,6 +58,10 @@ class TensorRows:
     def read_rows(self, start: int, stop: int) -> np.ndarray:
         """A float32 copy."""
         return self.tensor.detach()[start:stop].to("cpu", torch.float32, copy=True).contiguous().numpy()
+
+    def read_ids(self, ids: np.ndarray) -> np.ndarray:
+        """A float32 copy."""
+        return self.tensor.detach()[torch.from_numpy(ids)].to("cpu", torch.float32).contiguous().numpy()
 
 
 def rows_per_chunk(dim: int) -> int:

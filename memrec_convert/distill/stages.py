@@ -64,16 +64,16 @@ def fit_lists(
     points = in_metric(sample.residual, metric)
     start = _Prefix((), (), sample.residual, points, (measure_rows(points)[0],))
     memory: dict[tuple[int, ...], _Prefix] = {(): start}
-    for sizes in sorted(lists):
-        memory = {key: prefix for key, prefix in memory.items() if key == sizes[: len(key)]}
-        for depth in range(1, len(sizes) + 1):
-            beginning = sizes[:depth]
-            if beginning not in memory:
-                generator = seeded_generator(seed, *beginning)
-                memory[beginning] = _extend(
-                    memory[beginning[:-1]], beginning[-1], sample.weights, metric, scale, iterations, generator
-                )
-        full = memory[sizes]
+    ordered = sorted(lists)
+    for number, sizes in enumerate(ordered):
+        later = {one[:depth] for one in ordered[number + 1 :] for depth in range(len(one))}
+        memory = {key: prefix for key, prefix in memory.items() if key in later or key == sizes[: len(key)]}
+        full = memory[max((key for key in memory if key == sizes[: len(key)]), key=len)]
+        for depth in range(len(full.sizes) + 1, len(sizes) + 1):
+            generator = seeded_generator(seed, *sizes[:depth])
+            full = _extend(full, sizes[depth - 1], sample.weights, metric, scale, iterations, generator)
+            if full.sizes in later:
+                memory[full.sizes] = full
         yield FittedList(sizes, full.stages, torch.stack(full.distances))
 
 

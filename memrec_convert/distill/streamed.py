@@ -18,7 +18,7 @@ from memrec_convert.distill.columns import Column, slices
 from memrec_convert.distill.curves import TableFit, codec_distance
 from memrec_convert.distill.held import HeldCodes
 from memrec_convert.distill.refine import refine_table
-from memrec_convert.distill.rows import RowReader, TensorRows, chunk_bounds
+from memrec_convert.distill.rows import CHUNKS_PER_RANGE, RowReader, TensorRows, chunk_bounds
 from memrec_convert.distill.stages import Stage, books_in_metric, encode_rows
 from memrec_convert.distill.survey import Survey
 from memrec_convert.encoding.bits import pack_codes
@@ -26,13 +26,16 @@ from memrec_convert.encoding.build import LevelContent
 from memrec_convert.encoding.codecs import CODECS
 from memrec_convert.encoding.spec import TableSpec
 from memrec_convert.kernels.encoder import search_codes
-from memrec_convert.parallel import ordered_map
+from memrec_convert.parallel import ALONE, Crew
 
 MOST_CANDIDATES = 1 << 25
 """Ids of all tables together that may get into a level: each is held with what it loses there, some 16 bytes."""
 
 BEAM = 2
 """Partial codes kept in the search: for tens of millions of rows, a wider one takes most of the time of all."""
+
+SPARSE = 32
+"""Where fewer than one row in so many is wanted, rows are read one by one."""
 
 CANDIDATES_PER_MEMBER = 2
 LEAST_CANDIDATES = 1 << 16
@@ -98,6 +101,8 @@ def measure_levels(
     ids: np.ndarray,
     *,
     workers: int,
+    crew: Crew = ALONE,
+    label: str = "",
 ) -> np.ndarray:
     """What each of these rising ids loses at each level, float32 [levels, ids]; a level as in `code_table`."""
     rows, dim = reader.shape
@@ -106,10 +111,14 @@ def measure_levels(
 
     def measure(bounds: tuple[int, int]) -> tuple[int, Tensor, np.ndarray]:
         low, high = np.searchsorted(ids, bounds)
-        numbers = ids[low:high].astype(np.int64) - bounds[0]
+        own = ids[low:high].astype(np.int64)
+        numbers = own - bounds[0]
         if not len(numbers):
             return int(low), torch.zeros(len(levels), 0), np.zeros(0, dtype=np.float32)
-        chunk = torch.from_numpy(reader.read_rows(*bounds)[numbers])
+        if len(own) * SPARSE < bounds[1] - bounds[0]:
+            chunk = torch.from_numpy(reader.read_ids(own))
+        else:
+            chunk = torch.from_numpy(reader.read_rows(*bounds)[numbers])
         _, distances = encode_rows(chunk, survey.metric, stages[:deepest], scale=survey.scale, centre=survey.centre)
         wanted = [
             distances[level] if isinstance(level, int) else codec_distance(chunk, survey.metric, level)
@@ -117,7 +126,8 @@ def measure_levels(
         ]
         return int(low), torch.stack(wanted), survey.weights[slice(*bounds)][numbers]
 
-    for low, distances, weights in ordered_map(measure, chunk_bounds(rows, dim), workers=workers):
+    bounds = chunk_bounds(rows, dim)
+    for low, distances, weights in crew.map(label, measure, bounds, workers=workers, block=CHUNKS_PER_RANGE):
         losses[:, low : low + len(weights)] = distances.numpy() * weights
     return losses
 
@@ -141,8 +151,10 @@ def code_rows(
     held: HeldCodes | None = None,
     lost: Column | None = None,
     beam: int = BEAM,
+    crew: Crew = ALONE,
+    label: str = "",
 ) -> CodedRows:
-    """Every row coded as its level (int8 [rows], -1: the base) asks, in one pass.
+    """Every row coded as its level (int8 [rows], -1: the base) asks, in one pass; `label` names it to the crew.
 
     held: codes that rows had before, which they keep where those still serve. `lost` (float32 [rows]) takes what each
     row loses.
@@ -159,9 +171,9 @@ def code_rows(
     base = np.zeros(spec.tensors()["base"][1] if spec.base_bits() else 0, dtype=np.uint8)
     members = [_Held() for _ in spec.levels]
     loss, kept = 0.0, 0
-    for (start, stop), chunk in zip(
-        chunk_bounds(rows, dim), ordered_map(code, chunk_bounds(rows, dim), workers=workers), strict=True
-    ):
+    bounds = chunk_bounds(rows, dim)
+    found = crew.map(label, code, bounds, workers=workers, block=CHUNKS_PER_RANGE, classes=(_Chunk,))
+    for (start, stop), chunk in zip(bounds, found, strict=True):
         first = start * spec.base_bits() // 8  # chunks begin at multiples of 8 rows, so at whole bytes
         base[first : first + len(chunk.base)] = chunk.base
         loss += float(chunk.lost.sum(dtype=np.float64))

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from memrec_convert.distill.columns import IN_MEMORY, Column, Scratch, gather, slices
-from memrec_convert.distill.rows import RowReader, chunk_bounds
+from memrec_convert.distill.rows import CHUNKS_PER_RANGE, RowReader, chunk_bounds, rows_per_chunk
 from memrec_convert.distill.stages import SampleRows, seeded_generator
 from memrec_convert.kernels.encoder import measure_rows, sum_by_nearest
-from memrec_convert.parallel import ordered_map
+from memrec_convert.parallel import ALONE, Crew
 
 CLASSES_PER_OCTAVE = 2
 _LOWEST_CLASS, _HIGHEST_CLASS = -160, 160
@@ -64,9 +64,19 @@ class Sample:
 
 
 def survey_table(
-    reader: RowReader, weights: Column, metric: Tensor, *, scratch: Scratch = IN_MEMORY, workers: int = 1
+    reader: RowReader,
+    weights: Column,
+    metric: Tensor,
+    *,
+    scratch: Scratch = IN_MEMORY,
+    workers: int = 1,
+    crew: Crew = ALONE,
+    label: str = "",
 ) -> Survey:
-    """Two passes over the rows: the weighted centre, then each row's value. Rows must be finite."""
+    """Two passes over the rows: the weighted centre, then each row's value. Rows must be finite.
+
+    `label` tells the crew this table's passes from others.
+    """
     rows, dim = reader.shape
     bounds = chunk_bounds(rows, dim)
     total, mass = torch.zeros(dim, dtype=torch.float64), 0.0
@@ -75,7 +85,7 @@ def survey_table(
         chunk, weight = torch.from_numpy(reader.read_rows(*part)), torch.from_numpy(weights[slice(*part)])
         return sum_by_nearest(chunk, weight, torch.zeros(len(chunk), dtype=torch.int64), 1)
 
-    for own, sums in ordered_map(add_up, bounds, workers=workers):
+    for own, sums in crew.map(f"centre, {label}", add_up, bounds, workers=workers, block=CHUNKS_PER_RANGE):
         total += sums[0]
         mass += float(own)
     centre = (total / max(mass, 1e-30)).to(torch.float32)
@@ -84,7 +94,8 @@ def survey_table(
     def measure(part: tuple[int, int]) -> tuple[Tensor, float]:
         return measure_rows(torch.from_numpy(reader.read_rows(*part)), centre=centre, metric=metric)
 
-    for part, (distance, largest) in zip(bounds, ordered_map(measure, bounds, workers=workers), strict=True):
+    found = crew.map(f"values, {label}", measure, bounds, workers=workers, block=CHUNKS_PER_RANGE)
+    for part, (distance, largest) in zip(bounds, found, strict=True):
         values[slice(*part)] = weights[slice(*part)] * distance.numpy()
         widest = max(widest, largest)
     return Survey(centre, metric, weights, values, widest)
@@ -114,7 +125,9 @@ def _key_of(values: np.ndarray) -> np.ndarray:
     return key
 
 
-def draw_sample(reader: RowReader, survey: Survey, *, size: int, seed: int, workers: int = 1) -> Sample:
+def draw_sample(
+    reader: RowReader, survey: Survey, *, size: int, seed: int, workers: int = 1, crew: Crew = ALONE, label: str = ""
+) -> Sample:
     """About `size` rows, drawn in proportion to the root of their value (all of them where the table is smaller)."""
     rows, _ = reader.shape
     chances = _Chances(survey.values, size)
@@ -127,7 +140,7 @@ def draw_sample(reader: RowReader, survey: Survey, *, size: int, seed: int, work
         numbers.append(drawn + part.start)
         inverse.append((1.0 / chance[drawn]).astype(np.float32))
     drawn = np.concatenate(numbers)
-    picked = torch.from_numpy(_gather_rows(reader, drawn, workers)) - survey.centre
+    picked = torch.from_numpy(_gather_rows(reader, drawn, workers, crew, label)) - survey.centre
     stands_for = torch.from_numpy(np.concatenate(inverse))
     weights = torch.from_numpy(gather(survey.weights, drawn)) * stands_for
     return Sample(drawn, SampleRows(picked, weights), stands_for)
@@ -159,16 +172,13 @@ class _Chances:
         return float(sum(self.of(part).sum() for part in slices(len(self.values))))
 
 
-def _gather_rows(reader: RowReader, numbers: np.ndarray, workers: int) -> np.ndarray:
-    """The rows of these rising numbers, read chunk by chunk in the order of the file."""
+def _gather_rows(reader: RowReader, numbers: np.ndarray, workers: int, crew: Crew, label: str) -> np.ndarray:
+    """The rows of these rising numbers, range by range in the order of the file."""
     rows, dim = reader.shape
-    picked = np.empty((len(numbers), dim), dtype=np.float32)
+    step = CHUNKS_PER_RANGE * rows_per_chunk(dim)
+    parts = np.split(numbers, np.searchsorted(numbers, np.arange(step, rows, step)))
 
-    def pick(bounds: tuple[int, int]) -> None:
-        low, high = np.searchsorted(numbers, bounds)
-        if high > low:
-            picked[low:high] = reader.read_rows(*bounds)[numbers[low:high] - bounds[0]]
+    def pick(own: np.ndarray) -> np.ndarray:
+        return reader.read_ids(own)
 
-    for _ in ordered_map(pick, chunk_bounds(rows, dim), workers=workers):
-        pass
-    return picked
+    return np.concatenate(list(crew.map(f"sample, {label}", pick, parts, workers=workers)))

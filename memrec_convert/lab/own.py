@@ -11,7 +11,7 @@ from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.shrink import shrink
 from memrec_convert.conversion.steps.fitting import Fitted, fit_subject
 from memrec_convert.distill.curves import TableFit
-from memrec_convert.distill.stages import FittedList, SampleRows, Stage
+from memrec_convert.distill.stages import SampleRows, Stage
 from memrec_convert.distill.survey import Sample, Survey, ValueClasses
 from memrec_convert.distill.weights import TableWeights
 from memrec_convert.errors import BudgetTooSmallError, OptionError
@@ -19,19 +19,7 @@ from memrec_convert.lab.contest import Contest, Made
 from memrec_convert.planning.curves import ListCurve, TableCurves
 from memrec_convert.units import parse_budget
 
-_CLASSES = (
-    Fitted,
-    FittedList,
-    ListCurve,
-    Sample,
-    SampleRows,
-    Stage,
-    Survey,
-    TableCurves,
-    TableFit,
-    TableWeights,
-    ValueClasses,
-)
+_CLASSES = (Fitted, ListCurve, Sample, SampleRows, Stage, Survey, TableCurves, TableFit, TableWeights, ValueClasses)
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,12 @@ class MeteredRows:
         self.meter.add(rows.nbytes)
         return rows
 
+    def read_ids(self, ids: np.ndarray) -> np.ndarray:
+        """As the inner reader's."""
+        rows = self.inner.read_ids(ids)
+        self.meter.add(rows.nbytes)
+        return rows
+
 
 def count_large_bytes(readers: Sequence[RowReader]) -> int:
     """Bytes of one pass over the large ones among them, as float32."""

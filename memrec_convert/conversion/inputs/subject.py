@@ -20,6 +20,7 @@ from memrec_convert.errors import LogError
 from memrec_convert.evaluation.goal import CLICKS, Goal
 from memrec_convert.evaluation.measures import Truth
 from memrec_convert.evaluation.scoring import Forward, score_batches
+from memrec_convert.parallel import ALONE, Crew
 
 __all__ = ["BatchSource", "Progress", "Subject", "TableSite"]
 
@@ -135,6 +136,7 @@ class Subject:
     meter    counts what is read of large tables
     uncopied what copies of the model share with it
     goal     what the outputs are for, and what a conversion is judged by
+    crew     who shares the work
     """
 
     model: nn.Module
@@ -154,6 +156,7 @@ class Subject:
     meter: Meter = field(default_factory=Meter)
     uncopied: tuple[object, ...] = ()
     goal: Goal = CLICKS
+    crew: Crew = ALONE
 
     @property
     def large_bytes(self) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from memrec_convert.artifact.dense import round_tensor
 from memrec_convert.conversion.inputs.subject import Subject, TableSite
 from memrec_convert.conversion.options import Options
-from memrec_convert.conversion.steps.fitting import Fitted
+from memrec_convert.conversion.steps.fitting import Fitted, fit_chosen
 from memrec_convert.distill.curves import TableFit
 from memrec_convert.distill.finish import CodedTable, code_table
 from memrec_convert.distill.refine import refine_table
@@ -70,11 +70,15 @@ class Search:
         curves = [fit.curves for fit in self.fitted.fits]
         return plan_tables(curves, self.budget_bytes, count or self.count, methods=methods, memo=self.fitted.forms)
 
+    def stages(self, number: int, sizes: tuple[int, ...]) -> tuple[Stage, ...]:
+        """The codebooks of a table's list, as `fit_chosen` has fitted them."""
+        return self.fitted.stages[number, sizes] if sizes else ()
+
     def code(self, number: int, sizes: tuple[int, ...]) -> CodedTable:
         """Codes and losses of a table at every depth of a list, and as stored int8 rows last."""
         key, fit = (number, sizes), self.fitted.fits[number]
         if key not in self.coded:
-            stages = fit.lists[sizes].stages if sizes else ()
+            stages = self.stages(number, sizes)
             levels = [*range(len(stages) + 1), "int8"]
 
             def make() -> CodedTable:
@@ -110,6 +114,8 @@ def assign_members(search: Search, plan: TablePlan, count: CountFile | None = No
 
 def _assign(search: Search, choices: Sequence[FormChoice], price: float, count: CountFile | None) -> Membership | None:
     candidates, sites = [], search.subject.sites
+    chosen = [(number, choice.sizes) for number, choice in enumerate(choices) if not choice.kept]
+    fit_chosen(search.subject, search.fitted, chosen, search.options)
     most = MOST_CANDIDATES // max(1, sum(is_large(site.reader.shape) for site in sites))
     for number, (site, choice) in enumerate(zip(sites, choices, strict=True)):
         if choice.kept:
@@ -132,16 +138,19 @@ def _assign(search: Search, choices: Sequence[FormChoice], price: float, count: 
 def _find_candidates(search: Search, number: int, choice: FormChoice, *, most: int) -> LevelCandidates:
     """The ids of a large table that the plan's levels may take, and what they lose there."""
     site, fit = search.subject.sites[number], search.fitted.fits[number]
-    stages = fit.lists[choice.sizes].stages if choice.sizes else ()
+    stages = search.stages(number, choice.sizes)
     levels = [choice.base_depth, *(level.codec or level.depth for level in choice.levels)]
     ids, losses = np.zeros(0, dtype=np.int64), np.zeros((len(levels), 0), dtype=np.float32)
     if choice.levels:
         ids = rank_ids(fit.survey.values, wanted=sum(choice.counts), most=most)
 
-        def make() -> np.ndarray:
-            return measure_levels(site.reader, fit.survey, stages, levels, ids, workers=search.options.workers)
+        name = f"levels of {number} {choice.sizes} {levels} {len(ids)}"
 
-        losses = search.subject.work.recall(f"levels of {number} {choice.sizes} {levels} {len(ids)}", make, ())
+        def make() -> np.ndarray:
+            shared: dict[str, Any] = {"workers": search.options.workers, "crew": search.subject.crew, "label": name}
+            return measure_levels(site.reader, fit.survey, stages, levels, ids, **shared)
+
+        losses = search.subject.work.recall(name, make, ())
     return LevelCandidates(choice, site.rows, site.dim, tuple(stage.shift for stage in stages), losses, ids)
 
 
@@ -153,13 +162,17 @@ def build_tables(
     `groups` are the hashed tokens of the specs that have some; the distortion counts the mean row in their place.
     """
     modules, distortion = list[CompressedModule](), 0.0
+    refined = _refine_large(search, members)
     for number, (site, spec) in enumerate(zip(search.subject.sites, members.specs, strict=True)):
         choice, levels = members.choices[number], members.levels[number]
         if spec.form == "kept":
             tensors, loss = keep_rows(spec, read_chunks(site.reader)), choice.distortion
         else:
-            make = partial(_build_replaced, search, number, spec, choice, levels)
             name = ("" if search.refine else "plain ") + _name_finished(number, spec, choice, levels)
+            if number in refined:
+                make = partial(_code_large, search, number, spec, refined[number], levels, name)
+            else:
+                make = partial(_build_replaced, search, number, spec, choice, levels)
             tensors, loss = search.subject.work.recall(name, make, ())
         distortion += loss
         group = groups[spec.hashing.group] if groups and spec.hashing else None
@@ -178,8 +191,6 @@ def _build_replaced(
 ) -> tuple[dict[str, Tensor], float]:
     """Tensors and distortion of a replaced table."""
     site, fit = search.subject.sites[number], search.fitted.fits[number]
-    if is_large(site.reader.shape):
-        return _build_large(search, number, spec, choice, levels)
     coded = search.code(number, choice.sizes)
     stages = coded.stages[: len(spec.stages)]
     if not search.refine:
@@ -192,16 +203,31 @@ def _build_replaced(
     return tensors, loss
 
 
-def _build_large(
-    search: Search, number: int, spec: TableSpec, choice: FormChoice, levels: np.ndarray
+def _refine_large(search: Search, members: Membership) -> dict[int, tuple[Stage, ...]]:
+    """The codebooks of every large table that is replaced, refined on its sample for the depths that the plan gave."""
+    subject, sites = search.subject, search.subject.sites
+    specs = {n: spec for n, spec in enumerate(members.specs) if spec.form != "kept" and is_large(sites[n].reader.shape)}
+    stages = {n: search.stages(n, members.choices[n].sizes)[: len(spec.stages)] for n, spec in specs.items()}
+    if not search.refine or not specs:
+        return stages
+
+    def refine(number: int) -> tuple[Stage, ...]:
+        depths = depths_of(specs[number], members.levels[number])
+        return refine_on_sample(search.fitted.fits[number], stages[number], depths, workers=1)
+
+    names = [_name_finished(n, spec, members.choices[n], members.levels[n]) for n, spec in specs.items()]
+    found = subject.crew.map(f"refined {names}", refine, list(specs), workers=search.options.workers, classes=(Stage,))
+    return dict(zip(specs, found, strict=True))
+
+
+def _code_large(
+    search: Search, number: int, spec: TableSpec, stages: Sequence[Stage], levels: np.ndarray, name: str
 ) -> tuple[dict[str, Tensor], float]:
-    """Tensors and distortion of a large table: codebooks refined on the sample, and one pass over the rows."""
-    site, fit, workers = search.subject.sites[number], search.fitted.fits[number], search.options.workers
-    stages = fit.lists[choice.sizes].stages[: len(spec.stages)] if choice.sizes else ()
-    if search.refine:
-        stages = refine_on_sample(fit, stages, depths_of(spec, levels), workers=workers)
-    coded = code_rows(site.reader, fit.survey, stages, spec, levels, workers=workers)
-    return join_replaced(spec, **frame_of(fit.survey, stages), base=coded.base, levels=coded.levels), coded.loss
+    """Tensors and distortion of a large table: one pass over the rows."""
+    site, survey = search.subject.sites[number], search.fitted.fits[number].survey
+    shared: dict[str, Any] = {"workers": search.options.workers, "crew": search.subject.crew, "label": name}
+    coded = code_rows(site.reader, survey, stages, spec, levels, **shared)
+    return join_replaced(spec, **frame_of(survey, stages), base=coded.base, levels=coded.levels), coded.loss
 
 
 def _refine(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from memrec_convert.conversion.inputs.metering import Stopwatch, count_large_bytes
-from memrec_convert.conversion.inputs.subject import Progress, Subject
+from memrec_convert.conversion.inputs.subject import Progress, Subject, TableSite
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.weighting import choose_source, weigh_tables
-from memrec_convert.distill.curves import SAMPLE_ROWS, TableFit, fit_table
+from memrec_convert.distill.curves import SAMPLE_ROWS, TableFit, fit_stages, group_lists, measure_lists, measure_table
 from memrec_convert.distill.rows import is_large
-from memrec_convert.distill.stages import FittedList, SampleRows, Stage
+from memrec_convert.distill.stages import SampleRows, Stage
 from memrec_convert.distill.survey import Sample, Survey, ValueClasses, survey_table
 from memrec_convert.distill.weights import TableWeights
-from memrec_convert.parallel import ordered_map
+from memrec_convert.parallel import ALONE, ordered_map
 from memrec_convert.planning.curves import STAGE_LISTS, ListCurve, TableCurves
 from memrec_convert.planning.search import FormMemo, takes_fine_codecs
 
@@ -27,16 +29,19 @@ LEAST_SAMPLE_ROWS = 4096
 MOST_LARGE_FITS = 2
 """Fits at a time where tables are large: each takes a few hundred megabytes beside its sample."""
 
-
-FIT_CLASSES = (FittedList, ListCurve, Sample, SampleRows, Stage, Survey, TableCurves, TableFit, ValueClasses)
+FIT_CLASSES = (ListCurve, Sample, SampleRows, Survey, TableCurves, TableFit, ValueClasses)
 """The dataclasses of which a fit consists."""
+
+
+ListKey = tuple[int, tuple[int, ...]]
+"""A table's number, and one of its stage lists."""
 
 
 @dataclass(frozen=True)
 class Fitted:
     """Where the weights came from, the weights, and the fit of every table; and what searches for plans share.
 
-    `fault`: why the optimizer's state is not used, though there is one.
+    `fault`: why the optimizer's state is not used, though there is one. `stages`: of the lists that plans have chosen.
     """
 
     source: str
@@ -44,6 +49,7 @@ class Fitted:
     fits: tuple[TableFit, ...]
     fault: str = ""
     forms: FormMemo = field(default_factory=dict, compare=False, repr=False)
+    stages: dict[ListKey, tuple[Stage, ...]] = field(default_factory=dict, compare=False, repr=False)
 
 
 def fit_subject(
@@ -70,36 +76,64 @@ def fit_subject(
             weights = [TableWeights(found[n].survey.weights, found[n].survey.metric) for n in range(len(names))]
         else:
             weights = weigh_tables(subject, source, options, progress)
-    missing = [number for number in range(len(names)) if number not in found]
-    order = sorted(missing, key=lambda number: -subject.sites[number].rows)
 
-    def fit(number: int) -> TableFit:
+    def measure(number: int) -> tuple[int, TableFit]:
         site, weight = subject.sites[number], weights[number]
-        survey = survey_table(site.reader, weight.rows, weight.metric, scratch=subject.scratch, workers=options.workers)
-        replaceable = options.method != "memrec" and options.may_replace(site.rows, site.nbytes)
-        made = fit_table(
-            site.name,
-            site.reader,
-            survey,
-            replaceable=replaceable,
-            seed=options.seed,
-            lists=lists,
-            fine=fine,
-            sample_rows=sample_rows,
-            scratch=subject.scratch,
-            workers=options.workers,
-        )
+        large = is_large(site.reader.shape)
+        shared: dict[str, Any] = {"scratch": subject.scratch, "workers": options.workers if large else 1}
+        shared |= {"label": names[number], "crew": subject.crew if large else ALONE}
+        survey = survey_table(site.reader, weight.rows, weight.metric, **shared)
+        choices: dict[str, Any] = {"replaceable": _is_replaceable(site, options), "sample_rows": sample_rows}
+        made = measure_table(site.name, site.reader, survey, seed=options.seed, fine=fine, **choices, **shared)
         subject.work.keep(names[number], made, FIT_CLASSES)
-        return made
+        return number, made
+
+    missing = sorted((n for n in range(len(names)) if n not in found), key=lambda n: -subject.sites[n].rows)
+    large, small = ([n for n in missing if is_large(subject.sites[n].reader.shape) == kind] for kind in (True, False))
+    reading = PASSES_TO_FIT * count_large_bytes([subject.sites[number].reader for number in missing])
+    with watch.stage("fit"), subject.meter.stage("fit tables", reading, progress):
+        found.update(map(measure, large))
+        found.update(ordered_map(measure, small, workers=options.workers))
+        fits = list[TableFit]()
+        for one in _fit_curves(subject, about, [found[number] for number in range(len(names))], lists, options):
+            fits.append(one)
+            if not reading:
+                progress("fit tables", len(fits), len(names))
+    return Fitted(source, tuple(weights), tuple(fits), fault)
+
+
+def _is_replaceable(site: TableSite, options: Options) -> bool:
+    return options.method != "memrec" and options.may_replace(site.rows, site.nbytes)
+
+
+def _fit_curves(
+    subject: Subject, about: str, measured: Sequence[TableFit], lists: Sequence[tuple[int, ...]], options: Options
+) -> Iterator[TableFit]:
+    """The tables' fits with the curves of all lists that each may take; `about` is what they depend on."""
+    groups = [group_lists(site.rows, lists) if _is_replaceable(site, options) else [] for site in subject.sites]
+    tasks = [(number, group) for number, own in enumerate(groups) for group in own]
+
+    def fit(task: tuple[int, tuple[tuple[int, ...], ...]]) -> tuple[ListCurve, ...]:
+        return measure_lists(measured[task[0]], task[1], seed=options.seed)
 
     workers = min(options.workers, MOST_LARGE_FITS) if subject.large_bytes else options.workers
-    reading = PASSES_TO_FIT * sum(count_large_bytes([subject.sites[number].reader]) for number in order)
-    with watch.stage("fit"), subject.meter.stage("fit tables", reading, progress):
-        for number, one in zip(order, ordered_map(fit, order, workers=workers), strict=True):
-            found[number] = one
-            if not reading:
-                progress("fit tables", len(found), len(names))
-    return Fitted(source, tuple(weights), tuple(found[number] for number in range(len(names))), fault)
+    curves = subject.crew.map(f"curves, {about}", fit, tasks, workers=workers, classes=(ListCurve,))
+    for one, own in zip(measured, groups, strict=True):
+        lists_of = [*one.curves.lists, *(curve for _ in own for curve in next(curves))]
+        yield replace(one, curves=replace(one.curves, lists=tuple(lists_of)))
+
+
+def fit_chosen(subject: Subject, fitted: Fitted, keys: Iterable[ListKey], options: Options) -> None:
+    """Fits the lists that a plan has chosen and none before it."""
+    missing = [key for key in dict.fromkeys(keys) if key[1] and key not in fitted.stages]
+
+    def fit(key: ListKey) -> tuple[Stage, ...]:
+        return fit_stages(fitted.fits[key[0]], key[1], seed=options.seed)
+
+    workers = min(options.workers, MOST_LARGE_FITS) if subject.large_bytes else options.workers
+    name = f"stages of {missing}, {fitted.source}"
+    found = subject.crew.map(name, fit, missing, workers=workers, classes=(Stage,))
+    fitted.stages.update(zip(missing, found, strict=True))
 
 
 def _choose_sample(subject: Subject) -> int:
