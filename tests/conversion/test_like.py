@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,10 @@ import torch
 from memrec_convert import apply, convert, diff, verify
 from memrec_convert.artifact.reader import build_modules, read_artifact
 from memrec_convert.cli.commands import cli
+from memrec_convert.clicklog import SyntheticSpec, write_synthetic_log
 from memrec_convert.conversion.inputs import workspace
+from memrec_convert.conversion.measuring import carried
+from memrec_convert.conversion.steps import carrying
 from memrec_convert.distill import rows as rows_module
 from memrec_convert.errors import ArtifactError, LogError, OptionError
 from memrec_convert.planning import search
@@ -119,9 +123,8 @@ def test_large_tables_are_taken_over_from_a_sample(
     assert 0.85 * coded["coded"] < coded["kept"] < coded["coded"]
     assert (tmp_path / "1").read_bytes() == (tmp_path / "3").read_bytes()
     with_them = verify(tmp_path / "1", against=today).against["tables"]
-    convert(today, BUDGET, out=tmp_path / "fresh", epochs=0)
-    alone = verify(tmp_path / "fresh", against=today).against["tables"]
-    assert with_them[0]["relative_error"] < 1.1 * alone[0]["relative_error"]
+    before = verify(tmp_path / "old", against=tiny.bare).against["tables"]
+    assert with_them[0]["relative_error"] < 1.1 * before[0]["relative_error"]
 
 
 def test_a_day_without_change_changes_next_to_nothing(tiny: TinyModel, yesterday: Path, tmp_path: Path) -> None:
@@ -285,6 +288,35 @@ def test_where_a_fresh_fit_is_better_it_is_made(tiny: TinyModel, yesterday: Path
     assert found["says"].startswith("Converted anew")
     convert(today, BUDGET, out=tmp_path / "fresh.safetensors", epochs=0)
     assert (tmp_path / "like.safetensors").read_bytes() == (tmp_path / "fresh.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_where_a_fresh_conversion_ranks_better_it_is_made(
+    tiny: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    """Yesterday's plan was made for other weights; whatever its distortion, its AUC on a large hold-out is lower."""
+    monkeypatch.setattr(carrying, "MOST_LOST", float("inf"))
+    if large:
+        monkeypatch.setattr(rows_module, "LARGE_ELEMENTS", 1000)
+        monkeypatch.setattr(workspace, "HELD_BYTES", 0)
+    spec = SyntheticSpec(tables=ROWS, dense=2, train_rows=1, val_rows=100_000, test_rows=1)
+    logs = {"data": tiny.train, "val": write_synthetic_log(spec, tmp_path / "logs").val, "assume": {"pairs": "lower"}}
+    convert(tiny.bare, "8kB", weights="uniform", out=tmp_path / "old")
+    found = told(convert(tiny.bare, like=tmp_path / "old", out=tmp_path / "new", **logs, epochs=0))
+    says = "AUC drop of 0\\.0.* a fresh fit of a sample loses .* less" if large else "AUC of a fresh conversion is 0"
+    assert re.search(says, found["reason"])
+    convert(tiny.bare, "8kB", out=tmp_path / "fresh", **logs, epochs=0)
+    assert (tmp_path / "new").read_bytes() == (tmp_path / "fresh").read_bytes()
+    monkeypatch.setattr(carried, "MOST_AUC_LOST", 0.4)
+    assert told(convert(tiny.bare, like=tmp_path / "old", out=tmp_path / "kept", **logs, epochs=0))["reason"] == ""
+
+
+def test_a_small_hold_out_does_not_tell(tiny: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gain in AUC whose interval reaches below zero may be luck, and does not decide."""
+    monkeypatch.setattr(carrying, "MOST_LOST", float("inf"))
+    convert(tiny.bare, "8kB", weights="uniform", out=tmp_path / "old")
+    logs = {"data": tiny.train, "val": tiny.val}
+    assert told(convert(tiny.bare, like=tmp_path / "old", out=tmp_path / "new", **logs))["reason"] == ""
 
 
 def test_what_cannot_be_taken_over_is_converted_anew(tiny: TinyModel, yesterday: Path, tmp_path: Path) -> None:

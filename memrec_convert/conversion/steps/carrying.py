@@ -66,16 +66,25 @@ class Carried:
         kept = sum(fit.curves.kept[spec.codec] for fit, spec in specs if spec.form == "kept")
         return [replace(self.candidate, distortion=self.candidate.distortion + kept)]
 
-    def settle(self, ranked: Sequence[Candidate]) -> tuple[list[Candidate], TakenOver]:
-        """The candidates, best first, with this one before all unless another is clearly better; and what to tell."""
+    def settle(
+        self, ranked: Sequence[Candidate], find_harm: Callable[[Candidate, Candidate], str]
+    ) -> tuple[list[Candidate], TakenOver]:
+        """The candidates, best first, with this one before all unless another is clearly better; and what to tell.
+
+        find_harm: why the second of two candidates is better than the first; "" where it is not.
+        """
         own = next((one for one in ranked if one.name == NAME), None)
         if own is None:
             return list(ranked), self.told
         best, here = (one.distortion if one.divergence is None else one.divergence for one in (ranked[0], own))
-        if here <= best * (1 + MOST_LOST):
-            return [own, *(one for one in ranked if one is not own)], self.told
-        does = "loses" if own.divergence is None else "diverges"
-        return list(ranked), replace(self.told, reason=f"a fresh conversion {does} {1 - best / here:.1%} less")
+        if here > best * (1 + MOST_LOST):
+            does = "loses" if own.divergence is None else "diverges"
+            return list(ranked), replace(self.told, reason=f"a fresh conversion {does} {1 - best / here:.1%} less")
+        others = [one for one in ranked if one is not own]
+        reason = find_harm(own, others[0]) if others and others[0].modules else ""
+        if reason:
+            return [others[0], own, *others[1:]], replace(self.told, reason=reason)
+        return [own, *others], self.told
 
 
 def carry_over(
