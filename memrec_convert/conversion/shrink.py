@@ -19,7 +19,7 @@ from memrec_convert.conversion.steps.fitting import Fitted, fit_subject
 from memrec_convert.conversion.steps.outcome import Candidate, Shrunk, TakenOver, describe_wish
 from memrec_convert.conversion.steps.recoding import teach_rows
 from memrec_convert.conversion.steps.sizing import complete_metadata, make_counter
-from memrec_convert.conversion.steps.weighting import NO_DATA_WARNING
+from memrec_convert.conversion.steps.weighting import NO_DATA_WARNING, warn_of_untrained
 from memrec_convert.conversion.steps.yesterday import Yesterday
 from memrec_convert.errors import OptionError
 from memrec_convert.finetune.loop import FineTuning
@@ -165,6 +165,9 @@ def _warn(
     warnings = []
     if fitted.source == "displacement":
         warnings.append(NO_DATA_WARNING.format(fitted.fault or "no Adagrad state"))
+        for site, fit, spec in zip(subject.sites, fitted.fits, chosen.specs, strict=False):
+            if spec.form != "kept":
+                warnings += warn_of_untrained(site.name, fit.survey.weights, fit.survey.centre)
     if all(spec.form == "kept" and spec.codec == "fp32" for spec in chosen.specs):
         warnings.append(f"the original fits the budget of {budget_bytes} bytes: every table stays at fp32")
     elif all(spec.form == "kept" for spec in chosen.specs):
