@@ -104,6 +104,10 @@ class KernelError(MemrecError):
     """A lookup kernel was asked for that this machine or this installation lacks."""
 
 
+class RankError(MemrecError):
+    """A conversion of several ranks that lost one of them, or whose ranks are not about the same."""
+
+
 class QualityError(MemrecError):
     """The result is worse than the caller allows; nothing was written."""
 

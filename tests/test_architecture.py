@@ -40,7 +40,7 @@ FLOORS = (
     {"shrink"},
     {"measuring"},
     {"steps"},
-    {"inputs"},
+    {"inputs", "ranks"},
     {"options"},
 )
 """The same inside `conversion`."""

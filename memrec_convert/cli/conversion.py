@@ -92,15 +92,29 @@ def convert(
         raise click.UsageError("give either --higher-is-better or --lower-is-better, not both")
     if higher_is_better or lower_is_better:
         options["higher_is_better"] = higher_is_better
-    run = find_converter(options)
-    with Progress(quiet=quiet) as progress:
-        report = run(file, progress=progress, **list_given(options))
+    report = _convert(file, list_given(options), quiet=quiet)
+    if report is None:  # another rank has it
+        return
 
     def render(_: object, width: int) -> str:
         step = suggest_step(report, source=file, paged=options["report_html"] is not None)
         return render_terminal(report, width) if full else render_summary(report, step, width)
 
     show(report.to_json(), render, as_json=as_json, quiet=quiet)
+
+
+def _convert(file: str, options: dict[str, Any], *, quiet: bool) -> Report | None:
+    """The report; None at the ranks that do not have it, where torchrun has started several."""
+    from memrec_convert.conversion.convert import convert_shared
+    from memrec_convert.conversion.ranks.joining import RankedRun, is_ranked
+
+    if not is_ranked():
+        run = find_converter(options)
+        with Progress(quiet=quiet) as progress:
+            return run(file, progress=progress, **options)
+    with RankedRun.begin(options) as crew, Progress(quiet=quiet or not crew.leads) as progress:
+        budget = options.pop("budget", None)
+        return convert_shared(file, budget, crew, progress=progress, **options)
 
 
 @click.command()

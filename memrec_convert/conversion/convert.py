@@ -31,7 +31,7 @@ from memrec_convert.conversion.report import Companions, check_targets, plan_pag
 from memrec_convert.conversion.steps.outcome import Shrunk
 from memrec_convert.conversion.steps.yesterday import Yesterday, read_yesterday
 from memrec_convert.errors import ArtifactError, OptionError
-from memrec_convert.parallel import single_threaded_torch
+from memrec_convert.parallel import ALONE, Crew, single_threaded_torch
 from memrec_convert.remote import RemotePath, as_source
 from memrec_convert.report import Report
 
@@ -57,25 +57,55 @@ def convert(
 
     Raises a MemrecError; whatever it is, the target is then as it was before.
     """
+    found = convert_shared(
+        path,
+        budget,
+        ALONE,
+        max_auc_drop=max_auc_drop,
+        fail_if_worse_than=fail_if_worse_than,
+        ablation=ablation,
+        control=control,
+        **choices,
+    )
+    assert found is not None
+    return found
+
+
+def convert_shared(
+    path: str | Path,
+    budget: str | int | None,
+    crew: Crew,
+    *,
+    max_auc_drop: float | None = None,
+    fail_if_worse_than: float | None = None,
+    ablation: bool = False,
+    control: bool = False,
+    **choices: Unpack[OutputChoices],
+) -> Report | None:
+    """`convert` by a crew, of which only the member that leads evaluates, writes and has the report."""
     like, budget, choices = take_like(budget, choices, max_auc_drop)
     target, companions = plan_files(as_source(path), choices)
     bounds = Bounds(max_auc_drop, fail_if_worse_than)
     extras = Extras(choices.get("group"), ablation, control)
     with source_at_hand(path, budget, choices, target.parent) as source:
-        job = prepare_files(source, budget, choices, target, extras, bounds, needs_budget=max_auc_drop is None)
+        shared: dict[str, Any] = {"needs_budget": max_auc_drop is None, "crew": crew}
+        job = prepare_files(source, budget, choices, target, extras, bounds, **shared)
         return _convert(job, target, companions, extras, bounds, like)
 
 
 def _convert(
     job: Job, target: Path, companions: Companions, extras: Extras, bounds: Bounds, like: Yesterday | None
-) -> Report:
-    """The job's artifact and what lies beside it."""
-    job = replace(job, options=settle_dense(job.subject, job.options))
+) -> Report | None:
+    """The job's artifact and what lies beside it, of which only the member that leads writes something."""
+    dense = job.subject.crew.decide("dense", lambda: settle_dense(job.subject, job.options).dense)
+    job = replace(job, options=job.options.change(dense=dense))
     facts = profile_facts(job.profile)
     running: dict[str, Any] = {"progress": job.progress, "watch": job.watch}
     shrunk, gate = shrink_within(
         job.subject, job.budget, job.options, bounds, judged=job.judged, profile=facts, like=like, **running
     )
+    if not job.subject.crew.leads:
+        return None
     judgement, measured, warnings = _measure(job, shrunk, extras)
     nbytes = _write(target, job, shrunk, judgement)
     extra: dict[str, Any] = {}
@@ -162,6 +192,7 @@ def prepare_files(
     bounds: Bounds = NO_BOUNDS,
     *,
     needs_budget: bool = True,
+    crew: Crew = ALONE,
 ) -> Job:
     """The job of a conversion to `target`, with or without a budget. OptionError for unknown choices."""
     refuse_unknown(choices, OutputChoices)
@@ -169,7 +200,7 @@ def prepare_files(
     goal = choose_log_goal(choices.get("objective"), choices.get("metric"), choices.get("higher_is_better"), own)
     bounds.check(goal.metric)
     inputs = cast("InputChoices", {name: one for name, one in choices.items() if name in names_of(InputChoices)})
-    space = open_workspace(choices.get("work"), target.parent)
+    space = open_workspace(choices.get("work"), target.parent, crew)
     given: dict[str, Any] = {"eval": choices.get("eval"), "extras": extras, "space": space}
     return prepare(path, budget, inputs, own=own, goal=goal, needs_budget=needs_budget, **given)
 

@@ -68,9 +68,9 @@ def shrink(
             model = chosen.as_model(subject)
             settle_precision(model, blank)
         metadata = complete_metadata(subject, blank, chosen.specs, oov=options.oov)
-        fine_tuning = None
-        stays = taken is not None and not taken.reason
-        if train and not stays and options.epochs and subject.hold_out is not None and subject.train is not None:
+        fine_tuning, stays = None, taken is not None and not taken.reason
+        trained = train and not stays and options.epochs and subject.crew.leads  # the others need no trained state
+        if trained and subject.hold_out is not None and subject.train is not None:
             with watch.stage("fine-tune"):
                 model, fine_tuning = teach_rows(subject, fitted, chosen, model, options, progress=progress)
                 settle_precision(model, blank)

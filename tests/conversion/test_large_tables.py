@@ -130,7 +130,8 @@ def test_a_second_call_goes_on_from_the_work_folder(tiny, tmp_path, monkeypatch,
     work = tmp_path / "work"
     convert(tiny.bare, "12kB", out=tmp_path / "none.safetensors", threads=1)
     convert(tiny.bare, "12kB", out=tmp_path / "one.safetensors", work=work, threads=1)
-    monkeypatch.setattr(fitting, "fit_table", lambda *_, **__: pytest.fail("fitted again"))
+    monkeypatch.setattr(fitting, "measure_table", lambda *_, **__: pytest.fail("fitted again"))
+    monkeypatch.setattr(fitting, "measure_lists", lambda *_, **__: pytest.fail("fitted again"))
     with monkeypatch.context() as patch:
         patch.setattr("memrec_convert.conversion.steps.assembly.code_rows", lambda *_, **__: pytest.fail("coded again"))
         patch.setattr(
@@ -144,15 +145,15 @@ def test_a_second_call_goes_on_from_the_work_folder(tiny, tmp_path, monkeypatch,
 
 def test_an_interrupted_run_keeps_its_finished_tables(tiny, tmp_path, large, monkeypatch):
     """What was fitted before the interruption is not fitted again."""
-    fitted, fit_table = [], fitting.fit_table
+    fitted, measure_table = [], fitting.measure_table
 
     def watch(name, *arguments, **choices):
         fitted.append(name)
         if len(fitted) == 2:
             raise KeyboardInterrupt
-        return fit_table(name, *arguments, **choices)
+        return measure_table(name, *arguments, **choices)
 
-    monkeypatch.setattr(fitting, "fit_table", watch)
+    monkeypatch.setattr(fitting, "measure_table", watch)
     choices = {"out": tmp_path / "o.safetensors", "work": tmp_path / "work", "threads": 1}
     with pytest.raises(KeyboardInterrupt):
         convert(tiny.bare, "12kB", **choices)
@@ -170,13 +171,13 @@ def test_a_changed_input_is_fitted_anew(tiny, tmp_path, monkeypatch, change):
         state["emb_l.0.weight"][3] += 1
         torch.save({"state_dict": state}, tmp_path / "m.pt")
     changes = {"weights": {"weights": "uniform"}, "seed": {"seed": 1}, "data": {"data": tiny.train}}.get(change, {})
-    fitted, fit_table = [], fitting.fit_table
+    fitted, measure_table = [], fitting.measure_table
 
     def watch(name, *arguments, **choices):
         fitted.append(name)
-        return fit_table(name, *arguments, **choices)
+        return measure_table(name, *arguments, **choices)
 
-    monkeypatch.setattr(fitting, "fit_table", watch)
+    monkeypatch.setattr(fitting, "measure_table", watch)
     convert(tmp_path / "m.pt", "12kB", out=tmp_path / "b.safetensors", work=tmp_path / "work", threads=1, **changes)
     assert sorted(fitted) == ["emb_l.0", "emb_l.1", "emb_l.2"]
 

@@ -1,11 +1,13 @@
 """Rate curves and finished codes: what a form is said to cost is what coding all rows then loses."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from memrec_convert.distill import rows as rows_module
-from memrec_convert.distill.curves import fit_table
+from memrec_convert.distill.curves import fit_stages, group_lists, measure_lists, measure_table
 from memrec_convert.distill.finish import code_table
 from memrec_convert.distill.rows import TensorRows
 from memrec_convert.distill.survey import survey_table
@@ -24,9 +26,17 @@ def make_case(seed, n=800, dim=4):
     return reader, survey_table(reader, weights, root @ root.T / dim)
 
 
-def fit(reader, survey, **choices):
+def fit(reader, survey, lists=LISTS, **choices):
     """The fit with two short lists."""
-    return fit_table("t", reader, survey, **{"replaceable": True, "seed": 0, "lists": LISTS} | choices)
+    found = measure_table("t", reader, survey, **{"replaceable": True, "seed": 0} | choices)
+    groups = group_lists(len(reader.tensor), lists) if found.curves.lists else []
+    curves = [curve for group in groups for curve in measure_lists(found, group, seed=choices.get("seed", 0))]
+    return replace(found, curves=replace(found.curves, lists=(*found.curves.lists, *curves)))
+
+
+def stages_of(found, sizes):
+    """The stages of a list, none for the empty one."""
+    return fit_stages(found, sizes, seed=0) if sizes else ()
 
 
 def codec_loss(reader, survey, codec):
@@ -53,7 +63,7 @@ def test_curves_of_a_whole_table_are_exact():
     reader, survey = make_case(1)
     found = fit(reader, survey)
     for curve in found.curves.lists:
-        stages = found.lists[curve.sizes].stages
+        stages = stages_of(found, curve.sizes)
         coded = code_table(reader, survey, stages, [*range(len(stages) + 1), "int8"], workers=1)
         totals = coded.losses.sum(axis=1, dtype=np.float64)
         assert curve.distortion.sum(axis=1) == pytest.approx(totals[:-1], rel=1e-4)
@@ -70,7 +80,7 @@ def test_a_sample_predicts_the_table():
     assert 600 < len(found.sample.numbers) < 900
     for curve in found.curves.lists:
         assert curve.distortion[0] == pytest.approx(found.classes.energy)
-        stages = found.lists[curve.sizes].stages
+        stages = stages_of(found, curve.sizes)
         coded = code_table(reader, survey, stages, range(len(stages) + 1), workers=1)
         assert curve.distortion.sum(axis=1) == pytest.approx(coded.losses.sum(axis=1, dtype=np.float64), rel=0.2)
 
@@ -111,7 +121,7 @@ def test_codes_and_losses_of_every_level(monkeypatch):
     """A loss is weight times distance of what the codes decode to, or of the stored row; workers change no bit."""
     monkeypatch.setattr(rows_module, "BYTES_PER_CHUNK", 2000)
     reader, survey = make_case(8)
-    stages = fit(reader, survey).lists[4, 16, 64].stages
+    stages = stages_of(fit(reader, survey), (4, 16, 64))
     levels = [1, "int8", 3, 0]
     coded, twice = (code_table(reader, survey, stages, levels, workers=workers) for workers in (1, 3))
     assert np.array_equal(coded.codes, twice.codes)

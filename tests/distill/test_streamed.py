@@ -7,7 +7,7 @@ import torch
 from memrec_convert.distill import columns
 from memrec_convert.distill import rows as rows_module
 from memrec_convert.distill.columns import Scratch
-from memrec_convert.distill.curves import fit_table
+from memrec_convert.distill.curves import fit_stages, measure_lists, measure_table
 from memrec_convert.distill.finish import code_table
 from memrec_convert.distill.rows import TensorRows
 from memrec_convert.distill.streamed import LEAST_CANDIDATES, code_rows, measure_levels, rank_ids, refine_on_sample
@@ -37,6 +37,11 @@ class CountingRows:
         self.read += stop - start
         return self.inner.read_rows(start, stop)
 
+    def read_ids(self, ids):
+        """The inner reader's."""
+        self.read += len(ids)
+        return self.inner.read_ids(ids)
+
 
 def make_case(seed=0, **choices):
     """Rows with a few directions, uneven weights, and their fit."""
@@ -45,7 +50,7 @@ def make_case(seed=0, **choices):
     weights = torch.rand(ROWS, generator=draw).pow(4).numpy()
     reader = CountingRows(rows)
     survey = survey_table(reader, weights, torch.eye(DIM), scratch=choices.get("scratch", Scratch()))
-    return reader, survey, fit_table("t", reader, survey, replaceable=True, seed=0, lists=(SIZES,), **choices)
+    return reader, survey, measure_table("t", reader, survey, replaceable=True, seed=0, **choices)
 
 
 def spec_with(levels, shifts):
@@ -90,7 +95,7 @@ def test_equal_values_fill_the_limit_exactly():
 def test_levels_are_measured_as_a_whole_table_is():
     """The losses of some ids are those that coding every row finds."""
     reader, survey, fit = make_case()
-    stages = fit.lists[SIZES].stages
+    stages = fit_stages(fit, SIZES, seed=0)
     levels = [0, 1, 3, "int8"]
     whole = code_table(reader, survey, stages, levels, workers=1).losses
     ids = np.array([0, 5, 700, 2999, 3000], dtype=np.int32)
@@ -104,7 +109,7 @@ def test_one_pass_codes_every_row(monkeypatch):
     monkeypatch.setattr(rows_module, "BYTES_PER_CHUNK", 16 * 4 * DIM)
     reader, survey, fit = make_case()
     levels = np.random.default_rng(1).choice([-1, 0, 1], ROWS, p=[0.7, 0.2, 0.1]).astype(np.int8)
-    stages = fit.lists[SIZES].stages
+    stages = fit_stages(fit, SIZES, seed=0)
     spec = spec_with(levels, tuple(stage.shift for stage in stages))
     found = []
     for workers in (1, 3):
@@ -132,7 +137,7 @@ def test_refining_on_the_sample_helps_the_whole_table():
     """Codebooks refined on some rows code all rows better than those that were fitted greedily."""
     reader, survey, fit = make_case(3, sample_rows=1500)
     levels = np.full(ROWS, -1, dtype=np.int8)
-    stages = fit.lists[SIZES].stages
+    stages = fit_stages(fit, SIZES, seed=0)
     spec = TableSpec(
         ROWS, DIM, "replaced", stages=SIZES, shifts=tuple(stage.shift for stage in stages), base_depth=len(SIZES)
     )
@@ -143,11 +148,14 @@ def test_refining_on_the_sample_helps_the_whole_table():
 
 
 def test_a_large_table_is_fitted_in_a_few_passes(monkeypatch):
-    """Centre, values and sample take a pass each; nothing else reads the rows."""
+    """Centre and values take a pass each, the sample its own rows; nothing else reads the rows."""
     monkeypatch.setattr(rows_module, "LARGE_ELEMENTS", 1000)
     reader, _, fit = make_case(sample_rows=500)
-    assert reader.read == 3 * ROWS
-    assert all(len(one.distances) == 0 for one in fit.lists.values())
+    assert reader.read == 2 * ROWS + len(fit.sample.numbers)
+    assert len(fit.sample.numbers) < 600
+    measure_lists(fit, [SIZES], seed=0)
+    fit_stages(fit, SIZES, seed=0)
+    assert reader.read == 2 * ROWS + len(fit.sample.numbers)
     assert 0 < fit.curves.kept["int8"] < fit.curves.kept["bf16"] * 1e4
     assert fit.curves.kept["fp32"] == 0
 
@@ -160,7 +168,8 @@ def test_scratch_files_change_nothing(monkeypatch):
     assert np.array_equal(one.classes.number, other.classes.number[0:ROWS])
     assert np.array_equal(one.sample.numbers, other.sample.numbers)
     assert torch.equal(one.sample.rows.weights, other.sample.rows.weights)
-    assert one.curves.lists[-1].distortion.tolist() == other.curves.lists[-1].distortion.tolist()
+    curves = [measure_lists(found, [SIZES], seed=0)[0].distortion.tolist() for found in (one, other)]
+    assert curves[0] == curves[1]
 
 
 def test_a_sample_does_not_depend_on_slices(monkeypatch):

@@ -9,10 +9,10 @@ import torch
 
 from memrec_convert.checkpoint.tensor_ref import StoredTensor
 from memrec_convert.distill.columns import Column
-from memrec_convert.distill.rows import RowReader, chunk_bounds
+from memrec_convert.distill.rows import CHUNKS_PER_RANGE, RowReader, chunk_bounds
 from memrec_convert.distill.weights import square_norms
 from memrec_convert.errors import NonFiniteRowsError
-from memrec_convert.parallel import ordered_map
+from memrec_convert.parallel import ALONE, Crew
 
 LONGEST = 1e15
 """Length of a row up to which its square, times what lookups weigh, is in the range of float32."""
@@ -45,7 +45,7 @@ def _make_finite(rows: np.ndarray) -> np.ndarray:
 
 
 def find_nonfinite_rows(
-    reader: RowReader, where: str, *, norms: Column | None = None, workers: int = 1
+    reader: RowReader, where: str, *, norms: Column | None = None, workers: int = 1, crew: Crew = ALONE, label: str = ""
 ) -> tuple[int, int]:
     """How many rows hold NaN or infinite values, and the first of them (-1 where there is none).
 
@@ -63,7 +63,8 @@ def find_nonfinite_rows(
         return odd, found
 
     bounds = chunk_bounds(*reader.shape)
-    for (start, stop), (odd, found) in zip(bounds, ordered_map(measure, bounds, workers=workers), strict=True):
+    measured = crew.map(f"norms of {label}", measure, bounds, workers=workers, block=CHUNKS_PER_RANGE)
+    for (start, stop), (odd, found) in zip(bounds, measured, strict=True):
         if norms is not None:
             norms[start:stop] = found
         if len(odd) and first < 0:

@@ -32,6 +32,7 @@ from memrec_convert.distill.rows import RowReader, is_large
 from memrec_convert.encoding.spec import TensorShapes
 from memrec_convert.errors import LogError, ModelError, NonFiniteRowsError
 from memrec_convert.models import StoredTable, TableSet, build_original, read_pooling, read_table_inputs
+from memrec_convert.parallel import ALONE, Crew
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,7 @@ def make_subject(
     work: FitStore = NO_STORE,
     progress: Progress | None = None,
     workers: int = 1,
+    crew: Crew = ALONE,
 ) -> tuple[Subject, tuple[str, ...]]:
     """The subject and what there is to warn of; NonFiniteRowsError for NaN or infinite rows unless they are allowed.
 
@@ -189,9 +191,8 @@ def make_subject(
     reading = 0 if progress is None else count_large_bytes([table.weight for table in source.tables])
     with meter.stage("read rows", reading, progress or (lambda *_: None)):
         for number, table in enumerate(source.tables):
-            site, note = _make_site(
-                source, number, table, model, scratch, meter, allow_nonfinite=allow_nonfinite, workers=workers
-            )
+            shared: dict[str, Any] = {"allow_nonfinite": allow_nonfinite, "workers": workers, "crew": crew}
+            site, note = _make_site(source, number, table, model, scratch, meter, **shared)
             sites.append(site)
             warnings += [note] if note else []
     shapes: TensorShapes = {
@@ -213,6 +214,7 @@ def make_subject(
         scratch=scratch,
         work=work,
         meter=meter,
+        crew=crew,
     )
     return subject, tuple(warnings)
 
@@ -227,13 +229,16 @@ def _make_site(
     *,
     allow_nonfinite: bool,
     workers: int,
+    crew: Crew,
 ) -> tuple[TableSite, str]:
     """A table and where it stands, its rows looked at once; and what there is to warn of, or ""."""
     large = is_large(table.weight.shape)
     norms = scratch.column(table.rows, np.float64) if large else None
     seen = MeteredRows(table.weight, meter) if large else table.weight
     where = f"{source.path} > {table.name}"
-    count, first = find_nonfinite_rows(seen, where, norms=norms, workers=workers)
+    count, first = find_nonfinite_rows(
+        seen, where, norms=norms, workers=workers, crew=crew if large else ALONE, label=table.name
+    )
     if count and not allow_nonfinite:
         raise refuse_nonfinite(where, count, first)
     module, reader, note = model.get_submodule(f"tables.{number}"), cast("RowReader", table.weight), ""

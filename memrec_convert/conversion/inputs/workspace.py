@@ -15,17 +15,21 @@ from memrec_convert.conversion.inputs.from_checkpoint import LogBatches
 from memrec_convert.conversion.inputs.kept_fits import NO_STORE, FitStore, open_work
 from memrec_convert.conversion.inputs.subject import Progress
 from memrec_convert.conversion.options import Options
+from memrec_convert.conversion.ranks.crew import AgreedStore, KeepingCrew, RankedCrew
+from memrec_convert.conversion.ranks.joining import look_at_files
 from memrec_convert.distill.columns import Scratch
 from memrec_convert.models import HELD_BYTES
+from memrec_convert.parallel import ALONE, Crew
 from memrec_convert.version import __version__
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder for what is kept between runs (None: nothing is), and one for numbers per row."""
+    """A folder for what is kept between runs (None: nothing is), one for numbers per row, and who works there."""
 
     kept: Path | None
     scratch: Scratch
+    crew: Crew = ALONE
 
     def make_choices(
         self,
@@ -36,17 +40,29 @@ class Workspace:
         progress: Progress,
     ) -> Mapping[str, Any]:
         """What `make_subject` is told: large tables stay in their file, and what is finished is looked for."""
-        store = NO_STORE if self.kept is None else FitStore(self.kept, _facts(source, train, profile, options))
-        return {"scratch": self.scratch, "held_bytes": HELD_BYTES, "work": store, "progress": progress}
+        store, crew = NO_STORE, self.crew
+        if isinstance(crew, RankedCrew):
+            logs = [one for one in (train and train.log.digest(), profile and profile.digest) if one]
+            crew.agree("the checkpoint's bytes", look_at_files(source.files))
+            crew.agree("the logs", " ".join(one.combined for one in logs))
+        if self.kept is not None:
+            store = FitStore(self.kept, _facts(source, train, profile, options))
+            crew = crew.keeping(store) if isinstance(crew, RankedCrew) else KeepingCrew(store)
+            if isinstance(crew, RankedCrew):
+                store = AgreedStore(store.folder, store.facts, crew)
+        shared = {"scratch": self.scratch, "work": store, "crew": crew}
+        return {"held_bytes": HELD_BYTES, "progress": progress, **shared}
 
 
-def open_workspace(work: str | Path | None, beside: Path | None) -> Workspace:
+def open_workspace(work: str | Path | None, beside: Path | None, crew: Crew = ALONE) -> Workspace:
     """`work` is made where it is missing; without it numbers per row go to unnamed files in the folder `beside`.
 
     OutputError where the folder cannot be made.
     """
     kept = open_work(work)
-    return Workspace(kept, Scratch(kept or beside))
+    if kept is None and not crew.leads and beside is not None and not beside.is_dir():
+        beside = None  # another machine, where the artifact's folder need not be
+    return Workspace(kept, Scratch(kept or beside), crew)
 
 
 def mark_model(source: SourceModel) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from memrec_convert.conversion.inputs.metering import Stopwatch
-from memrec_convert.conversion.inputs.subject import Progress, Subject, join_groups
+from memrec_convert.conversion.inputs.subject import BatchSource, Progress, Subject, join_groups
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.assembly import Search, assign_members, build_tables
 from memrec_convert.conversion.steps.fitting import Fitted
@@ -125,6 +125,21 @@ def confirm(
     source = subject.hold_out or subject.train
     if source is None or (len(candidates) == 1 and not measure_alone):
         return sorted(candidates, key=lambda candidate: (not candidate.modules, candidate.distortion))
+    planned = [candidate for candidate in candidates if not candidate.modules]
+    made = [candidate for candidate in candidates if candidate.modules]
+
+    def measure() -> list[float]:
+        return _measure_divergences(subject, source, made, options, progress)
+
+    divergences = subject.crew.decide(f"divergences of {len(made)}", measure)
+    scored = [replace(one, divergence=divergence) for one, divergence in zip(made, divergences, strict=True)]
+    return [*sorted(scored, key=lambda candidate: candidate.divergence or 0.0), *planned]
+
+
+def _measure_divergences(
+    subject: Subject, source: BatchSource, candidates: Sequence[Candidate], options: Options, progress: Progress
+) -> list[float]:
+    """How far each candidate's answers on the source's first samples are from the original's."""
     # Held, since a caller's loader may shuffle anew each time, and the logits are compared sample by sample.
     batches = list(source.stream(limit=CONFIRM_SAMPLES))
     if source.mark:
@@ -132,12 +147,10 @@ def confirm(
     else:
         original = subject.score(subject.model, batches, options.workers)
     groups = join_groups(source, batches)
-    scored, planned = list[Candidate](), [candidate for candidate in candidates if not candidate.modules]
+    found = list[float]()
     for number, candidate in enumerate(candidates):
-        if not candidate.modules:
-            continue
         progress("compare plans", number, len(candidates))
         outputs = subject.score(candidate.as_model(subject), batches, options.workers)
-        scored.append(replace(candidate, divergence=subject.goal.objective.divergence(original, outputs, groups)))
+        found.append(subject.goal.objective.divergence(original, outputs, groups))
     progress("compare plans", len(candidates), len(candidates))
-    return [*sorted(scored, key=lambda candidate: candidate.divergence or 0.0), *planned]
+    return found

@@ -92,8 +92,10 @@ def weigh_tables(subject: Subject, source: str, options: Options, progress: Prog
     assert subject.counts is not None
     found = subject.felt
     if not found and subject.train is not None:
-        found = tuple(_measure(subject, subject.train, options, progress))
-        if subject.keep_felt is not None:
+        train = subject.train
+        make = lambda: tuple(_measure(subject, train, options, progress))  # noqa: E731
+        found = subject.crew.decide("sensitivities", make, (Sensitivity,))
+        if subject.keep_felt is not None and subject.crew.leads:
             subject.keep_felt(found)
     weights = []
     for number, (count, site) in enumerate(zip(subject.counts, subject.sites, strict=True)):

@@ -1,0 +1,196 @@
+"""Crews that keep what they have finished, and crews of several ranks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+from safetensors.torch import load, save
+
+from memrec_convert.conversion.inputs.kept_fits import NO_STORE, FitStore, flatten, restore
+from memrec_convert.conversion.ranks.wire import Wire
+from memrec_convert.errors import RankError
+from memrec_convert.parallel import Crew, ordered_map
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class KeepingCrew(Crew):
+    """One process, which finds what an earlier run has finished of a pass."""
+
+    store: FitStore
+
+    def map(
+        self,
+        name: str,
+        function: Callable[[Item], Result],
+        items: Sequence[Item],
+        *,
+        workers: int = 1,
+        block: int = 1,
+        classes: Sequence[type] = (),
+    ) -> Iterator[Result]:
+        """As any crew's; blocks are found in the store, or put there."""
+        blocks = _Blocks(name, function, items, workers, block, classes, self.store)
+        for number in range(len(blocks)):
+            yield from blocks.make(number)
+
+
+@dataclass(frozen=True)
+class RankedCrew(Crew):
+    """Several processes that do the same, but for what they share."""
+
+    wire: Wire
+    store: FitStore = NO_STORE
+    deciding: list[str] = field(default_factory=list, compare=False)
+
+    @property
+    def leads(self) -> bool:  # type: ignore[override]
+        """Whether this is rank 0."""
+        return self.wire.rank == 0
+
+    def keeping(self, store: FitStore) -> RankedCrew:
+        """The same ranks, each with a store for what it finishes."""
+        return replace(self, store=store)
+
+    def map(
+        self,
+        name: str,
+        function: Callable[[Item], Result],
+        items: Sequence[Item],
+        *,
+        workers: int = 1,
+        block: int = 1,
+        classes: Sequence[type] = (),
+    ) -> Iterator[Result]:
+        """As any crew's. Blocks that no store holds are shared out evenly, neighbours to one rank."""
+        blocks = _Blocks(name, function, items, workers, block, classes, self.store)
+        owners = self._share_out(name, blocks)
+        own = {number: blocks.pack(number) for number, owner in enumerate(owners) if owner == self.wire.rank}
+        sizes = np.array([len(own.get(number, b"")) for number in range(len(blocks))], dtype=np.int64)
+        sizes = self.wire.gather(sizes).max(axis=0) if len(blocks) else sizes
+        for number, owner in enumerate(owners):
+            content = self.wire.spread(owner, own.pop(number, None), int(sizes[number]))
+            yield from _unpack(content, classes)
+
+    def decide(self, name: str, make: Callable[[], Result], classes: Sequence[type] = ()) -> Result:
+        """What rank 0 makes, at every rank."""
+        self._agree_on(name)
+        own = b""
+        if self.leads:
+            self.deciding.append(name)
+            own = _pack([make()], classes)
+            self.deciding.remove(name)
+        nbytes = int(self.wire.gather(np.array([len(own)], dtype=np.int64))[0, 0])
+        found: list[Result] = _unpack(self.wire.spread(0, own if self.leads else None, nbytes), classes)
+        return found[0]
+
+    def agree(self, what: str, value: str) -> None:
+        """RankError where a rank has another value than rank 0."""
+        values = self.wire.gather_texts(value)
+        for rank, other in enumerate(values):
+            if other != values[0]:
+                raise RankError(
+                    f"rank {rank} differs from rank 0 in {what}: {_shorten(other)}, and rank 0 has "
+                    f"{_shorten(values[0])}; all ranks must be given the same."
+                )
+
+    def all_have(self, held: bool) -> bool:
+        """Whether every rank has something."""
+        return bool(self.wire.gather(np.array([held], dtype=np.uint8)).all())
+
+    def _share_out(self, name: str, blocks: _Blocks) -> list[int]:
+        """The rank that each block's content comes from."""
+        self._agree_on(f"{name}, {len(blocks)}")
+        if not len(blocks):
+            return []
+        held = self.wire.gather(np.array([blocks.is_held(n) for n in range(len(blocks))], dtype=np.uint8))
+        missing = np.flatnonzero(held.max(axis=0) == 0)
+        owners = held.argmax(axis=0)
+        owners[missing] = np.arange(len(missing)) * self.wire.size // max(1, len(missing))
+        return [int(owner) for owner in owners]
+
+    def _agree_on(self, name: str) -> None:
+        """RankError where ranks are at different steps, since they have decided differently."""
+        mark = np.frombuffer(hashlib.sha256(name.encode()).digest()[:8], dtype=np.int64)
+        marks = self.wire.gather(mark)[:, 0]
+        if (marks != marks[0]).any():
+            other = int(np.flatnonzero(marks != marks[0])[0])
+            raise RankError(
+                f"rank {other} has come to another step than rank 0 (here: {_shorten(name)}): their processors or "
+                "libraries decide differently; use machines of one kind, or one process."
+            )
+
+
+@dataclass(frozen=True)
+class AgreedStore(FitStore):
+    """A store from which all ranks take a thing, or none does."""
+
+    crew: RankedCrew = RankedCrew(None)  # type: ignore[arg-type]
+
+    def find(self, name: str, classes: Sequence[type]) -> Any:  # noqa: ANN401 - any fit
+        """As any store's, where every rank finds it; else None."""
+        found = super().find(name, classes)
+        if self.crew.deciding:  # the others wait for what comes of it
+            return found
+        return found if self.crew.all_have(found is not None) else None
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """The items of a pass, some at a time, and what came of them."""
+
+    name: str
+    function: Callable[[Any], Any]
+    items: Sequence[Any]
+    workers: int
+    block: int
+    classes: Sequence[type]
+    store: FitStore
+
+    def __len__(self) -> int:
+        return -(-len(self.items) // self.block)
+
+    def _name(self, number: int) -> str:
+        return f"{self.name}, part {number} of {len(self)}"
+
+    def is_held(self, number: int) -> bool:
+        """Whether the store has it."""
+        return self.store.find(self._name(number), self.classes) is not None
+
+    def make(self, number: int) -> list[Any]:
+        """The results of a block, from the store or made now."""
+        own = self.items[number * self.block : (number + 1) * self.block]
+
+        def run() -> list[Any]:
+            return list(ordered_map(self.function, own, workers=self.workers))
+
+        found: list[Any] = self.store.recall(self._name(number), run, self.classes)
+        return found
+
+    def pack(self, number: int) -> bytes:
+        """The same as bytes."""
+        return _pack(self.make(number), self.classes)
+
+
+def _pack(results: list[Any], classes: Sequence[type]) -> bytes:
+    tensors: dict[str, Any] = {}
+    plain = flatten(results, tensors, {one.__name__: one for one in classes})
+    return bytes(save(tensors, metadata={"results": json.dumps(plain)}))
+
+
+def _unpack(content: bytes, classes: Sequence[type]) -> list[Any]:
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    known = {one.__name__: one for one in classes}
+    found: list[Any] = restore(json.loads(header["__metadata__"]["results"]), load(content), known)
+    return found
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}..."
