@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 
+from memrec_convert.checkpoint import digest_files, read_source, verify_storage
+from memrec_convert.checkpoint.containers import zip_archive
 from memrec_convert.conversion.inputs.kept_fits import FitStore
 from memrec_convert.conversion.ranks import alive, crew
 from memrec_convert.conversion.ranks.alive import Watch
 from memrec_convert.conversion.ranks.joining import is_ranked, look_at_files
-from memrec_convert.errors import RankError
+from memrec_convert.errors import CheckpointError, RankError
 from memrec_convert.parallel import ALONE
 
 
@@ -225,3 +227,52 @@ def test_one_process_is_no_crew():
     assert not is_ranked({"RANK": "0", "WORLD_SIZE": "1"})
     assert not is_ranked({"WORLD_SIZE": "4"})
     assert is_ranked({"RANK": "0", "WORLD_SIZE": "2"})
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_checksums_are_shared(checkpoint, monkeypatch, size):
+    """Each storage is compared by exactly one rank, and one that was damaged is still named."""
+    source, read = read_source(checkpoint), []
+    verify_member = zip_archive.verify_member
+
+    def note(path, member):
+        read.append(member.offset)
+        verify_member(path, member)
+
+    monkeypatch.setattr(zip_archive, "verify_member", note)
+    run_ranks(size, lambda one: verify_storage(source, one))
+    assert len(read) == len(set(read)) == len(source.tables) + len(source.dense)
+
+
+def test_a_damaged_storage_is_named_whoever_reads_it(checkpoint, tmp_path):
+    """As by one process."""
+    content = bytearray(checkpoint.read_bytes())
+    table = read_source(checkpoint).tables[1].weight.pieces[0]
+    content[table.offset + 40] ^= 1
+    (tmp_path / "dlrm.pt").write_bytes(content)
+    source = read_source(tmp_path / "dlrm.pt")
+    with pytest.raises(CheckpointError) as alone:
+        verify_storage(source)
+    said = []
+
+    def run(one):
+        try:
+            verify_storage(source, one)
+        except CheckpointError as error:
+            said.append(str(error))
+            one.wire.meeting.barrier.abort()
+        except threading.BrokenBarrierError:
+            pass
+
+    run_ranks(3, run)
+    assert said == [str(alone.value)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_digests_are_shared(tmp_path, size):
+    """Several files and one: each is read once, and the digest is that of one process."""
+    files = [tmp_path / name for name in ("a", "b", "c")]
+    for number, path in enumerate(files):
+        path.write_bytes(bytes([number]) * 1000)
+    for chosen in (files, files[:1]):
+        assert run_ranks(size, lambda one, chosen=chosen: digest_files(chosen, one)) == [digest_files(chosen)] * size
