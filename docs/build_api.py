@@ -47,8 +47,8 @@ HEAD = """\
 Made from the code by `python docs/build_api.py`: edit the docstrings, not this page.
 
 The verbs are in `memrec_convert` and are imported when they are first used. All that a caller can do wrong raises a
-[`MemrecError`](#errors). A `LogPaths` is a path or several: a file, a directory or a glob pattern each. A `Progress` is
-called as `progress(stage, done, total)`, and is silent where none is given.
+[`MemrecError`](#errors). A `LogPaths` is a path or several: a file, a directory, a glob pattern or a URL each. A
+`Progress` is called as `progress(stage, done, total)`, and is silent where none is given.
 """
 
 CHOICES = """\

@@ -30,7 +30,7 @@ _MOST_ATTEMPTS = 100
 def as_path(path: object, error: type[MemrecError]) -> Path:
     """A path from what a caller gave; `error` where that names no local file."""
     if is_url(path):
-        raise error(f"{path}: only checkpoints and counts are read by URL; copy it to a local file.")
+        raise error(f"{path}: found a URL, expected a local file; only checkpoints, logs and counts are read by URL.")
     try:
         plain = Path(path)  # type: ignore[arg-type]
         os.fsencode(plain)

@@ -39,6 +39,7 @@ common_options = add(budget_option, input_options, plan_options, tables_only_opt
 @click.option(
     "--like", metavar="ARTIFACT", help="Start from an earlier artifact: rows that did not move keep their codes."
 )
+@click.option("--row-map", metavar="FILE", help="With --like: parquet or CSV (table, old, new) of renumbered rows.")
 @click.option("--model", metavar="MODULE:CLASS", help="The network's class, imported from your own code.")
 @click.option("--model-args", metavar="FILE", help="YAML: the class's arguments, and how it reads a log.")
 @click.option("--objective", metavar="NAME", help="With --model: binary (default), regression, ranking, MODULE:LOSS.")

@@ -96,7 +96,7 @@ running_options = add(
 )
 
 input_options = add(
-    log_option("--data", "Training log: file, directory or glob; repeatable."),
+    log_option("--data", "Training log: file, directory, glob or URL; repeatable."),
     log_option("--val", "Hold-out log: chooses between plans and stops fine-tuning."),
     click.option("--profile", metavar="FILE", help="Lookup profile (.npz): reused if it exists, else written."),
     click.option(

@@ -14,7 +14,7 @@ import torch
 
 from memrec_convert.clicklog.block import MISSING_ID, Block, Ragged
 from memrec_convert.clicklog.schema import ColumnChoice, LogSchema
-from memrec_convert.errors import IdRangeError, LogError
+from memrec_convert.errors import CheckpointError, IdRangeError, LogError
 
 _ADVICE = (
     "; give missing values an id of their own, as in training, and write whole numbers as integers: "
@@ -78,6 +78,19 @@ def _show_first(column: pa.Array) -> str:
     """The first value of a column, for a sentence; "" where it has none."""
     known = column.drop_null()
     return f" (first: {str(known[0].as_py())[:40]!r})" if len(known) else ""
+
+
+def read_names(column: pa.Array, *, where: str) -> pa.DictionaryArray:
+    """A column of tables' names as a dictionary that holds each name of these rows once; LogError for other values."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if str(column.type) == "string_view":
+        column = column.cast(pa.string())
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise LogError(f"{where}: found values of type {column.type}, expected the tables' names as strings.")
+    if column.null_count:
+        raise LogError(f"{where}: found {column.null_count:,} missing names; name a table in every row.")
+    return column.dictionary_encode()
 
 
 def read_bags(column: pa.Array, table: tuple[str, int], schema: LogSchema, *, where: str) -> Ragged:
@@ -185,9 +198,11 @@ def transform_dense(dense: np.ndarray, transform: str, names: tuple[str, ...], *
 
 @contextmanager
 def arrow_errors(where: str) -> Iterator[None]:
-    """Failures of pyarrow and of the file system as LogError naming `where`."""
+    """Failures of pyarrow, of the file system and of a store as LogError naming `where`."""
     try:
         yield
+    except CheckpointError as error:  # of an object of a store
+        raise LogError(str(error)) from error
     except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
         no_id = _NO_ID.search(str(error))
         if no_id is not None:

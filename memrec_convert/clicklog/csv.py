@@ -17,6 +17,7 @@ from memrec_convert.clicklog.block import Block
 from memrec_convert.clicklog.columns import arrow_errors, assemble_block
 from memrec_convert.clicklog.schema import ColumnChoice, LogSchema, choose_columns
 from memrec_convert.errors import LogError
+from memrec_convert.remote import RemotePath
 
 GZIP_MAGIC = b"\x1f\x8b"
 _BLOCK_BYTES = 4 << 20
@@ -70,7 +71,8 @@ def stream_table(
 @contextmanager
 def open_stream(path: Path) -> Iterator[pa.NativeFile]:
     """The file's bytes as an arrow stream, decompressed where the content (not the name) says gzip."""
-    with pa.OSFile(str(path)) as plain:
+    remote = isinstance(path, RemotePath)
+    with pa.PythonFile(path.open("rb"), mode="r") if remote else pa.OSFile(str(path)) as plain:
         is_gzip = plain.read(2) == GZIP_MAGIC
         plain.seek(0)
         if not is_gzip:
@@ -85,8 +87,9 @@ def read_first_line(path: Path) -> str:
     with arrow_errors(str(path)):
         with path.open("rb") as raw:
             is_gzip = raw.read(2) == GZIP_MAGIC
-        with gzip.open(path) if is_gzip else path.open("rb") as file:
-            line = file.readline(_LONGEST_LINE_BYTES)
+            raw.seek(0)
+            with gzip.open(raw) if is_gzip else raw as file:
+                line = file.readline(_LONGEST_LINE_BYTES)
         text = line.decode("utf-8-sig").rstrip("\r\n")
     if not text or "\x00" in text:
         found = "binary content" if text else "an empty file or first line"

@@ -15,6 +15,7 @@ from memrec_convert.clicklog.block import Block, limit_rows, rebatch, shuffle_wi
 from memrec_convert.clicklog.columns import arrow_errors
 from memrec_convert.clicklog.schema import ColumnChoice, LogSchema
 from memrec_convert.errors import LogError
+from memrec_convert.remote import RemotePath
 
 SHUFFLE_WINDOW_ROWS = 1 << 22
 """Rows that a shuffled stream holds at once (4,194,304): a log no larger than this is shuffled fully."""
@@ -126,12 +127,17 @@ class ClickLog:
     def _digest(self) -> LogDigest:
         digests = [_hash_file(path) for path in self.paths]
         combined = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
-        names = tuple(path.name for path in self.paths)
+        names = tuple(map(name_of, self.paths))
         return LogDigest(combined[:32], tuple(digest[:16] for digest in digests), names)
 
     def _describe(self) -> str:
         others = len(self.paths) - 1
         return str(self.paths[0]) + (f" and {others} more files" if others else "")
+
+
+def name_of(path: Path) -> str:
+    """A file's name; of a URL without its query, which may hold what signs it."""
+    return path.local_name if isinstance(path, RemotePath) else path.name
 
 
 def _hash_file(path: Path) -> str:

@@ -7,24 +7,26 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from memrec_convert.clicklog.columns import arrow_errors
 from memrec_convert.clicklog.criteo import is_criteo_line, open_criteo
 from memrec_convert.clicklog.csv import open_csv, read_first_line
-from memrec_convert.clicklog.log import ClickLog, LogFile
+from memrec_convert.clicklog.log import ClickLog, LogFile, name_of
 from memrec_convert.clicklog.parquet import open_parquet
 from memrec_convert.clicklog.schema import LogSchema
 from memrec_convert.errors import LogError
-from memrec_convert.remote import is_url
+from memrec_convert.remote import RemotePath, as_source
 
 _KNOWN = "parquet, CSV with a header, or raw Criteo (.parquet, .csv, .csv.gz, .tsv, .txt, .gz, day_N)"
 _LOG_NAME = re.compile(r"(.*\.(parquet|pq|csv|tsv|txt)(\.gz)?|.*\.gz|day_\d+)", re.IGNORECASE)
 
 
 def open_log(source: str | Path | Sequence[str | Path], schema: LogSchema) -> ClickLog:
-    """A log from a file, several files, a directory (its log files, not deeper) or a glob pattern.
+    """A log from a file, several files, a directory (its log files, not deeper) or a glob pattern, each local or a URL.
 
     The files are read in the order of their paths, numbers in names compared as numbers (day_2 before day_10). The
     kind is told by the suffix, and by the content where that leaves it open. Only footers and first lines are read
-    here. LogError for files that are missing, of several kinds, of no known kind, or that do not fit the schema.
+    here. An object of a store that is replaced later is refused when it is read. LogError for files that are missing,
+    of several kinds, of no known kind, or that do not fit the schema.
     """
     paths = find_files(source)
     kinds = {path: sniff_kind(path) for path in paths}
@@ -59,7 +61,7 @@ def find_files(source: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
 
 def sniff_kind(path: Path) -> str:
     """The kind of a log file, "parquet", "csv" or "criteo": by the suffix, or else by the content."""
-    name = path.name.lower()
+    name = name_of(path).lower()
     if name.endswith((".parquet", ".pq")):
         return "parquet"
     if name.endswith((".csv", ".csv.gz")):
@@ -84,27 +86,34 @@ def _open_file(path: Path, kind: str, schema: LogSchema) -> LogFile:
 
 
 def _expand(item: str | Path) -> Iterable[Path]:
-    path = Path(item)
-    if is_url(item):
-        raise LogError(
-            f"the log {item} is a URL, and logs are read from local files: copy it, or count its lookups where it is "
-            "(--counts)."
-        )
-    if path.is_dir():
-        found = [entry for entry in path.iterdir() if entry.is_file() and _is_log_name(entry.name)]
-        if not found:
-            raise LogError(f"the directory {path} holds no log files: expected {_KNOWN}.")
-        return found
-    if path.is_file():
-        return [path]
-    if any(character in str(item) for character in "*?["):
-        # pathlib takes no absolute pattern.
-        matches = [Path(match) for match in glob.glob(str(item), recursive=True)]  # noqa: PTH207
-        found = [match for match in matches if match.is_file()]
-        if not found:
-            raise LogError(f"no file matches {item}: check the pattern.")
-        return found
+    with arrow_errors(str(item)):
+        path = as_source(item)
+        if path.is_dir():
+            found = [entry for entry in path.iterdir() if _is_log_name(entry.name) and entry.is_file()]
+            if not found:
+                raise LogError(f"the directory {path} holds no log files: expected {_KNOWN}.")
+            return found
+        if path.is_file():
+            return [path]
+        if _is_pattern(path.name.partition("?")[0] if isinstance(path, RemotePath) else str(item)):
+            found = [match for match in _match(path) if match.is_file()]
+            if not found:
+                raise LogError(f"no file matches {item}: check the pattern.")
+            return found
+        if isinstance(path, RemotePath):
+            path.require()
     raise LogError(f"the log {path} does not exist: check the path.")
+
+
+def _match(pattern: Path) -> Iterable[Path]:
+    """What a pattern means; that of a URL has its wildcards in the last part."""
+    if isinstance(pattern, RemotePath):
+        return pattern.parent.glob(pattern.name)
+    return map(Path, glob.glob(str(pattern), recursive=True))  # noqa: PTH207 - pathlib takes no absolute pattern
+
+
+def _is_pattern(text: str) -> bool:
+    return any(character in text for character in "*?[")
 
 
 def _is_log_name(name: str) -> bool:
@@ -117,8 +126,5 @@ def _sort_key(path: Path) -> list[tuple[int, int, str]]:
 
 
 def _read_magic(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(4)
-    except OSError as error:
-        raise LogError(f"cannot read the log {path}: {error.strerror}; check the path.") from error
+    with arrow_errors(str(path)), path.open("rb") as file:
+        return file.read(4)

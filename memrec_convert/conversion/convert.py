@@ -140,13 +140,15 @@ def take_like(
     """
     path = choices.get("like")
     if path is None:
+        if choices.get("row_map") is not None:
+            raise OptionError("--row-map tells rows of an earlier artifact from today's; add --like ARTIFACT.")
         return None, budget, choices
     if max_auc_drop is not None:
         raise OptionError(
             "--max-auc-drop searches for a size, and --like takes over that of an earlier artifact; leave one out, or "
             "hold the result to a bound with --fail-if-worse-than."
         )
-    like = read_yesterday(path)
+    like = read_yesterday(path, choices.get("row_map"))
     silent = choices.get("recipe") is None
     taken = {name: one for name, one in like.choices.items() if silent and choices.get(name) is None}
     if budget is None and silent:

@@ -215,6 +215,7 @@ class OutputChoices(InputChoices, GoalChoices, total=False):
     like          an artifact of the same network from an earlier day: its plan, codebooks and codes are taken over
                   where they still serve, and nothing is trained; its budget, seed and dense precision hold where no
                   others are given
+    row_map       with `like`, a file (parquet or CSV: table, old, new) of rows that had another number then
     """
 
     eval: LogPaths | None
@@ -226,6 +227,7 @@ class OutputChoices(InputChoices, GoalChoices, total=False):
     model: str | None
     model_args: str | Path | None
     like: str | Path | None
+    row_map: str | Path | None
 
 
 def make_options(values: Mapping[str, Any]) -> Options:

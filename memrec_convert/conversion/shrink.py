@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from memrec_convert.artifact.dense import choose_compute
 from memrec_convert.artifact.metadata import Metadata
 from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.subject import Progress, Subject
+from memrec_convert.conversion.measuring.carried import find_harm
 from memrec_convert.conversion.measuring.precision import settle_precision
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.candidates import confirm, find_candidates
@@ -17,7 +19,7 @@ from memrec_convert.conversion.steps.fitting import Fitted, fit_subject
 from memrec_convert.conversion.steps.outcome import Candidate, Shrunk, TakenOver, describe_wish
 from memrec_convert.conversion.steps.recoding import teach_rows
 from memrec_convert.conversion.steps.sizing import complete_metadata, make_counter
-from memrec_convert.conversion.steps.weighting import NO_DATA_WARNING
+from memrec_convert.conversion.steps.weighting import NO_DATA_WARNING, warn_of_untrained
 from memrec_convert.conversion.steps.yesterday import Yesterday
 from memrec_convert.errors import OptionError
 from memrec_convert.finetune.loop import FineTuning
@@ -107,17 +109,24 @@ def _rank(
     if like is not None:
         carried = carry_over(subject, like, options, describe, budget_bytes, progress=progress, watch=watch)
     if carried is not None and carried.candidate is not None and subject.large_bytes:
-        fitted, candidates = carried.fitted, [carried.candidate]
-    else:
-        fitted = fitted or fit_subject(subject, options, progress, watch, budget_bytes=budget_bytes)
-        count = make_counter(subject, describe(fitted.source), oov=options.oov)
-        candidates = find_candidates(
-            subject, fitted, budget_bytes, options, count, progress=progress, watch=watch, rivals=rivals, refine=refine
-        )
-        candidates += [] if carried is None else carried.beside(fitted)
+        with watch.stage("compare plans"):
+            ranked = confirm(subject, [carried.candidate], options, progress=progress, measure_alone=rivals)
+            reason = find_harm(subject, ranked[0], None, carried.told, options)
+        if not reason:
+            return carried.fitted, ranked, carried.told
+        carried = replace(carried, told=replace(carried.told, reason=reason), candidate=None)
+    fitted = fitted or fit_subject(subject, options, progress, watch, budget_bytes=budget_bytes)
+    count = make_counter(subject, describe(fitted.source), oov=options.oov)
+    candidates = find_candidates(
+        subject, fitted, budget_bytes, options, count, progress=progress, watch=watch, rivals=rivals, refine=refine
+    )
+    candidates += [] if carried is None else carried.beside(fitted)
     with watch.stage("compare plans"):
         ranked = confirm(subject, candidates, options, progress=progress, measure_alone=rivals)
-    return fitted, *((ranked, None) if carried is None else carried.settle(ranked))
+        if carried is None:
+            return fitted, ranked, None
+        told = carried.told
+        return fitted, *carried.settle(ranked, lambda own, fresh: find_harm(subject, own, fresh, told, options))
 
 
 def _refuse_pooled(options: Options) -> None:
@@ -156,6 +165,9 @@ def _warn(
     warnings = []
     if fitted.source == "displacement":
         warnings.append(NO_DATA_WARNING.format(fitted.fault or "no Adagrad state"))
+        for site, fit, spec in zip(subject.sites, fitted.fits, chosen.specs, strict=False):
+            if spec.form != "kept":
+                warnings += warn_of_untrained(site.name, fit.survey.weights, fit.survey.centre)
     if all(spec.form == "kept" and spec.codec == "fp32" for spec in chosen.specs):
         warnings.append(f"the original fits the budget of {budget_bytes} bytes: every table stays at fp32")
     elif all(spec.form == "kept" for spec in chosen.specs):

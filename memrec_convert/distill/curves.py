@@ -25,7 +25,7 @@ FINE_SAMPLE_ROWS = 1024
 """Of the sample, those on which fine codecs are measured: their encoder searches."""
 FP16_END = 65_504.0
 KMEANS_ITERATIONS = 10
-CHOOSING_ITERATIONS = 5
+CHOOSING_ITERATIONS, CHOOSING_ROWS = 5, 16_384
 """Of the lists of a large table, until one is chosen: about enough to tell them apart."""
 
 
@@ -68,14 +68,14 @@ def measure_table(
     stored = {}
     for codec in ("int8",) if replaceable else ():
         distances = torch.stack([at_zero, codec_distance(sample.rows.residual + survey.centre, survey.metric, codec)])
-        stored[codec] = _sum_by_class(distances, sample, _class_of(fit), classes)[1]
+        stored[codec] = _sum_by_class(distances, sample, _class_of(sample, classes), classes)[1]
     coarse = [codec for codec in CODECS if codec not in FINE_CODECS]
     if is_large(reader.shape):
         kept = {codec: _estimate_kept(sample, survey, codec) for codec in coarse}
     else:
         kept = {codec: _kept_distortion(reader, survey, codec) for codec in coarse}
     if fine and replaceable:
-        stored |= _measure_fine(sample, survey, at_zero, _class_of(fit), classes)
+        stored |= _measure_fine(_thin_out(sample, FINE_SAMPLE_ROWS), survey, classes)
         kept |= {codec: float(stored[codec].sum()) for codec in FINE_CODECS}
     alone = (ListCurve((), classes.energy[None]),) if replaceable else ()  # the empty list is the mean row
     return replace(fit, curves=replace(table, lists=alone, stored=stored, kept=kept))
@@ -88,40 +88,45 @@ def group_lists(rows: int, lists: Sequence[tuple[int, ...]]) -> list[tuple[tuple
 
 
 def measure_lists(fit: TableFit, lists: Sequence[tuple[int, ...]], *, seed: int) -> tuple[ListCurve, ...]:
-    """What these lists of stages would cost, fitted on the table's sample."""
-    found, number = [], _class_of(fit)
+    """What these lists of stages would cost, fitted on the table's sample, or of a large table on a part of it."""
     large = is_large((fit.curves.rows, fit.curves.dim))
-    for one in _fit_lists(fit, lists, CHOOSING_ITERATIONS if large else KMEANS_ITERATIONS, seed):
-        found.append(ListCurve(one.sizes, _sum_by_class(one.distances, fit.sample, number, fit.classes)))
-    return tuple(found)
+    sample = _thin_out(fit.sample, CHOOSING_ROWS) if large else fit.sample
+    number = _class_of(sample, fit.classes)
+    fitted = _fit_lists(sample, fit.survey, lists, CHOOSING_ITERATIONS if large else KMEANS_ITERATIONS, seed)
+    return tuple(ListCurve(one.sizes, _sum_by_class(one.distances, sample, number, fit.classes)) for one in fitted)
 
 
 def fit_stages(fit: TableFit, sizes: tuple[int, ...], *, seed: int) -> tuple[Stage, ...]:
     """The stages of a list, fitted on the table's sample."""
-    return next(_fit_lists(fit, [sizes], KMEANS_ITERATIONS, seed)).stages
+    return next(_fit_lists(fit.sample, fit.survey, [sizes], KMEANS_ITERATIONS, seed)).stages
 
 
-def _fit_lists(fit: TableFit, lists: Sequence[tuple[int, ...]], iterations: int, seed: int) -> Iterator[FittedList]:
-    survey = fit.survey
-    return fit_lists(fit.sample.rows, survey.metric, lists, scale=survey.scale, iterations=iterations, seed=seed)
+def _fit_lists(
+    sample: Sample, survey: Survey, lists: Sequence[tuple[int, ...]], iterations: int, seed: int
+) -> Iterator[FittedList]:
+    return fit_lists(sample.rows, survey.metric, lists, scale=survey.scale, iterations=iterations, seed=seed)
 
 
-def _class_of(fit: TableFit) -> Tensor:
+def _class_of(sample: Sample, classes: ValueClasses) -> Tensor:
     """The class of each row of the sample, int64 [n]."""
-    return torch.from_numpy(gather(fit.classes.number, fit.sample.numbers).astype(np.int64))
+    return torch.from_numpy(gather(classes.number, sample.numbers).astype(np.int64))
 
 
-def _measure_fine(
-    sample: Sample, survey: Survey, at_zero: Tensor, number: Tensor, classes: ValueClasses
-) -> dict[str, np.ndarray]:
-    """Per fine codec the distortion of stored rows by class, from a part of the sample."""
-    part = slice(None, None, -(-len(number) // FINE_SAMPLE_ROWS) or 1)
-    thin = replace(sample, rows=SampleRows(sample.rows.residual[part], sample.rows.weights[part]))
-    rows = thin.rows.residual + survey.centre
-    found = {}
+def _thin_out(sample: Sample, most: int) -> Sample:
+    """Every second row, or third, or so on, of those of a sample: at most so many, which stand for more each."""
+    step = -(-len(sample.numbers) // most) or 1
+    part = slice(None, None, step)
+    rows = SampleRows(sample.rows.residual[part].contiguous(), sample.rows.weights[part] * step)
+    return Sample(sample.numbers[part], rows, sample.stands_for[part] * step)
+
+
+def _measure_fine(sample: Sample, survey: Survey, classes: ValueClasses) -> dict[str, np.ndarray]:
+    """Per fine codec the distortion of stored rows by class."""
+    rows, number, found = sample.rows.residual + survey.centre, _class_of(sample, classes), {}
+    at_zero = measure_rows(sample.rows.residual, metric=survey.metric)[0]
     for codec in FINE_CODECS:
-        distances = torch.stack([at_zero[part], codec_distance(rows, survey.metric, codec)])
-        found[codec] = np.nan_to_num(_sum_by_class(distances, thin, number[part], classes)[1], nan=math.inf)
+        distances = torch.stack([at_zero, codec_distance(rows, survey.metric, codec)])
+        found[codec] = np.nan_to_num(_sum_by_class(distances, sample, number, classes)[1], nan=math.inf)
     return found
 
 

@@ -37,6 +37,7 @@ _OCTAVES, _MIDDLE = 128, 64
 class HeldCodes:
     """The codes of a table as it was, `table`, and how deep each row's was, int8 [rows] of those that are still there.
 
+    origins: int64 [rows], which row of it each one was, where that is another number; rows without one have depth 0.
     limits: float32 [depths, octaves], the squared distance up to which a row's old code serves, as a share of that
     from the centre; by the octave that the latter is in.
     """
@@ -44,6 +45,7 @@ class HeldCodes:
     table: CompressedTable
     depths: np.ndarray
     limits: np.ndarray
+    origins: np.ndarray | None = None
 
     def over(self, table: CompressedTable) -> HeldCodes:
         """The same codes over other codebooks, with which none is known to serve: every row is coded, and compared."""
@@ -56,16 +58,20 @@ class HeldCodes:
         away, known = torch.zeros(len(chunk)), torch.zeros(len(chunk), dtype=torch.bool)
         if not rows:
             return Found(codes, away, known, known)
-        ids, own = torch.arange(start, start + rows), torch.from_numpy(self.depths[start : start + rows])
+        ids, own = self._number(torch.arange(start, start + rows)), torch.from_numpy(self.depths[start : start + rows])
         known[:rows] = (own > 0) & (own == depths[:rows])
-        codes[:rows], away[:rows] = self._codes(ids, own), self._distances(ids, chunk[:rows], survey.metric)
+        codes[:rows], away[:rows] = self.read_codes(ids, own), self._distances(ids, chunk[:rows], survey.metric)
         whole = measure_rows(chunk[:rows], centre=survey.centre, metric=survey.metric)[0]
         limits = torch.from_numpy(self.limits)[own.clamp(min=0).long(), _octave_of(whole)]
         serves = known.clone()
         serves[:rows] &= away[:rows] <= limits * whole
         return Found(codes, away, known, serves)
 
-    def _codes(self, ids: Tensor, depths: Tensor) -> Tensor:
+    def _number(self, rows: Tensor) -> Tensor:
+        """The numbers that rows had, int64 [n]."""
+        return rows if self.origins is None else torch.from_numpy(self.origins)[rows].clamp(min=0)
+
+    def read_codes(self, ids: Tensor, depths: Tensor) -> Tensor:
         """uint8 [n, stages], zeros beyond a row's depth (int8 [n])."""
         table, spec = self.table, self.table.spec
         codes = torch.zeros(len(ids), len(spec.stages), dtype=torch.uint8)
@@ -121,13 +127,20 @@ def _octave_of(squared: Tensor) -> Tensor:
 
 
 def hold_codes(
-    reader: RowReader, survey: Survey, table: CompressedTable, depths: np.ndarray, *, workers: int
+    reader: RowReader,
+    survey: Survey,
+    table: CompressedTable,
+    depths: np.ndarray,
+    *,
+    workers: int,
+    origins: np.ndarray | None = None,
 ) -> tuple[HeldCodes, float]:
     """The codes of `table` for rows of which some have moved, and the largest |entry| of any row less the centre.
 
-    depths int8 [rows], those of the rows that are still there. The survey's values become what each row is worth.
+    depths int8 [rows], those of the rows that are still there; `origins` as `HeldCodes` has them. The survey's values
+    become what each row is worth.
     """
-    held = HeldCodes(table, depths, np.full((len(table.spec.stages) + 1, _OCTAVES), -1, dtype=np.float32))
+    held = HeldCodes(table, depths, np.full((len(table.spec.stages) + 1, _OCTAVES), -1, dtype=np.float32), origins)
     step = max(1, min(_SAMPLED, len(depths) // _LEAST_SAMPLED))
 
     def measure(bounds: tuple[int, int]) -> tuple[Tensor, float, np.ndarray, np.ndarray]:
@@ -135,7 +148,7 @@ def hold_codes(
         whole, largest = measure_rows(chunk, centre=survey.centre, metric=survey.metric)
         rows = chunk[: max(0, len(depths) - bounds[0]) : step]
         at = torch.arange(len(rows)) * step
-        away = held._distances(at + bounds[0], rows, survey.metric) if len(rows) else torch.zeros(0)
+        away = held._distances(held._number(at + bounds[0]), rows, survey.metric) if len(rows) else torch.zeros(0)
         return whole, largest, (away / whole[at].clamp(min=1e-30)).numpy(), _octave_of(whole[at]).numpy()
 
     widest, found, bounds = 0.0, list[tuple[np.ndarray, np.ndarray, np.ndarray]](), chunk_bounds(*reader.shape)

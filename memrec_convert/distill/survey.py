@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from memrec_convert.distill.columns import IN_MEMORY, Column, Scratch, gather, slices
-from memrec_convert.distill.rows import CHUNKS_PER_RANGE, RowReader, chunk_bounds, rows_per_chunk
+from memrec_convert.distill.rows import CHUNKS_PER_RANGE, RowReader, chunk_bounds, is_large, rows_per_chunk
 from memrec_convert.distill.stages import SampleRows, seeded_generator
 from memrec_convert.kernels.encoder import measure_rows, sum_by_nearest
 from memrec_convert.parallel import ALONE, Crew
+
+CENTRE_ROWS = 65_536
+"""Rows of a large table that tell its centre: what all rows lose by its being off is about one part in so many."""
 
 CLASSES_PER_OCTAVE = 2
 _LOWEST_CLASS, _HIGHEST_CLASS = -160, 160
@@ -73,22 +77,23 @@ def survey_table(
     crew: Crew = ALONE,
     label: str = "",
 ) -> Survey:
-    """Two passes over the rows: the weighted centre, then each row's value. Rows must be finite.
+    """The weighted centre, then each row's value. Rows must be finite; `label` tells the crew this table from others.
 
-    `label` tells the crew this table's passes from others.
+    The centre of a large table comes from rows drawn by their weights, that of others from all.
     """
     rows, dim = reader.shape
     bounds = chunk_bounds(rows, dim)
-    total, mass = torch.zeros(dim, dtype=torch.float64), 0.0
-
-    def add_up(part: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        chunk, weight = torch.from_numpy(reader.read_rows(*part)), torch.from_numpy(weights[slice(*part)])
-        return sum_by_nearest(chunk, weight, torch.zeros(len(chunk), dtype=torch.int64), 1)
-
-    for own, sums in crew.map(f"centre, {label}", add_up, bounds, workers=workers, block=CHUNKS_PER_RANGE):
-        total += sums[0]
-        mass += float(own)
-    centre = (total / max(mass, 1e-30)).to(torch.float32)
+    shared: dict[str, Any] = {"workers": workers, "crew": crew, "label": label}
+    if is_large(reader.shape):
+        numbers, inverse = _draw(weights, CENTRE_ROWS, seeded_generator(0, 2))
+        chosen = _gather_rows(reader, numbers, kind="centre", **shared)
+        mass, sums = _add_up(chosen, gather(weights, numbers) * inverse)
+    else:
+        mass, sums = 0.0, torch.zeros(dim, dtype=torch.float64)
+        for part in bounds:
+            own_mass, own = _add_up(reader.read_rows(*part), weights[slice(*part)])
+            mass, sums = mass + own_mass, sums + own
+    centre = (sums / max(mass, 1e-30)).to(torch.float32)
     values, widest = scratch.column(rows, np.float32), 0.0
 
     def measure(part: tuple[int, int]) -> tuple[Tensor, float]:
@@ -99,6 +104,13 @@ def survey_table(
         values[slice(*part)] = weights[slice(*part)] * distance.numpy()
         widest = max(widest, largest)
     return Survey(centre, metric, weights, values, widest)
+
+
+def _add_up(rows: np.ndarray, weights: np.ndarray) -> tuple[float, Tensor]:
+    """The sum of the weights, and of the rows times these, float64 [dim]."""
+    one = torch.zeros(len(rows), dtype=torch.int64)
+    mass, sums = sum_by_nearest(torch.from_numpy(rows), torch.from_numpy(weights), one, 1)
+    return float(mass), sums[0]
 
 
 def group_by_value(values: Column, *, scratch: Scratch = IN_MEMORY) -> ValueClasses:
@@ -129,21 +141,24 @@ def draw_sample(
     reader: RowReader, survey: Survey, *, size: int, seed: int, workers: int = 1, crew: Crew = ALONE, label: str = ""
 ) -> Sample:
     """About `size` rows, drawn in proportion to the root of their value (all of them where the table is smaller)."""
-    rows, _ = reader.shape
-    chances = _Chances(survey.values, size)
-    generator = seeded_generator(seed, 1)
+    drawn, inverse = _draw(survey.values, size, seeded_generator(seed, 1))
+    chosen = _gather_rows(reader, drawn, kind="sample", workers=workers, crew=crew, label=label)
+    stands_for = torch.from_numpy(inverse)
+    weights = torch.from_numpy(gather(survey.weights, drawn)) * stands_for
+    return Sample(drawn, SampleRows(torch.from_numpy(chosen) - survey.centre, weights), stands_for)
+
+
+def _draw(values: Column, size: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Rising numbers of about `size` rows (int64), and for how many each stands (float32)."""
+    chances = _Chances(values, size)
     numbers, inverse = [], []
-    for part in slices(rows):
+    for part in slices(len(values)):
         chance = chances.of(part)
         uniform = torch.rand(len(chance), generator=generator, dtype=torch.float64).numpy()
         drawn = np.flatnonzero(uniform < chance)
         numbers.append(drawn + part.start)
         inverse.append((1.0 / chance[drawn]).astype(np.float32))
-    drawn = np.concatenate(numbers)
-    picked = torch.from_numpy(_gather_rows(reader, drawn, workers, crew, label)) - survey.centre
-    stands_for = torch.from_numpy(np.concatenate(inverse))
-    weights = torch.from_numpy(gather(survey.weights, drawn)) * stands_for
-    return Sample(drawn, SampleRows(picked, weights), stands_for)
+    return np.concatenate(numbers), np.concatenate(inverse)
 
 
 class _Chances:
@@ -172,7 +187,9 @@ class _Chances:
         return float(sum(self.of(part).sum() for part in slices(len(self.values))))
 
 
-def _gather_rows(reader: RowReader, numbers: np.ndarray, workers: int, crew: Crew, label: str) -> np.ndarray:
+def _gather_rows(
+    reader: RowReader, numbers: np.ndarray, *, kind: str, workers: int, crew: Crew, label: str
+) -> np.ndarray:
     """The rows of these rising numbers, range by range in the order of the file."""
     rows, dim = reader.shape
     step = CHUNKS_PER_RANGE * rows_per_chunk(dim)
@@ -181,4 +198,4 @@ def _gather_rows(reader: RowReader, numbers: np.ndarray, workers: int, crew: Cre
     def pick(own: np.ndarray) -> np.ndarray:
         return reader.read_ids(own)
 
-    return np.concatenate(list(crew.map(f"sample, {label}", pick, parts, workers=workers)))
+    return np.concatenate(list(crew.map(f"{kind}, {label}", pick, parts, workers=workers)))

@@ -71,6 +71,11 @@ def _refuse_other(description: Description, base: np.ndarray, old: str, patch: s
 def read_bytes(path: Path, error: type[ArtifactError] | type[PatchError]) -> np.ndarray:
     """A file as uint8 [bytes], which the system reads as it is needed."""
     try:
+        if path.is_dir():
+            kind = (
+                "an artifact, which is one .safetensors file" if error is ArtifactError else "a patch, as diff wrote it"
+            )
+            raise error(f"{path} is a directory; expected {kind}.")
         if not path.is_file():
             raise error(f"there is no file {path}; check the path.")
         return np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)

@@ -12,6 +12,8 @@ from memrec_convert.encoding.spec import TableSpec, count_row_bytes
 from memrec_convert.planning.forms import FormChoice, spec_of
 from memrec_convert.planning.search import CountFile
 
+_HIGHEST = 116.0
+"""Exponent up to which a price, times the bytes of a row, is a number of float32."""
 _STEPS = 48
 _STEPS_OF_MANY = 26
 """Halvings of the price's range; among millions of ids, the coarser price moves a handful."""
@@ -62,7 +64,7 @@ def assign_levels(
         )
 
     centre = float(np.log2(price)) if price > 0 else 0.0
-    low, high = centre - 30, centre + 60
+    low, high = centre - 30, min(centre + 60, _HIGHEST)
     over, best = at(low), at(high)
     if over.nbytes <= budget_bytes:
         return _spread(over, tables)

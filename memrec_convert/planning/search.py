@@ -26,7 +26,8 @@ Beyond it, codes are ahead of them, and files stay of format 1.
 STEPS = 26
 ROUGH_STEPS = 14
 """Halvings of the price's range where a plan within a percent of the budget will do."""
-_HIGHEST_PRICE = 2.0**60
+_HIGHEST, _BEYOND = 60.0, 110.0
+"""Powers of two: the highest price of a byte, and that of models whose rows are beyond all measure."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def plan_tables(
         return TablePlan(choices, price, count_file(_list_specs(choices, curves)))
 
     def search(*, fine: bool) -> TablePlan:
-        low, high, best, above = -100.0, 60.0, smallest, free
+        low, high, best, above = -100.0, highest, smallest, free
         for _ in range(steps):
             middle = (low + high) / 2
             plan = at(2.0**middle, fine=fine)
@@ -90,7 +91,9 @@ def plan_tables(
     free = at(0.0)
     if free.nbytes <= budget_bytes:
         return free
-    smallest = at(_HIGHEST_PRICE)
+    highest, smallest = _HIGHEST, at(2.0**_HIGHEST)
+    if smallest.nbytes > budget_bytes:
+        highest, smallest = _BEYOND, at(2.0**_BEYOND)
     if smallest.nbytes > budget_bytes:
         raise BudgetTooSmallError(
             f"{format_bytes(budget_bytes)} ({budget_bytes} bytes) cannot hold this model; smallest reachable budget: "

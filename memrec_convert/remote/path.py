@@ -11,7 +11,7 @@ import stat as modes
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 from urllib.request import url2pathname
 
 from memrec_convert.errors import CheckpointError
@@ -45,9 +45,11 @@ def as_source(path: str | Path) -> Path:
         _refuse_slashes(path.partition("?")[0], given.group(1))
     if isinstance(path, RemotePath) or not is_url(path):
         return Path(path) if isinstance(path, str) else path
-    for known in [one for one in _KNOWN if one.startswith(str(path))]:
+    found = RemotePath(path)
+    below = str(found).rstrip("/") + "/"
+    for known in [one for one in _KNOWN if one == str(found) or one.startswith(below)]:
         del _KNOWN[known]
-    return RemotePath(path)
+    return found
 
 
 def _refuse_slashes(shown: str, rest: str) -> None:
@@ -116,11 +118,12 @@ class RemotePath(PosixPath):
         """The size; nothing else of it is true."""
         return os.stat_result((modes.S_IFREG, 0, 0, 1, 0, 0, self.require().size, 0, 0, 0))
 
-    def open(self, mode: str = "r", *_: Any, **__: Any) -> IO[Any]:  # type: ignore[override]  # noqa: ANN401
-        """A stream of the object's bytes, mode "rb" alone."""
+    def open(self, mode: str = "r", buffering: int = -1, *_: Any, **__: Any) -> IO[Any]:  # type: ignore[override]  # noqa: ANN401
+        """A stream of the object's bytes, mode "rb" alone; without buffering nothing is read but what is asked for."""
         if mode != "rb":
             raise OSError(errno.EROFS, "a URL is only read")
-        return io.BufferedReader(_Ranges(self.require()))
+        found = self.require()
+        return io.BufferedReader(_Ranges(found)) if buffering else cast("IO[bytes]", _Exact(found))
 
     def read_bytes(self) -> bytes:
         """The whole object."""
@@ -146,6 +149,22 @@ class RemotePath(PosixPath):
     def resolve(self, strict: bool = False) -> RemotePath:
         """As it is: a store has no links."""
         return self
+
+
+class _Exact(SizedStream):
+    """The raw stream of an object for readers that know what they want; each read is filled up to the object's end."""
+
+    def __init__(self, source: StoredObject) -> None:
+        super().__init__(source.size)
+        self.source = source
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401
+        view = memoryview(buffer).cast("B")[: max(0, self.size - self.position)]
+        for start in range(0, len(view), _MOST_READ):
+            stop = min(start + _MOST_READ, len(view))
+            view[start:stop] = self.source.read(self.position + start, self.position + stop)
+        self.position += len(view)
+        return len(view)
 
 
 class _Ranges(SizedStream):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -81,6 +83,27 @@ def test_the_kept_state_is_the_one_that_is_written(tiny, tmp_path):
     scores = {entry["step"]: entry["score"] for entry in told["history"]}
     kept = told.get("recoded", scores[told["best_step"]])
     assert measured == pytest.approx(kept, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", ["codes", "int8"])
+def test_threads_change_no_byte_of_what_is_trained(tiny, tmp_path, method):
+    """The original answers ahead of the student where there are threads: file and history stay the same."""
+    choices = {"method": method, "epochs": 2, "train_dense": True}
+    one, alone = run(tiny, tmp_path, "one", threads=1, **choices)
+    three, together = run(tiny, tmp_path, "three", threads=3, **choices)
+    assert len({entry["score"] for entry in alone.fine_tune["history"]}) > 1  # it has moved, for better or worse
+    assert together.fine_tune == alone.fine_tune
+    assert three == one
+
+
+def test_an_end_before_the_last_batch_leaves_no_thread(tiny, tmp_path, monkeypatch):
+    """Training that stalls ends while the original is ahead of it; no thread of it lives on."""
+    before = set(threading.enumerate())
+    monkeypatch.setattr(loop, "PATIENCE", 1)
+    monkeypatch.setattr(loop.TrainingPlan, "__init__", _with_rate(loop.TrainingPlan.__init__, 100.0))
+    _, report = run(tiny, tmp_path, threads=3)
+    assert report.fine_tune["steps"] < report.fine_tune["planned_steps"]
+    assert set(threading.enumerate()) <= before
 
 
 def test_training_changes_no_byte_count(tiny, tmp_path):

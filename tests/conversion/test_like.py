@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from memrec_convert import apply, convert, diff, verify
 from memrec_convert.artifact.reader import build_modules, read_artifact
 from memrec_convert.cli.commands import cli
+from memrec_convert.clicklog import SyntheticSpec, write_synthetic_log
 from memrec_convert.conversion.inputs import workspace
+from memrec_convert.conversion.measuring import carried
+from memrec_convert.conversion.steps import carrying
 from memrec_convert.distill import rows as rows_module
-from memrec_convert.errors import ArtifactError, OptionError
+from memrec_convert.errors import ArtifactError, LogError, OptionError
 from memrec_convert.planning import search
 from memrec_convert.report import Report
 
@@ -116,9 +123,8 @@ def test_large_tables_are_taken_over_from_a_sample(
     assert 0.85 * coded["coded"] < coded["kept"] < coded["coded"]
     assert (tmp_path / "1").read_bytes() == (tmp_path / "3").read_bytes()
     with_them = verify(tmp_path / "1", against=today).against["tables"]
-    convert(today, BUDGET, out=tmp_path / "fresh", epochs=0)
-    alone = verify(tmp_path / "fresh", against=today).against["tables"]
-    assert with_them[0]["relative_error"] < 1.1 * alone[0]["relative_error"]
+    before = verify(tmp_path / "old", against=tiny.bare).against["tables"]
+    assert with_them[0]["relative_error"] < 1.1 * before[0]["relative_error"]
 
 
 def test_a_day_without_change_changes_next_to_nothing(tiny: TinyModel, yesterday: Path, tmp_path: Path) -> None:
@@ -159,6 +165,115 @@ def test_tables_may_grow_and_shrink(tiny: TinyModel, yesterday: Path, tmp_path: 
     verify(tmp_path / "new.safetensors", against=today)
 
 
+def renumber(state: dict[str, torch.Tensor]) -> np.ndarray:
+    """Shuffles the rows of the first table, of which 9 are gone and 4 new; the earlier row of each, -1 for new."""
+    draw = np.random.default_rng(5)
+    weight = state["emb_l.0.weight"]
+    origins = np.append(draw.permutation(len(weight))[:-9], np.full(4, -1))
+    draw.shuffle(origins)
+    state["emb_l.0.weight"] = torch.where(torch.from_numpy(origins >= 0)[:, None], weight[origins], 0.01)
+    return origins
+
+
+def write_row_map(path: Path, origins: np.ndarray, table: str = "emb_l.0") -> Path:
+    """A row map of one table: parquet, or CSV by its suffix."""
+    new = np.flatnonzero(origins >= 0)
+    lines = pa.table({"table": [table] * len(new), "new": new, "old": origins[new]})
+    (pacsv.write_csv if path.suffix == ".csv" else pq.write_table)(lines, path)
+    return path
+
+
+def test_rows_that_were_renumbered_keep_their_codes(tiny: TinyModel, yesterday: Path, tmp_path: Path) -> None:
+    """With a row map a table whose rows were shuffled keeps nine codes in ten; without, hardly any."""
+    origins = np.zeros(0)
+
+    def change(state: dict[str, torch.Tensor]) -> None:
+        nonlocal origins
+        origins = renumber(state)
+
+    today = write_today(tiny, tmp_path / "today.pt", change)
+    made = []
+    for name in ("map.parquet", "map.csv"):
+        rows = write_row_map(tmp_path / name, origins)
+        found = told(convert(today, like=yesterday, row_map=rows, out=tmp_path / f"{name}.safetensors"))
+        made.append((tmp_path / f"{name}.safetensors").read_bytes())
+    assert made[0] == made[1]
+    table = found["tables"][0]
+    assert found["reason"] == ""
+    assert table["renumbered"] == ((origins >= 0) & (origins != np.arange(len(origins)))).sum()
+    assert table["kept"] > 0.9 * table["coded"] > 1000
+    assert f"{table['renumbered']:,} rows had another number" in found["says"]
+    old, new = codes_of(yesterday)["emb_l.0"], codes_of(tmp_path / "map.csv.safetensors")["emb_l.0"]
+    if not table["refitted"]:
+        known = origins >= 0
+        assert (old[origins[known]] == new[known]).all(axis=1).mean() > 0.9
+    verify(tmp_path / "map.csv.safetensors", against=today)
+    alone = told(convert(today, like=yesterday, out=tmp_path / "alone.safetensors"))["tables"][0]
+    assert alone["kept"] < 0.5 * table["kept"]
+
+
+def test_large_tables_that_were_renumbered_keep_their_codes(
+    tiny: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that are not listed have their number, or are new where another row has taken it."""
+    monkeypatch.setattr(rows_module, "LARGE_ELEMENTS", 1000)
+    monkeypatch.setattr(workspace, "HELD_BYTES", 0)
+    convert(tiny.bare, BUDGET, out=tmp_path / "old", epochs=0)
+
+    def swap(state: dict[str, torch.Tensor]) -> None:
+        state["emb_l.0.weight"][:500] = state["emb_l.0.weight"][:500].flip(0)
+
+    today = write_today(tiny, tmp_path / "today.pt", swap)
+    rows = write_row_map(tmp_path / "map.parquet", np.arange(500)[::-1].copy())
+    found = told(convert(today, like=tmp_path / "old", row_map=rows, out=tmp_path / "new"))
+    table = found["tables"][0]
+    assert table["renumbered"] == 500
+    assert table["kept"] > 0.95 * table["coded"] > 1000
+    alone = told(convert(today, like=tmp_path / "old", out=tmp_path / "alone"))["tables"][0]
+    assert alone["kept"] < table["kept"] - 100
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([("emb_l.0", 2000, 1)], r"> old: found 2000, expected rows of the earlier table 'emb_l\.0', 0 to 1999"),
+        ([("emb_l.0", 1, 2000)], r"> new: found 2000, expected rows of today's table 'emb_l\.0', 0 to 1999"),
+        ([("emb_l.0", -1, 3)], r"> old: found -1"),
+        ([("emb_l.0", 1, 7), ("emb_l.0", 2, 7)], r"row 7 of table 'emb_l\.0' stands there twice"),
+        ([("emb_l.9", 1, 2)], r"no table 'emb_l\.9' is in both models.*inspect"),
+        ([("emb_l.0", 1.5, 2)], r"(?s)whole|integer"),
+        ([("emb_l.0", None, 2)], r"missing"),
+        ([(None, 1, 2)], r"missing"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_a_row_map_that_cannot_be_is_one_sentence(
+    tiny: TinyModel, yesterday: Path, tmp_path: Path, lines: list[tuple[Any, ...]], said: str, suffix: str
+) -> None:
+    """Rows beyond their tables, a row with two origins, unknown tables, other values: named, and nothing is written."""
+    table = pa.table(dict(zip(("table", "old", "new"), map(list, zip(*lines, strict=True)), strict=True)))
+    if table.schema.field("table").type == pa.null():
+        table = table.set_column(0, "table", pa.array([None], pa.string()))
+    if table.schema.field("old").type == pa.null():
+        table = table.set_column(1, "old", pa.array([None], pa.int64()))
+    path = tmp_path / f"map.{suffix}"
+    (pacsv.write_csv if suffix == "csv" else pq.write_table)(table, path)
+    with pytest.raises(LogError, match=said):
+        convert(tiny.bare, like=yesterday, row_map=path, out=tmp_path / "new")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_row_map_needs_an_earlier_artifact_and_its_columns(tiny: TinyModel, yesterday: Path, tmp_path: Path) -> None:
+    """Without --like, without the file, and with other columns: one sentence each."""
+    with pytest.raises(OptionError, match="--like"):
+        convert(tiny.bare, BUDGET, row_map=tmp_path / "map.csv", out=tmp_path / "new")
+    with pytest.raises(LogError, match=r"map\.csv does not exist"):
+        convert(tiny.bare, like=yesterday, row_map=tmp_path / "map.csv", out=tmp_path / "new")
+    (tmp_path / "map.csv").write_text("table,before,after\nemb_l.0,1,2\n")
+    with pytest.raises(LogError, match="columns table, before, after; expected table, old, new"):
+        convert(tiny.bare, like=yesterday, row_map=tmp_path / "map.csv", out=tmp_path / "new")
+
+
 def test_where_a_fresh_fit_is_better_it_is_made(tiny: TinyModel, yesterday: Path, tmp_path: Path) -> None:
     """Another model's rows owe nothing to yesterday's: the file is that of a conversion from nothing, as is said."""
 
@@ -173,6 +288,35 @@ def test_where_a_fresh_fit_is_better_it_is_made(tiny: TinyModel, yesterday: Path
     assert found["says"].startswith("Converted anew")
     convert(today, BUDGET, out=tmp_path / "fresh.safetensors", epochs=0)
     assert (tmp_path / "like.safetensors").read_bytes() == (tmp_path / "fresh.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_where_a_fresh_conversion_ranks_better_it_is_made(
+    tiny: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    """Yesterday's plan was made for other weights; whatever its distortion, its AUC on a large hold-out is lower."""
+    monkeypatch.setattr(carrying, "MOST_LOST", float("inf"))
+    if large:
+        monkeypatch.setattr(rows_module, "LARGE_ELEMENTS", 1000)
+        monkeypatch.setattr(workspace, "HELD_BYTES", 0)
+    spec = SyntheticSpec(tables=ROWS, dense=2, train_rows=1, val_rows=100_000, test_rows=1)
+    logs = {"data": tiny.train, "val": write_synthetic_log(spec, tmp_path / "logs").val, "assume": {"pairs": "lower"}}
+    convert(tiny.bare, "8kB", weights="uniform", out=tmp_path / "old")
+    found = told(convert(tiny.bare, like=tmp_path / "old", out=tmp_path / "new", **logs, epochs=0))
+    says = "AUC drop of 0\\.0.* a fresh fit of a sample loses .* less" if large else "AUC of a fresh conversion is 0"
+    assert re.search(says, found["reason"])
+    convert(tiny.bare, "8kB", out=tmp_path / "fresh", **logs, epochs=0)
+    assert (tmp_path / "new").read_bytes() == (tmp_path / "fresh").read_bytes()
+    monkeypatch.setattr(carried, "MOST_AUC_LOST", 0.4)
+    assert told(convert(tiny.bare, like=tmp_path / "old", out=tmp_path / "kept", **logs, epochs=0))["reason"] == ""
+
+
+def test_a_small_hold_out_does_not_tell(tiny: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gain in AUC whose interval reaches below zero may be luck, and does not decide."""
+    monkeypatch.setattr(carrying, "MOST_LOST", float("inf"))
+    convert(tiny.bare, "8kB", weights="uniform", out=tmp_path / "old")
+    logs = {"data": tiny.train, "val": tiny.val}
+    assert told(convert(tiny.bare, like=tmp_path / "old", out=tmp_path / "new", **logs))["reason"] == ""
 
 
 def test_what_cannot_be_taken_over_is_converted_anew(tiny: TinyModel, yesterday: Path, tmp_path: Path) -> None:
@@ -190,6 +334,18 @@ def test_what_cannot_be_taken_over_is_converted_anew(tiny: TinyModel, yesterday:
     assert "no table emb_l.2" in more["reason"]
     less = told(convert(two, BUDGET, like=yesterday, tables_only=True, out=tmp_path / "less"))
     assert "emb_l.2 is gone" in less["reason"]
+
+
+@pytest.mark.parametrize("share", [0.999, 0.99, 0.982])
+def test_what_has_grown_is_taken_from_a_level(tiny: TinyModel, yesterday: Path, tmp_path: Path, share: float) -> None:
+    """A file that would be up to 2 % beyond the budget keeps the plan, and a level gives up its least worthy rows."""
+    budget = int(share * yesterday.stat().st_size)
+    report = convert(tiny.bare, budget, like=yesterday, out=tmp_path / "new.safetensors")
+    found = told(report)
+    assert found["reason"] == ""
+    assert sum(table["kept"] for table in found["tables"]) > 0.9 * sum(table["coded"] for table in found["tables"])
+    assert 0.97 * budget < (tmp_path / "new.safetensors").stat().st_size <= budget
+    verify(tmp_path / "new.safetensors", against=tiny.bare)
 
 
 def test_threads_do_not_change_the_file(tiny: TinyModel, yesterday: Path, tmp_path: Path) -> None:

@@ -13,16 +13,9 @@ from memrec_convert import convert, inspect
 from memrec_convert.checkpoint import read_source
 from memrec_convert.errors import CheckpointError
 from memrec_convert.remote import at_hand
-from memrec_convert.remote import store as store_module
 
 pytestmark = pytest.mark.remote
 pytest.importorskip("aiohttp")
-
-
-@pytest.fixture(autouse=True)
-def _at_once(monkeypatch):
-    """No waiting between tries."""
-    monkeypatch.setattr(store_module, "_WAITS", (0, 0, 0))
 
 
 @pytest.mark.parametrize(

@@ -2,68 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 
-import fsspec
 import pytest
 import torch
-from fsspec.implementations.memory import MemoryFileSystem
+from faulty_store import FAULTS, Faulty, put
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sparse import write_sparse_safetensors
 
 from memrec_convert import convert, inspect, plan
 from memrec_convert.checkpoint import read_source
-from memrec_convert.errors import CheckpointError, LogError, OutputError
+from memrec_convert.errors import CheckpointError, OutputError
 from memrec_convert.remote import as_source, at_hand
-from memrec_convert.remote import store as store_module
-
-
-class Faulty(MemoryFileSystem):
-    """A store in memory; each read takes one of `faults`, and `moved` counts bytes."""
-
-    protocol = "faulty"
-    store: dict = {}  # noqa: RUF012
-    pseudo_dirs = [""]  # noqa: RUF012
-    faults: list = []  # noqa: RUF012
-    moved = 0
-    requests = 0
-
-    def cat_file(self, path, start=None, end=None, **options):
-        """The range, or the fault that stands first."""
-        fault = Faulty.faults.pop(0) if Faulty.faults else None
-        Faulty.requests += 1
-        if isinstance(fault, Exception):
-            raise fault
-        content = super().cat_file(path, start=start, end=end, **options)
-        if fault == "short":
-            return content[:-1]
-        if fault == "replaced":
-            self.pipe_file(path, bytes(len(self.store[path].getvalue())))
-        if fault == "gone":
-            self.rm(path)
-        Faulty.moved += len(content)
-        return content
-
-
-fsspec.register_implementation("faulty", Faulty)
-
-FAULTS = (OSError(errno.ECONNRESET, "reset"), TimeoutError("late"), EOFError("cut"), "short")
-
-
-@pytest.fixture(autouse=True)
-def _at_once(monkeypatch):
-    """No waiting between tries, and an empty store."""
-    monkeypatch.setattr(store_module, "_WAITS", (0, 0, 0))
-    Faulty.faults, Faulty.moved, Faulty.requests = [], 0, 0
-    Faulty.store.clear()
-
-
-def put(path: Path, url: str = "faulty://bucket/dlrm.pt") -> str:
-    """A local file in the store."""
-    fsspec.filesystem("faulty").pipe_file(url, path.read_bytes())
-    return url
 
 
 def shown(found):
@@ -230,10 +181,8 @@ def test_what_may_not_be_asked_for_is_taken_for_missing(tiny, monkeypatch):
         inspect("faulty://bucket/other.pt")
 
 
-def test_other_urls_are_refused_by_name(tiny, tmp_path):
-    """Logs and results are local files."""
-    with pytest.raises(LogError, match=r"s3://bucket/train\.parquet is a URL"):
-        plan(tiny.checkpoint, "12kB", data="s3://bucket/train.parquet")
+def test_no_result_is_written_to_a_url(tiny, tmp_path):
+    """The artifact is a local file."""
     with pytest.raises(OutputError, match="written to local files"):
         convert(tiny.checkpoint, "12kB", out="s3://bucket/small.safetensors")
 

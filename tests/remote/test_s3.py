@@ -55,6 +55,18 @@ def test_a_bucket_is_read_as_a_disk_is(tiny, bucket, tmp_path):
     convert("s3://models/ranks", "12kB", method="int8", work=tmp_path / "work", out=tmp_path / "c.safetensors")
 
 
+def test_logs_in_a_bucket_are_those_of_the_disk(tiny, bucket, tmp_path):
+    """A pattern for the training data, a file to measure on: the artifact to the byte, and the same figures."""
+    bucket(tiny.train, "days/day_1.parquet")
+    test = bucket(tiny.test, "test.parquet")
+    far = convert(
+        tiny.bare, "12kB", data="s3://models/days/day_*.parquet", eval=test, epochs=0, out=tmp_path / "far.safetensors"
+    )
+    near = convert(tiny.bare, "12kB", data=tiny.train, eval=tiny.test, epochs=0, out=tmp_path / "near.safetensors")
+    assert (tmp_path / "far.safetensors").read_bytes() == (tmp_path / "near.safetensors").read_bytes()
+    assert (far.auc, far.log_loss) == (near.auc, near.log_loss)
+
+
 def test_two_hundred_megabytes_are_inspected_by_their_headers(bucket, tmp_path):
     """A large object that was sent in parts."""
     file = write_sparse_zip(tmp_path / "big.pt", {f"emb_l.{number}.weight": (100_000, 128) for number in range(4)})

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from memrec_convert.clicklog.batch import LogDigest
 from memrec_convert.clicklog.block import MISSING_ID
-from memrec_convert.clicklog.columns import BLOCK_ROWS, arrow_errors, read_ids, settle_range
+from memrec_convert.clicklog.columns import BLOCK_ROWS, arrow_errors, read_ids, read_names, settle_range
 from memrec_convert.clicklog.profiles.profile import Profile
 from memrec_convert.clicklog.schema import LogSchema
 from memrec_convert.errors import CheckpointError, LogError
@@ -100,23 +100,10 @@ def _read_part(path: Path) -> Iterator[tuple[list[str], np.ndarray, np.ndarray, 
                 "(other columns are ignored): rename them where the counts are made."
             )
         for batch in file.iter_batches(batch_size=BLOCK_ROWS, columns=list(COLUMNS)):
-            names = _read_names(batch.column("table"), where=f"{path} > table")
+            names = read_names(batch.column("table"), where=f"{path} > table")
             ids = read_ids(batch.column("id"), where=f"{path} > id")
             numbers = _read_numbers(batch.column("count"), where=f"{path} > count")
             yield names.dictionary.to_pylist(), names.indices.to_numpy(), ids, numbers
-
-
-def _read_names(column: pa.Array, *, where: str) -> pa.DictionaryArray:
-    """The names as a dictionary that holds each name of these rows once."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if str(column.type) == "string_view":
-        column = column.cast(pa.string())
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        raise LogError(f"{where}: found values of type {column.type}, expected the tables' names as strings.")
-    if column.null_count:
-        raise LogError(f"{where}: found {column.null_count:,} missing names; name a table in every row.")
-    return column.dictionary_encode()
 
 
 def _read_numbers(column: pa.Array, *, where: str) -> np.ndarray:

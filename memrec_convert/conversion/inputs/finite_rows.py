@@ -14,6 +14,9 @@ from memrec_convert.distill.weights import square_norms
 from memrec_convert.errors import NonFiniteRowsError
 from memrec_convert.parallel import ALONE, Crew
 
+LONGEST = 1e15
+"""Length of a row up to which its square, times what lookups weigh, is in the range of float32."""
+
 
 @dataclass(frozen=True)
 class FiniteRows:
@@ -42,11 +45,12 @@ def _make_finite(rows: np.ndarray) -> np.ndarray:
 
 
 def find_nonfinite_rows(
-    reader: RowReader, *, norms: Column | None = None, workers: int = 1, crew: Crew = ALONE, label: str = ""
+    reader: RowReader, where: str, *, norms: Column | None = None, workers: int = 1, crew: Crew = ALONE, label: str = ""
 ) -> tuple[int, int]:
     """How many rows hold NaN or infinite values, and the first of them (-1 where there is none).
 
-    norms is filled with |row|**2 (float64 [rows]), rows being read as FiniteRows does.
+    norms is filled with |row|**2 (float64 [rows]), rows being read as FiniteRows does. NonFiniteRowsError for a row
+    longer than LONGEST.
     """
     count, first = 0, -1
 
@@ -66,6 +70,13 @@ def find_nonfinite_rows(
         if len(odd) and first < 0:
             first = start + int(odd[0])
         count += len(odd)
+        longest = int(np.argmax(found))
+        if found[longest] > LONGEST**2:
+            raise NonFiniteRowsError(
+                f"{where}: row {start + longest} has the length {found[longest] ** 0.5:.1e}, and beyond {LONGEST:.0e} "
+                "distances between rows leave the range of float32; expected rows as training leaves them; repair the "
+                "checkpoint, or give one from before they arose."
+            )
     return count, first
 
 

@@ -237,11 +237,12 @@ def _make_site(
     large = is_large(table.weight.shape)
     norms = scratch.column(table.rows, np.float64) if large else None
     seen = MeteredRows(table.weight, meter) if large else table.weight
+    where = f"{source.path} > {table.name}"
     count, first = find_nonfinite_rows(
-        seen, norms=norms, workers=workers, crew=crew if large else ALONE, label=table.name
+        seen, where, norms=norms, workers=workers, crew=crew if large else ALONE, label=table.name
     )
     if count and not allow_nonfinite:
-        raise refuse_nonfinite(f"{source.path} > {table.name}", count, first)
+        raise refuse_nonfinite(where, count, first)
     module, reader, note = model.get_submodule(f"tables.{number}"), cast("RowReader", table.weight), ""
     if count:
         reader = FiniteRows(table.weight)

@@ -310,7 +310,7 @@ def _span(tensor: Tensor) -> tuple[int, int]:
 
 def _make_reader(path: str, weight: Tensor, *, allow_nonfinite: bool) -> tuple[RowReader, str]:
     reader = TensorRows(weight)
-    count, first = find_nonfinite_rows(reader)
+    count, first = find_nonfinite_rows(reader, path)
     if not count:
         return reader, ""
     if weight.dtype is torch.float64 and bool((weight.isfinite() & ~weight.float().isfinite()).any()):

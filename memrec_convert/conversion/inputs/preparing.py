@@ -240,7 +240,7 @@ def _check_counts(choices: InputChoices) -> None:
             f"{given} needs {missing}: lookups, and the rows of the log that they were counted in; add it."
         )
     if samples is not None and (type(samples) is not int or not 0 < samples < 1 << 62):
-        raise OptionError(f"samples is {samples!r}; expected the rows of the log that was counted, 1 or more.")
+        raise OptionError(f"samples is {samples!r}; expected the rows of the log that was counted, 1 to 2^62 - 1.")
 
 
 def _find_profile(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from memrec_convert.artifact.metadata import Metadata
+from memrec_convert.clicklog.profiles.row_map import read_row_map
 from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.subject import Progress, Subject, TableSite
 from memrec_convert.conversion.options import Options
@@ -25,6 +26,7 @@ from memrec_convert.conversion.steps.outcome import Candidate, TakenOver, TakenT
 from memrec_convert.conversion.steps.sizing import make_counter
 from memrec_convert.conversion.steps.weighting import choose_source, weigh_tables
 from memrec_convert.conversion.steps.yesterday import Yesterday
+from memrec_convert.distill.columns import Column, gather
 from memrec_convert.distill.held import HeldCodes, exchange_levels, hold_codes
 from memrec_convert.distill.refine import BEAM as SMALL_BEAM
 from memrec_convert.distill.refine import RefinedTable
@@ -36,10 +38,14 @@ from memrec_convert.distill.weights import TableWeights
 from memrec_convert.encoding import TableSpec
 from memrec_convert.encoding.build import join_replaced, keep_rows
 from memrec_convert.encoding.index import choose_index
+from memrec_convert.encoding.spec import count_row_bytes
 from memrec_convert.lookup import CompressedModule
 
 MOST_LOST = 0.05
 """A fresh fit of a sample may lose this share less before it is preferred."""
+
+MOST_TRIMMED = 0.02
+"""Up to this share of the budget, levels give up rows for what has grown overnight."""
 
 NAME = "yesterday's plan"
 
@@ -60,16 +66,25 @@ class Carried:
         kept = sum(fit.curves.kept[spec.codec] for fit, spec in specs if spec.form == "kept")
         return [replace(self.candidate, distortion=self.candidate.distortion + kept)]
 
-    def settle(self, ranked: Sequence[Candidate]) -> tuple[list[Candidate], TakenOver]:
-        """The candidates, best first, with this one before all unless another is clearly better; and what to tell."""
+    def settle(
+        self, ranked: Sequence[Candidate], find_harm: Callable[[Candidate, Candidate], str]
+    ) -> tuple[list[Candidate], TakenOver]:
+        """The candidates, best first, with this one before all unless another is clearly better; and what to tell.
+
+        find_harm: why the second of two candidates is better than the first; "" where it is not.
+        """
         own = next((one for one in ranked if one.name == NAME), None)
         if own is None:
             return list(ranked), self.told
         best, here = (one.distortion if one.divergence is None else one.divergence for one in (ranked[0], own))
-        if here <= best * (1 + MOST_LOST):
-            return [own, *(one for one in ranked if one is not own)], self.told
-        does = "loses" if own.divergence is None else "diverges"
-        return list(ranked), replace(self.told, reason=f"a fresh conversion {does} {1 - best / here:.1%} less")
+        if here > best * (1 + MOST_LOST):
+            does = "loses" if own.divergence is None else "diverges"
+            return list(ranked), replace(self.told, reason=f"a fresh conversion {does} {1 - best / here:.1%} less")
+        others = [one for one in ranked if one is not own]
+        reason = find_harm(own, others[0]) if others and others[0].modules else ""
+        if reason:
+            return [others[0], own, *others[1:]], replace(self.told, reason=reason)
+        return [own, *others], self.told
 
 
 def carry_over(
@@ -86,6 +101,7 @@ def carry_over(
 
     `describe` gives the metadata of files whose weights come from a source. The fit has weights and no curves.
     """
+    origins = _read_origins(subject, like)
     source, fault = choose_source(subject, options.weights)
     with watch.stage("weights"):
         weights = tuple(weigh_tables(subject, source, options, progress))
@@ -93,14 +109,17 @@ def carry_over(
     reason = _find_hindrance(subject, like)
     if reason:
         return Carried(TakenOver(str(like.path), (), reason), None, fitted)
+    count = make_counter(subject, describe(source), oov=options.oov)
+    placed = [_place_rows(like.tables[site.name], site.rows, origins.get(site.name)) for site in subject.sites]
+    placed = _fit_budget(placed, weights, count, budget_bytes)
     found = list[_CarriedTable]()
     with watch.stage("carry over"):
-        for number, (site, weight) in enumerate(zip(subject.sites, weights, strict=True)):
+        for number, (site, weight, held) in enumerate(zip(subject.sites, weights, placed, strict=True)):
             progress("carry over", number, len(subject.sites))
-            found.append(_carry_table(subject, site, like.tables[site.name], weight, options))
+            found.append(_carry_table(subject, site, held, weight, options))
         progress("carry over", len(subject.sites), len(subject.sites))
     modules = tuple(one.module for one in found)
-    nbytes = make_counter(subject, describe(source), oov=options.oov)([module.spec for module in modules])
+    nbytes = count([module.spec for module in modules])
     told = TakenOver(str(like.path), tuple(one.told for one in found))
     if nbytes > budget_bytes:
         reason = f"it would take {nbytes} bytes, and the budget is {budget_bytes}"
@@ -125,6 +144,14 @@ def _find_hindrance(subject: Subject, like: Yesterday) -> str:
     return f"its table {min(gone)} is gone" if gone else ""
 
 
+def _read_origins(subject: Subject, like: Yesterday) -> dict[str, np.ndarray]:
+    """Which rows the rows of renumbered tables were."""
+    if like.row_map is None:
+        return {}
+    sites = [site for site in subject.sites if site.name in like.tables]
+    return read_row_map(like.row_map, {site.name: (like.tables[site.name].spec.rows, site.rows) for site in sites})
+
+
 @dataclass(frozen=True)
 class _CarriedTable:
     module: CompressedModule
@@ -133,16 +160,16 @@ class _CarriedTable:
 
 
 def _carry_table(
-    subject: Subject, site: TableSite, before: CompressedModule, weights: TableWeights, options: Options
+    subject: Subject, site: TableSite, placed: _PlacedRows, weights: TableWeights, options: Options
 ) -> _CarriedTable:
-    spec, levels = _fit_rows(before, site.rows)
-    told = TakenTable(site.name, before.spec.rows, site.rows)
+    before, (spec, levels) = placed.before, placed.as_spec()
+    told = TakenTable(site.name, before.spec.rows, site.rows, renumbered=placed.count_renumbered())
     if spec.form == "kept":
         return _CarriedTable(make_module(site, spec, keep_rows(spec, read_chunks(site.reader)), oov=options.oov), told)
 
     survey, stages = _read_books(subject, site, before, spec, weights)
     held, widest = hold_codes(
-        site.reader, survey, before, depths_of(spec, levels[: before.spec.rows]), workers=options.workers
+        site.reader, survey, before, placed.depths, workers=options.workers, origins=placed.origins
     )
     levels = exchange_levels(spec, levels, survey.values)
     place = _Place(site.reader, spec, levels, options)
@@ -230,21 +257,86 @@ class _Place:
         return float(survey.values[:][stored].sum(dtype=np.float64))
 
 
-def _fit_rows(before: CompressedModule, rows: int) -> tuple[TableSpec, np.ndarray]:
-    """The spec of a table that may have grown or shrunk, and the level of each row, int8 [rows]; -1 for new ones."""
-    spec = replace(before.spec, rows=rows)
+@dataclass(frozen=True)
+class _PlacedRows:
+    """Today's rows in yesterday's levels, int8 [rows], -1 for the base; and which row each one was, as in `HeldCodes`.
+
+    depths: int8, those of the rows that were there: of the first ones, or of all, 0 for new ones, with `origins`.
+    """
+
+    before: CompressedModule
+    levels: np.ndarray
+    depths: np.ndarray
+    origins: np.ndarray | None
+
+    def as_spec(self) -> tuple[TableSpec, np.ndarray]:
+        """The spec of a table that may have grown or shrunk, and the levels by their numbers in it."""
+        spec, rows = self.before.spec, len(self.levels)
+        if spec.form == "kept":
+            return replace(spec, rows=rows), self.levels
+        counts = self.count_levels()
+        here = [number for number, count in enumerate(counts) if count]
+        renumbered = np.array([-1, *(here.index(n) if n in here else -1 for n in range(len(counts)))], dtype=np.int8)
+        kept = tuple(replace(spec.levels[number], index=choose_index(rows, counts[number])) for number in here)
+        deepest = max([spec.base_depth, *(level.depth for level in kept)])
+        spec = replace(spec, rows=rows, levels=kept, stages=spec.stages[:deepest], shifts=spec.shifts[:deepest])
+        return spec, renumbered[self.levels + 1]
+
+    def count_levels(self) -> list[int]:
+        """The rows of each level."""
+        return [int(np.count_nonzero(self.levels == number)) for number in range(len(self.before.spec.levels))]
+
+    def count_renumbered(self) -> int:
+        """The rows that had another number."""
+        if self.origins is None:
+            return 0
+        return int(np.count_nonzero((self.origins >= 0) & (self.origins != np.arange(len(self.origins)))))
+
+    def without(self, number: int, ids: int, worth: Column) -> _PlacedRows:
+        """A level's least worthy ids at the base."""
+        members, levels = np.flatnonzero(self.levels == number), self.levels.copy()
+        levels[members[np.argsort(gather(worth, members), kind="stable")[:ids]]] = -1
+        return replace(self, levels=levels)
+
+
+def _place_rows(before: CompressedModule, rows: int, origins: np.ndarray | None) -> _PlacedRows:
     levels = np.full(rows, -1, dtype=np.int8)
-    if spec.form == "kept":
-        return spec, levels
-    shared = min(rows, before.spec.rows)
-    levels[:shared] = before.forms_of_rows().numpy()[:shared] - 1
-    counts = [int(np.count_nonzero(levels == number)) for number in range(len(spec.levels))]
-    here = [number for number, count in enumerate(counts) if count]
-    renumbered = np.array([-1, *(here.index(n) if n in here else -1 for n in range(len(counts)))], dtype=np.int8)
-    kept = tuple(replace(spec.levels[number], index=choose_index(rows, counts[number])) for number in here)
-    deepest = max([spec.base_depth, *(level.depth for level in kept)])
-    spec = replace(spec, levels=kept, stages=spec.stages[:deepest], shifts=spec.shifts[:deepest])
-    return spec, renumbered[levels + 1]
+    if before.spec.form == "kept":
+        return _PlacedRows(before, levels, levels, origins)
+    held = before.forms_of_rows().numpy() - 1
+    if origins is None:
+        shared = min(rows, before.spec.rows)
+        levels[:shared] = held[:shared]
+        return _PlacedRows(before, levels, depths_of(before.spec, levels[:shared]), None)
+    levels[origins >= 0] = held[origins[origins >= 0]]
+    depths = np.where(origins >= 0, depths_of(before.spec, levels), 0).astype(np.int8)
+    return _PlacedRows(before, levels, depths, origins)
+
+
+def _fit_budget(
+    placed: Sequence[_PlacedRows],
+    weights: Sequence[TableWeights],
+    count: Callable[[Sequence[TableSpec]], int],
+    budget_bytes: int,
+) -> list[_PlacedRows]:
+    """The rows in levels that fit: what metadata or new rows have grown by is taken from the fullest level."""
+    found = list(placed)
+    while 0 < (over := count([one.as_spec()[0] for one in found]) - budget_bytes) <= MOST_TRIMMED * budget_bytes:
+        fullest = [(max(one.count_levels(), default=0), -number) for number, one in enumerate(found)]
+        members, number = max(fullest)
+        if members == 0:
+            break
+        one = found[-number]
+        level = one.count_levels().index(members)
+        each = max(1, _row_bytes(one.before.spec, level))
+        found[-number] = one.without(level, -(-over // each), weights[-number].rows)
+    return found
+
+
+def _row_bytes(spec: TableSpec, number: int) -> int:
+    """About what an id of a level takes, without its place in the index."""
+    level = spec.levels[number]
+    return count_row_bytes(level.codec, spec.dim) if level.kind == "rows" else -(-spec.level_bits(level) // 8)
 
 
 def _with_books(before: CompressedModule, survey: Survey, stages: Sequence[Stage]) -> CompressedModule:

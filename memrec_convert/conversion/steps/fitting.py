@@ -22,8 +22,8 @@ from memrec_convert.planning.search import FormMemo, takes_fine_codecs
 SAMPLE_BYTES = 512 << 20
 """The samples of all large tables together take no more."""
 
-PASSES_TO_FIT = 3
-"""Passes over a large table for its centre, its values and its sample."""
+PASSES_TO_FIT = 1
+"""Passes over a large table, for its values; of what tells its centre, and of its sample, a few rows are read."""
 
 LEAST_SAMPLE_ROWS = 4096
 MOST_LARGE_FITS = 2

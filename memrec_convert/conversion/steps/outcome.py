@@ -51,6 +51,7 @@ class Candidate:
 class TakenTable:
     """A table of an earlier day: its rows then and now, those that have a code now, and of these who kept theirs.
 
+    renumbered  rows that had another number, by the row map
     refitted    its codebooks were fitted anew to today's rows
     loss, fresh_loss   what a sample loses, and what it would lose with codebooks and levels from nothing
     """
@@ -63,6 +64,7 @@ class TakenTable:
     refitted: bool = False
     loss: float = 0.0
     fresh_loss: float = 0.0
+    renumbered: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,11 @@ class TakenOver:
             return f"Converted anew and not like {self.path}: {self.reason}"
         coded, kept = sum(one.coded for one in self.tables), sum(one.kept for one in self.tables)
         refitted = [one.name for one in self.tables if one.refitted]
+        moved = sum(one.renumbered for one in self.tables)
         grown = [one.name for one in self.tables if one.rows != one.rows_before]
         return (
             f"Like {self.path}: {kept:,} of {coded:,} rows kept their codes"
+            + (f"; {moved:,} rows had another number" if moved else "")
             + (f"; other numbers of rows: {', '.join(grown)}" if grown else "")
             + (f"; codebooks refitted: {', '.join(refitted)}" if refitted else "")
         )

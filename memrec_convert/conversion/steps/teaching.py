@@ -21,6 +21,7 @@ from memrec_convert.evaluation.support import ScoredRows
 from memrec_convert.finetune.loop import FineTuning, HoldOut, HoldOutScore, Lesson, Lessons, TrainingPlan, fine_tune
 from memrec_convert.finetune.rows import open_rows
 from memrec_convert.finetune.trainable import open_codes
+from memrec_convert.parallel import ordered_map
 
 LABEL_SHARE = 0.2
 """Of mixed targets, how much of each is the label; the rest is the original's own prediction."""
@@ -108,16 +109,21 @@ def _make_plan(options: Options, train: BatchSource) -> TrainingPlan:
 
 
 def _make_lessons(subject: Subject, options: Options, targets: str) -> Lessons:
-    """The training data's batches, in the order that seed and epoch give, with what is to be learnt from each."""
+    """The training data's batches, in the order that seed and epoch give, with what is to be learnt from each.
+
+    Where the original may run in several threads, it answers the next batches while the student learns from this one.
+    """
     train, objective = _require_train(subject), subject.goal.objective
     unit = _find_spread(subject, options) if isinstance(objective, Regression) else 1.0
 
+    def prepare(batch: Any) -> Lesson:  # noqa: ANN401 - what the loader yields
+        if objective is BINARY:
+            return Lesson(partial(_answer, subject, batch), make_targets(subject, train, batch, targets))
+        return _make_lesson(subject, train, batch, targets, unit)
+
     def lessons(epoch: int) -> Iterator[Lesson]:
-        for batch in train.stream(shuffle_seed=options.seed * 1000 + epoch):
-            if objective is BINARY:
-                yield Lesson(partial(_answer, subject, batch), make_targets(subject, train, batch, targets))
-            else:
-                yield _make_lesson(subject, train, batch, targets, unit)
+        batches = train.stream(shuffle_seed=options.seed * 1000 + epoch)
+        return ordered_map(prepare, batches, workers=subject.scoring_workers(options.workers))
 
     return lessons
 

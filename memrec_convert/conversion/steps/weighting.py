@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from memrec_convert.clicklog import Sensitivity
 from memrec_convert.conversion.inputs.batches import count_rows
 from memrec_convert.conversion.inputs.subject import BatchSource, Progress, Subject
 from memrec_convert.conversion.options import Options
+from memrec_convert.distill.columns import Column, slices
 from memrec_convert.distill.sensitivity import WatchedTable, mean_moment, measure_sensitivities, root_of, weigh_rows
 from memrec_convert.distill.weights import (
     TableWeights,
@@ -21,7 +23,7 @@ from memrec_convert.distill.weights import (
     weigh_by_optimizer,
     weigh_uniformly,
 )
-from memrec_convert.errors import LogError
+from memrec_convert.errors import LogError, ModelError
 from memrec_convert.evaluation.objectives import OwnLoss
 
 SENSITIVITY_SAMPLES = 1 << 24
@@ -33,6 +35,23 @@ NO_DATA_WARNING = (
     "no data and {}: rows are weighted by how far training moved them from their initial values, "
     "which is only a guess at how often they are read; give --data for a better file"
 )
+
+
+_MOSTLY, _FAR = 0.5, 10.0
+
+
+def warn_of_untrained(name: str, weights: Column, centre: Tensor) -> tuple[str, ...]:
+    """A warning where most rows of a table count nothing by displacement, and are read as something far from them."""
+    rows, (dim,) = len(weights), centre.shape
+    still = sum(int(np.count_nonzero(weights[part] == 0)) for part in slices(rows))
+    ratio = float(centre.norm()) / (dim / (3 * rows)) ** 0.5
+    if still < _MOSTLY * rows or ratio < _FAR:
+        return ()
+    return (
+        f"{name}: {still:,} of {rows:,} rows are no longer than rows are before training, so they count nothing and "
+        f"may be read as the mean of the others, which is {ratio:,.0f} times as long; if they matter, give --data or "
+        "--counts, or choose --weights uniform",
+    )
 
 
 def choose_source(subject: Subject, wanted: str) -> tuple[str, str]:
@@ -84,8 +103,18 @@ def weigh_tables(subject: Subject, source: str, options: Options, progress: Prog
             weights.append(TableWeights(weigh_by_log(count, scratch=scratch), torch.eye(site.dim)))
             continue
         rows = weigh_by_log(count, weigh_rows(found[number], scratch=scratch), scratch=scratch)
+        _refuse_steep(site.name, rows)
         weights.append(TableWeights(rows, root_of(mean_moment(found[number]))))
     return weights
+
+
+def _refuse_steep(name: str, weights: Column) -> None:
+    """ModelError for sensitivities that are no numbers of float32."""
+    if not all(np.isfinite(weights[part]).all() for part in slices(len(weights))):
+        raise ModelError(
+            f"the outputs change so steeply with the rows of table {name} that squared gradients leave the range of "
+            "float32; expected outputs of a trained model, such as logits; scale them down, or convert without --data."
+        )
 
 
 def _measure(subject: Subject, train: BatchSource, options: Options, progress: Progress) -> list[Sensitivity]:

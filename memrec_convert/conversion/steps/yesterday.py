@@ -14,11 +14,15 @@ from memrec_convert.lookup import CompressedModule
 
 @dataclass(frozen=True)
 class Yesterday:
-    """An artifact of the same network from an earlier day: its tables by name, filled, and what it says of itself."""
+    """An artifact of the same network from an earlier day: its tables by name, filled, and what it says of itself.
+
+    row_map: a file that tells which rows have another number today
+    """
 
     path: Path
     metadata: Metadata
     tables: Mapping[str, CompressedModule]
+    row_map: str | Path | None = None
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -33,11 +37,11 @@ class Yesterday:
         return str(self.metadata.plan.get("budget", "")).strip()
 
 
-def read_yesterday(path: str | Path) -> Yesterday:
+def read_yesterday(path: str | Path, row_map: str | Path | None = None) -> Yesterday:
     """Reads and checks an artifact; ArtifactError where it is unsound."""
     artifact = read_artifact(path)
     tables = {}
     for name, module in build_modules(artifact, filled=True).items():
         check_table(module, f"{path} > {name}")
         tables[module.name] = module
-    return Yesterday(artifact.path, artifact.metadata, tables)
+    return Yesterday(artifact.path, artifact.metadata, tables, row_map)

@@ -53,6 +53,7 @@ def convert_pooled(
         (bounds, "a bound on the AUC drop"),
         (choices.get("model"), "--model"),
         (choices.get("like"), "--like"),
+        (choices.get("row_map"), "--row-map"),
     ):
         if given:
             raise OptionError(f"{name} does not go with the method {METHOD}: it replaces all tables at once.")
