@@ -14,6 +14,7 @@ MemrecError
 ├── RecipeError              a recipe with unknown keys or wrong values
 ├── ModelError               a live module that cannot be converted, or does not match its file
 ├── KernelError              a lookup kernel was asked for that this machine or installation lacks
+├── RankError                one of several ranks was lost, or is told something else than the others
 ├── QualityError             the result is worse than the caller allows (exit code 3)
 ├── ArtifactError            an artifact that is damaged, foreign or newer than this version
 ├── PatchError               a patch that is damaged, or was made from another artifact

@@ -46,6 +46,9 @@ class Crew:
     leads = True
     """Whether this process evaluates and writes."""
 
+    size = 1
+    """How many processes share the work."""
+
     def map(
         self,
         name: str,

@@ -24,8 +24,9 @@ from memrec_convert.checkpoint.optimizer_state import find_optimizer, suits_rows
 from memrec_convert.checkpoint.shards import SHARDED_TENSOR, join_ranks
 from memrec_convert.checkpoint.source import PLAIN, SourceModel, SourceTable
 from memrec_convert.checkpoint.state_dict import StateDict, find_metrics, find_state_dict
-from memrec_convert.checkpoint.tensor_ref import StoredTensor
+from memrec_convert.checkpoint.tensor_ref import StoredTensor, TensorRef
 from memrec_convert.errors import CheckpointError
+from memrec_convert.parallel import ALONE, Crew
 from memrec_convert.remote import as_source
 
 
@@ -153,30 +154,53 @@ def _add_accumulators(reading: Reading, accumulators: dict[str, StoredTensor]) -
     return tuple(tables)
 
 
-def digest_files(files: Sequence[Path]) -> str:
-    """SHA-256 of a checkpoint in hex: of the file, or, where there are several, of their own digests in order."""
-    digests = []
-    for file in files:
-        digest = hashlib.sha256()
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-        digests.append(digest)
-    joined = digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(one.digest() for one in digests))
-    return joined.hexdigest()
+def digest_files(files: Sequence[Path], crew: Crew = ALONE) -> str:
+    """SHA-256 of a checkpoint in hex: of the file, or, where there are several, of their own digests in order.
+
+    Each file is read by one member of the crew.
+    """
+    digests = list(crew.map("digests of files", _digest_file, files))
+    return digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
 
 
-def verify_storage(source: SourceModel) -> None:
+def _digest_file(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def verify_storage(source: SourceModel, crew: Crew = ALONE) -> None:
     """Read the bytes of all tables, their optimizer state and the dense part once, and compare their checksums.
 
     The archives of torch.save and numpy have a CRC-32 per storage; other forms have none, so nothing is read for them.
-    To be called once before a conversion. CheckpointError names the storage that was damaged after it was written.
+    To be called once before a conversion; a crew shares the storages. CheckpointError names the storage that was
+    damaged after it was written.
     """
     tensors = [*source.dense.values()]
     for table in source.tables:
         tensors += [table.weight, *table.others] + ([table.optimizer] if table.optimizer is not None else [])
-    pieces = dict.fromkeys(piece for tensor in tensors for piece in tensor.pieces)
+    pieces = list(dict.fromkeys(piece for tensor in tensors for piece in tensor.pieces))
+    container = find_container(source.path)
+
+    def verify(own: list[TensorRef]) -> None:
+        container.verify(source.path, own)
+
     try:
-        find_container(source.path).verify(source.path, pieces)
+        list(crew.map("checksums", verify, _share_evenly(pieces, crew.size)))
     except OSError as error:
         raise CheckpointError(f"{source.path}: cannot be read ({error.strerror or error}).") from error
+
+
+def _share_evenly(pieces: list[TensorRef], parts: int) -> list[list[TensorRef]]:
+    """Neighbours in their files together, in so many parts of about equal bytes."""
+    if parts == 1:
+        return [pieces]
+    shares: list[list[TensorRef]] = [[] for _ in range(parts)]
+    total, before = sum(piece.nbytes for piece in pieces), 0
+    for piece in sorted(pieces, key=lambda one: (str(one.path), one.offset)):
+        middle = before + piece.nbytes // 2
+        shares[min(parts - 1, middle * parts // max(1, total))].append(piece)
+        before += piece.nbytes
+    return shares

@@ -110,10 +110,12 @@ def run_on_batch(model: nn.Module, batch: Batch) -> Tensor:
     return logits
 
 
-def read_checked(path: str | Path, *, facts: Facts = NOTHING_STATED, tables_only: bool = False) -> SourceModel:
+def read_checked(
+    path: str | Path, *, facts: Facts = NOTHING_STATED, tables_only: bool = False, crew: Crew = ALONE
+) -> SourceModel:
     """The source model, its checksums verified, with the facts that the caller states put in."""
     source = read_source(path, facts=facts, tables_only=tables_only)
-    verify_storage(source)
+    verify_storage(source, crew)
     return _state(source, facts)
 
 

@@ -46,7 +46,7 @@ class Workspace:
             crew.agree("the checkpoint's bytes", look_at_files(source.files))
             crew.agree("the logs", " ".join(one.combined for one in logs))
         if self.kept is not None:
-            store = FitStore(self.kept, _facts(source, train, profile, options))
+            store = FitStore(self.kept, _facts(source, train, profile, options, crew))
             crew = crew.keeping(store) if isinstance(crew, RankedCrew) else KeepingCrew(store)
             if isinstance(crew, RankedCrew):
                 store = AgreedStore(store.folder, store.facts, crew)
@@ -71,11 +71,13 @@ def mark_model(source: SourceModel) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _facts(source: SourceModel, train: LogBatches | None, profile: Profile | None, options: Options) -> dict[str, Any]:
+def _facts(
+    source: SourceModel, train: LogBatches | None, profile: Profile | None, options: Options, crew: Crew
+) -> dict[str, Any]:
     """What fits and codes depend on, as digests and plain values."""
     return {
         "version": __version__,
-        "source": digest_files(source.files),
+        "source": digest_files(source.files, crew),
         "architecture": source.architecture,
         "profile": profile.digest.combined if profile is not None else None,
         "felt": train is not None or (profile is not None and bool(profile.sensitivities) and profile.model),

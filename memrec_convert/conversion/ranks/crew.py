@@ -55,6 +55,11 @@ class RankedCrew(Crew):
         """Whether this is rank 0."""
         return self.wire.rank == 0
 
+    @property
+    def size(self) -> int:  # type: ignore[override]
+        """How many ranks there are."""
+        return self.wire.size
+
     def keeping(self, store: FitStore) -> RankedCrew:
         """The same ranks, each with a store for what it finishes."""
         return replace(self, store=store)
