@@ -74,7 +74,10 @@ class RankedCrew(Crew):
         block: int = 1,
         classes: Sequence[type] = (),
     ) -> Iterator[Result]:
-        """As any crew's. Blocks that no store holds are shared out evenly, neighbours to one rank."""
+        """As any crew's. Blocks that no store holds are shared out evenly.
+
+        Of passes over rows, neighbours go to one rank; single tasks, whose costs rise or fall along the list, in turn.
+        """
         blocks = _Blocks(name, function, items, workers, block, classes, self.store)
         owners = self._share_out(name, blocks)
         own = {number: blocks.pack(number) for number, owner in enumerate(owners) if owner == self.wire.rank}
@@ -118,7 +121,11 @@ class RankedCrew(Crew):
         held = self.wire.gather(np.array([blocks.is_held(n) for n in range(len(blocks))], dtype=np.uint8))
         missing = np.flatnonzero(held.max(axis=0) == 0)
         owners = held.argmax(axis=0)
-        owners[missing] = np.arange(len(missing)) * self.wire.size // max(1, len(missing))
+        places, size = np.arange(len(missing)), self.wire.size
+        if blocks.block > 1:
+            owners[missing] = places * size // max(1, len(missing))
+        else:  # to and fro: 0 1 2 2 1 0 0 1 2
+            owners[missing] = np.minimum(places % (2 * size), 2 * size - 1 - places % (2 * size))
         return [int(owner) for owner in owners]
 
     def _agree_on(self, name: str) -> None:
