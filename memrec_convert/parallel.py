@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -37,17 +38,37 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], *, wo
                 future.cancel()
 
 
+@dataclass(frozen=True)
+class Pass(Generic[Item, Result]):
+    """What a crew shares: `function` of each of the items, `block` items at a time by one member.
+
+    The name tells a pass, and what its results depend on, from all others. Results consist of plain values, tensors,
+    arrays and the dataclasses `classes`.
+    """
+
+    name: str
+    function: Callable[[Item], Result]
+    items: Sequence[Item]
+    workers: int = 1
+    block: int = 1
+    classes: Sequence[type] = ()
+
+
 class Crew:
     """Who shares the passes of a conversion: here the threads of this process, elsewhere several processes too.
 
-    Between two calls all members do the same. A name tells a call, and what its results depend on, from all others.
+    Between two calls all members do the same.
     """
 
-    leads = True
-    """Whether this process evaluates and writes."""
+    @property
+    def leads(self) -> bool:
+        """Whether this process evaluates and writes."""
+        return True
 
-    size = 1
-    """How many processes share the work."""
+    @property
+    def size(self) -> int:
+        """How many processes share the work."""
+        return 1
 
     def map(
         self,
@@ -59,12 +80,12 @@ class Crew:
         block: int = 1,
         classes: Sequence[type] = (),
     ) -> Iterator[Result]:
-        """`function` of each item, in the items' order, each computed by one member; all members get all results.
+        """The results of a `Pass`, in the items' order; every member gets all of them."""
+        return self.run(Pass(name, function, items, workers, block, classes))
 
-        `block` items at a time go to one member. Results consist of plain values, tensors, arrays and the dataclasses
-        `classes`.
-        """
-        return ordered_map(function, items, workers=workers)
+    def run(self, work: Pass[Item, Result]) -> Iterator[Result]:
+        """The same of a pass that is put together already."""
+        return ordered_map(work.function, work.items, workers=work.workers)
 
     def decide(self, name: str, make: Callable[[], Result], classes: Sequence[type] = ()) -> Result:
         """What `make` gives to the member that leads."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -63,8 +63,6 @@ def measure_table(
     classes = group_by_value(survey.values, scratch=scratch)
     sample = draw_sample(reader, survey, size=sample_rows, seed=seed, workers=workers, crew=crew, label=label)
     at_zero = measure_rows(sample.rows.residual, metric=survey.metric)[0]
-    table = TableCurves(name, rows, dim, classes.rows, (), {}, {})
-    fit = TableFit(survey, classes, sample, table)
     stored = {}
     for codec in ("int8",) if replaceable else ():
         distances = torch.stack([at_zero, codec_distance(sample.rows.residual + survey.centre, survey.metric, codec)])
@@ -78,7 +76,7 @@ def measure_table(
         stored |= _measure_fine(_thin_out(sample, FINE_SAMPLE_ROWS), survey, classes)
         kept |= {codec: float(stored[codec].sum()) for codec in FINE_CODECS}
     alone = (ListCurve((), classes.energy[None]),) if replaceable else ()  # the empty list is the mean row
-    return replace(fit, curves=replace(table, lists=alone, stored=stored, kept=kept))
+    return TableFit(survey, classes, sample, TableCurves(name, rows, dim, classes.rows, alone, stored, kept))
 
 
 def group_lists(rows: int, lists: Sequence[tuple[int, ...]]) -> list[tuple[tuple[int, ...], ...]]:

@@ -21,6 +21,7 @@ FIRST_BEAT = 120.0
 """Seconds that a rank may take to come at all."""
 
 _FAILED = "failed"
+_AGAIN = "; start the same command again, which goes on from what --work holds."
 
 
 class Store(Protocol):
@@ -127,6 +128,3 @@ class Watch:
                     self.beats[rank], self.heard[rank] = beat, time.monotonic()
         except RuntimeError:
             self.cut = not self.over.is_set()
-
-
-_AGAIN = "; start the same command again, which goes on from what --work holds."

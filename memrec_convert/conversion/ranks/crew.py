@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from memrec_convert.conversion.inputs.kept_fits import NO_STORE, FitStore, flatten, restore
 from memrec_convert.conversion.ranks.wire import Wire
 from memrec_convert.errors import RankError
-from memrec_convert.parallel import Crew, ordered_map
+from memrec_convert.parallel import Crew, Pass, ordered_map
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,18 +26,9 @@ class KeepingCrew(Crew):
 
     store: FitStore
 
-    def map(
-        self,
-        name: str,
-        function: Callable[[Item], Result],
-        items: Sequence[Item],
-        *,
-        workers: int = 1,
-        block: int = 1,
-        classes: Sequence[type] = (),
-    ) -> Iterator[Result]:
+    def run(self, work: Pass[Item, Result]) -> Iterator[Result]:
         """As any crew's; blocks are found in the store, or put there."""
-        blocks = _Blocks(name, function, items, workers, block, classes, self.store)
+        blocks = _Blocks(work, self.store)
         for number in range(len(blocks)):
             yield from blocks.make(number)
 
@@ -51,12 +42,12 @@ class RankedCrew(Crew):
     deciding: list[str] = field(default_factory=list, compare=False)
 
     @property
-    def leads(self) -> bool:  # type: ignore[override]
+    def leads(self) -> bool:
         """Whether this is rank 0."""
         return self.wire.rank == 0
 
     @property
-    def size(self) -> int:  # type: ignore[override]
+    def size(self) -> int:
         """How many ranks there are."""
         return self.wire.size
 
@@ -64,28 +55,19 @@ class RankedCrew(Crew):
         """The same ranks, each with a store for what it finishes."""
         return replace(self, store=store)
 
-    def map(
-        self,
-        name: str,
-        function: Callable[[Item], Result],
-        items: Sequence[Item],
-        *,
-        workers: int = 1,
-        block: int = 1,
-        classes: Sequence[type] = (),
-    ) -> Iterator[Result]:
+    def run(self, work: Pass[Item, Result]) -> Iterator[Result]:
         """As any crew's. Blocks that no store holds are shared out evenly.
 
         Of passes over rows, neighbours go to one rank; single tasks, whose costs rise or fall along the list, in turn.
         """
-        blocks = _Blocks(name, function, items, workers, block, classes, self.store)
-        owners = self._share_out(name, blocks)
+        blocks = _Blocks(work, self.store)
+        owners = self._share_out(blocks)
         own = {number: blocks.pack(number) for number, owner in enumerate(owners) if owner == self.wire.rank}
         sizes = np.array([len(own.get(number, b"")) for number in range(len(blocks))], dtype=np.int64)
         sizes = self.wire.gather(sizes).max(axis=0) if len(blocks) else sizes
         for number, owner in enumerate(owners):
             content = self.wire.spread(owner, own.pop(number, None), int(sizes[number]))
-            yield from _unpack(content, classes)
+            yield from _unpack(content, work.classes)
 
     def decide(self, name: str, make: Callable[[], Result], classes: Sequence[type] = ()) -> Result:
         """What rank 0 makes, at every rank."""
@@ -113,16 +95,16 @@ class RankedCrew(Crew):
         """Whether every rank has something."""
         return bool(self.wire.gather(np.array([held], dtype=np.uint8)).all())
 
-    def _share_out(self, name: str, blocks: _Blocks) -> list[int]:
+    def _share_out(self, blocks: _Blocks) -> list[int]:
         """The rank that each block's content comes from."""
-        self._agree_on(f"{name}, {len(blocks)}")
+        self._agree_on(f"{blocks.work.name}, {len(blocks)}")
         if not len(blocks):
             return []
         held = self.wire.gather(np.array([blocks.is_held(n) for n in range(len(blocks))], dtype=np.uint8))
         missing = np.flatnonzero(held.max(axis=0) == 0)
         owners = held.argmax(axis=0)
         places, size = np.arange(len(missing)), self.wire.size
-        if blocks.block > 1:
+        if blocks.work.block > 1:
             owners[missing] = places * size // max(1, len(missing))
         else:  # to and fro: 0 1 2 2 1 0 0 1 2
             owners[missing] = np.minimum(places % (2 * size), 2 * size - 1 - places % (2 * size))
@@ -144,7 +126,7 @@ class RankedCrew(Crew):
 class AgreedStore(FitStore):
     """A store from which all ranks take a thing, or none does."""
 
-    crew: RankedCrew = RankedCrew(None)  # type: ignore[arg-type]
+    crew: RankedCrew
 
     def find(self, name: str, classes: Sequence[type]) -> Any:  # noqa: ANN401 - any fit
         """As any store's, where every rank finds it; else None."""
@@ -158,37 +140,32 @@ class AgreedStore(FitStore):
 class _Blocks:
     """The items of a pass, some at a time, and what came of them."""
 
-    name: str
-    function: Callable[[Any], Any]
-    items: Sequence[Any]
-    workers: int
-    block: int
-    classes: Sequence[type]
+    work: Pass[Any, Any]
     store: FitStore
 
     def __len__(self) -> int:
-        return -(-len(self.items) // self.block)
+        return -(-len(self.work.items) // self.work.block)
 
     def _name(self, number: int) -> str:
-        return f"{self.name}, part {number} of {len(self)}"
+        return f"{self.work.name}, part {number} of {len(self)}"
 
     def is_held(self, number: int) -> bool:
         """Whether the store has it."""
-        return self.store.find(self._name(number), self.classes) is not None
+        return self.store.find(self._name(number), self.work.classes) is not None
 
     def make(self, number: int) -> list[Any]:
         """The results of a block, from the store or made now."""
-        own = self.items[number * self.block : (number + 1) * self.block]
+        own = self.work.items[number * self.work.block : (number + 1) * self.work.block]
 
         def run() -> list[Any]:
-            return list(ordered_map(self.function, own, workers=self.workers))
+            return list(ordered_map(self.work.function, own, workers=self.work.workers))
 
-        found: list[Any] = self.store.recall(self._name(number), run, self.classes)
+        found: list[Any] = self.store.recall(self._name(number), run, self.work.classes)
         return found
 
     def pack(self, number: int) -> bytes:
         """The same as bytes."""
-        return _pack(self.make(number), self.classes)
+        return _pack(self.make(number), self.work.classes)
 
 
 def _pack(results: list[Any], classes: Sequence[type]) -> bytes:

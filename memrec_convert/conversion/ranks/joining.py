@@ -95,7 +95,7 @@ def _refuse_alone(choices: Mapping[str, Any]) -> None:
 
 def _told(choices: Mapping[str, Any]) -> dict[str, Any]:
     """What all ranks must be told alike; folders may have other names on other machines."""
-    return {name: value for name, value in choices.items() if name not in ("work", "out", "progress", "crew")}
+    return {name: value for name, value in choices.items() if name not in ("work", "out")}
 
 
 def _stop(watch: Watch, _frame: FrameType | None = None) -> None:

@@ -93,8 +93,11 @@ def weigh_tables(subject: Subject, source: str, options: Options, progress: Prog
     found = subject.felt
     if not found and subject.train is not None:
         train = subject.train
-        make = lambda: tuple(_measure(subject, train, options, progress))  # noqa: E731
-        found = subject.crew.decide("sensitivities", make, (Sensitivity,))
+
+        def measure() -> tuple[Sensitivity, ...]:
+            return tuple(_measure(subject, train, options, progress))
+
+        found = subject.crew.decide("sensitivities", measure, (Sensitivity,))
         if subject.keep_felt is not None and subject.crew.leads:
             subject.keep_felt(found)
     weights = []
