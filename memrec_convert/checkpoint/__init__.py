@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from memrec_convert.checkpoint.digest import FilesDigest
 from memrec_convert.checkpoint.facts import NOTHING_STATED, READINGS, Assumption, Facts, parse_assumed, read_facts
-from memrec_convert.checkpoint.reading import digest_files, read_source, read_state, verify_storage
+from memrec_convert.checkpoint.reading import read_source, read_state, verify_storage
 from memrec_convert.checkpoint.source import SourceModel, SourceTable
 from memrec_convert.checkpoint.state_dict import StateDict
 from memrec_convert.checkpoint.tensor_ref import StoredTensor, TensorRef
@@ -13,12 +14,12 @@ __all__ = [
     "READINGS",
     "Assumption",
     "Facts",
+    "FilesDigest",
     "SourceModel",
     "SourceTable",
     "StateDict",
     "StoredTensor",
     "TensorRef",
-    "digest_files",
     "parse_assumed",
     "read_facts",
     "read_source",

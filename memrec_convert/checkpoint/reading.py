@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from memrec_convert.checkpoint.containers import Contents, find_container, open_checkpoint
+from memrec_convert.checkpoint.digest import FilesDigest
 from memrec_convert.checkpoint.facts import NOTHING_STATED, Facts, assume_one
 from memrec_convert.checkpoint.layouts import (
     LAYOUTS,
@@ -69,7 +68,7 @@ def read_source(
         warnings=(*map(str, reading.problems), *reading.warnings, *optimizer.notes),
         assumed=(*reading.assumed, *optimizer.assumed),
         unrun_classes=contents.unrun_classes,
-        files=contents.files,
+        digest=FilesDigest(contents.files),
         open_facts=tuple(one for one in reading.open_facts if getattr(facts, one.fact, None) is None),
     )
 
@@ -99,7 +98,7 @@ def read_state(
         warnings=(*contents.notes, *found.notes, *optimizer.notes),
         assumed=optimizer.assumed,
         unrun_classes=contents.unrun_classes,
-        files=contents.files,
+        digest=FilesDigest(contents.files),
     )
     return source, found.state, optimizer.sums
 
@@ -152,23 +151,6 @@ def _add_accumulators(reading: Reading, accumulators: dict[str, StoredTensor]) -
         fits = found is not None and suits_rows(found, table.weight)
         tables.append(replace(table, optimizer=found if fits else None))
     return tuple(tables)
-
-
-def digest_files(files: Sequence[Path], crew: Crew = ALONE) -> str:
-    """SHA-256 of a checkpoint in hex: of the file, or, where there are several, of their own digests in order.
-
-    Each file is read by one member of the crew.
-    """
-    digests = list(crew.map("digests of files", _digest_file, files))
-    return digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
-
-
-def _digest_file(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def verify_storage(source: SourceModel, crew: Crew = ALONE) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from memrec_convert.checkpoint.digest import FilesDigest
 from memrec_convert.checkpoint.facts import Assumption
 from memrec_convert.checkpoint.tensor_ref import StoredTensor
 
@@ -53,8 +54,7 @@ class SourceModel:
 
     `tables` are in the order in which the network joins them; `dense` has the parameter names of the network in
     `models`; `architecture` is JSON-able and the input of `models.build_model`; `assumed` lists what the file does not
-    say, and `open_facts` what of it may be otherwise and was not stated; `files` are those that the checkpoint lies in
-    (one, except for directories and files of several ranks).
+    say, and `open_facts` what of it may be otherwise and was not stated; `digest` is that of its files.
     """
 
     path: Path
@@ -68,8 +68,13 @@ class SourceModel:
     warnings: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
     unrun_classes: tuple[str, ...] = ()
-    files: tuple[Path, ...] = ()
+    digest: FilesDigest = field(default_factory=lambda: FilesDigest(()), compare=False)
     open_facts: tuple[Assumption, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those that the checkpoint lies in: one, except for directories and files of several ranks."""
+        return self.digest.files
 
     @property
     def file_bytes(self) -> int:

@@ -14,7 +14,7 @@ from memrec_convert.cli.files import apply, diff, evaluate, export, inspect, ver
 from memrec_convert.cli.reports import report
 from memrec_convert.cli.speed import bench, doctor
 from memrec_convert.cli.study import compare, experiment
-from memrec_convert.errors import MemrecError
+from memrec_convert.errors import MemrecError, RankError
 from memrec_convert.version import __version__
 
 EXIT_BAD_INPUT = 2
@@ -77,6 +77,10 @@ def main() -> None:
     except MemrecError as error:
         click.echo(f"{type(error).__name__.removesuffix('Error')}: {error}", err=True)
         code = error.exit_code
+        if isinstance(error, RankError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)  # all is tidied up; Python's own end would wait for the lost rank's answers
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1

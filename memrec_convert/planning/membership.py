@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
 from memrec_convert.encoding.spec import TableSpec, count_row_bytes
+from memrec_convert.parallel import ordered_map
 from memrec_convert.planning.forms import FormChoice, spec_of
 from memrec_convert.planning.search import CountFile
 
@@ -18,7 +18,11 @@ _STEPS = 48
 _STEPS_OF_MANY = 26
 """Halvings of the price's range; among millions of ids, the coarser price moves a handful."""
 
-_IDS_PER_PART = 1 << 20
+_IDS_PER_PART = 1 << 18
+"""Ids that a thread places at a time."""
+_IDS_IN_CACHE = 1 << 14
+"""Ids of which a processor's own cache holds all losses."""
+
 _FIXED_LEVEL_BYTES = 500
 """About what a level costs before any id is in it: header entries, digests, the index's own frame."""
 
@@ -49,7 +53,7 @@ class Membership:
 
 
 def assign_levels(
-    tables: Sequence[LevelCandidates], budget_bytes: int, count_file: CountFile, *, price: float
+    tables: Sequence[LevelCandidates], budget_bytes: int, count_file: CountFile, *, price: float, workers: int = 1
 ) -> Membership | None:
     """The levels of least loss within the budget: one price of a byte for all tables, bisected from `price`.
 
@@ -57,7 +61,7 @@ def assign_levels(
     """
 
     def at(exponent: float) -> Membership:
-        placed = [_place(table, 2.0**exponent) for table in tables]
+        placed = [_place(table, 2.0**exponent, workers) for table in tables]
         specs = tuple(spec_of(choice, t.rows, t.dim, t.shifts) for (choice, _), t in zip(placed, tables, strict=True))
         return Membership(
             tuple(choice for choice, _ in placed), tuple(levels for _, levels in placed), specs, count_file(specs)
@@ -119,75 +123,77 @@ def level_costs(choice: FormChoice, rows: int, dim: int) -> list[float]:
     return costs
 
 
-def _place(table: LevelCandidates, price: float) -> tuple[FormChoice, np.ndarray]:
+@dataclass(frozen=True)
+class _Placed:
+    """Where each row is (int8 [rows], 0: the base, n + 1: level n) and sums over the base and every level, float64.
+
+    lost      what the members lose, without the price
+    gained    what they gain over the base, the price deducted
+    spare     what they would lose more, the price included, in the next best of the open levels
+    """
+
+    kinds: np.ndarray
+    counts: np.ndarray
+    lost: np.ndarray
+    gained: np.ndarray
+    spare: np.ndarray
+
+
+def _place(table: LevelCandidates, price: float, workers: int = 1) -> tuple[FormChoice, np.ndarray]:
     """The best level of each row at this price; a level that does not earn its fixed bytes is dropped."""
-    choice, candidates = table.choice, table.losses.shape[1]
+    choice = table.choice
     if not choice.levels:
-        return choice, np.full(table.rows if table.ids is None else candidates, -1, dtype=np.int8)
+        return choice, np.full(table.losses.shape[1], -1, dtype=np.int8)
     priced = [np.float32(price * cost) for cost in level_costs(choice, table.rows, table.dim)]
     open_levels = list(range(len(priced)))
-    levels = _cheapest(table.losses, priced, open_levels)
-    gains = {
-        number: _sum_parts(candidates, partial(_gain, table.losses, priced, levels, number)) for number in open_levels
-    }
-    for number in sorted(gains, key=gains.__getitem__):
-        closed = [n for n in open_levels if n != number]
-        lost = _sum_parts(candidates, partial(_loss_without, table.losses, priced, levels, closed, number))
-        if lost < price * _FIXED_LEVEL_BYTES:
+    placed = _cheapest(table.losses, priced, open_levels, workers)
+    for number in sorted(open_levels, key=placed.gained[1:].__getitem__):
+        if placed.spare[number + 1] < price * _FIXED_LEVEL_BYTES:
             open_levels.remove(number)
-            levels = _cheapest(table.losses, priced, open_levels)
-    counts = tuple(int((levels == number).sum()) for number in open_levels)
-    kept = replace(choice, levels=tuple(choice.levels[number] for number in open_levels), counts=counts)
-    distortion = _sum_parts(candidates, partial(_loss_at, table.losses, levels))
-    renumbered = np.full_like(levels, -1)
-    for new, old in enumerate(open_levels):
-        renumbered[levels == old] = new
-    return replace(kept, distortion=distortion), renumbered
+            placed = _cheapest(table.losses, priced, open_levels, workers)
+    kept = replace(
+        choice,
+        levels=tuple(choice.levels[number] for number in open_levels),
+        counts=tuple(int(placed.counts[number + 1]) for number in open_levels),
+        distortion=float(placed.lost.sum()),
+    )
+    numbers = np.full(len(priced) + 1, -1, dtype=np.int8)
+    numbers[[number + 1 for number in open_levels]] = np.arange(len(open_levels))
+    return kept, numbers[placed.kinds]
 
 
-def _sum_parts(candidates: int, of_part: Callable[[slice], float]) -> float:
-    """The sum over the ids, a part of them at a time: what a part needs is held for it alone."""
-    starts = range(0, candidates, _IDS_PER_PART)
-    return sum(of_part(slice(start, start + _IDS_PER_PART)) for start in starts)
+def _cheapest(losses: np.ndarray, priced: Sequence[np.float32], open_levels: Sequence[int], workers: int) -> _Placed:
+    """The open level of least loss of every row; ties go to the earlier, the base first."""
+    candidates, levels = losses.shape[1], len(losses)
+    found = np.zeros(candidates, dtype=np.int8)
+
+    def place(start: int) -> np.ndarray:
+        sums = np.zeros((4, levels))
+        for first in range(start, min(start + _IDS_PER_PART, candidates), _IDS_IN_CACHE):
+            part = slice(first, min(first + _IDS_IN_CACHE, start + _IDS_PER_PART, candidates))
+            sums += _place_part(losses[:, part], priced, open_levels, found[part])
+        return sums
+
+    sums = np.zeros((4, levels))
+    workers = workers if candidates > _IDS_PER_PART else 1
+    for own in ordered_map(place, range(0, candidates, _IDS_PER_PART), workers=workers):
+        sums += own
+    return _Placed(found, *sums)
 
 
-def _loss_at(losses: np.ndarray, levels: np.ndarray, part: slice) -> float:
-    """What the ids lose where they are."""
-    return float(np.choose(levels[part] + 1, list(losses[:, part])).sum(dtype=np.float64))
-
-
-def _gain(losses: np.ndarray, priced: Sequence[np.float32], levels: np.ndarray, number: int, part: slice) -> float:
-    """What the members of a level gain by it, its price deducted."""
-    members = levels[part] == number
-    base, own = losses[0, part][members], losses[number + 1, part][members] + priced[number]
-    return float((base - own).sum())
-
-
-def _loss_without(
-    losses: np.ndarray,
-    priced: Sequence[np.float32],
-    levels: np.ndarray,
-    closed: Sequence[int],
-    number: int,
-    part: slice,
-) -> float:
-    """What the members of a level would lose where it is closed and they go to the other open ones."""
-    members = levels[part] == number
-    own = losses[:, part][:, members]
-    choices = [own[0], *(own[n + 1] + price for n, price in enumerate(priced))]
-    without = np.choose(_cheapest(own, priced, closed) + 1, choices)
-    return float((without - choices[number + 1]).sum(dtype=np.float64))
-
-
-def _cheapest(losses: np.ndarray, priced: Sequence[np.float32], open_levels: Sequence[int]) -> np.ndarray:
-    """Per row the number of the open level of least loss, -1 for the base, int8 [rows]; ties go to the earlier."""
-    levels = np.full(losses.shape[1], -1, dtype=np.int8)
-    for start in range(0, losses.shape[1], _IDS_PER_PART):
-        part = slice(start, start + _IDS_PER_PART)
-        best = losses[0, part].copy()
-        for number in open_levels:
-            own = losses[number + 1, part] + priced[number]
-            better = own < best
-            levels[part][better] = number
-            best[better] = own[better]
-    return levels
+def _place_part(
+    losses: np.ndarray, priced: Sequence[np.float32], open_levels: Sequence[int], kinds: np.ndarray
+) -> np.ndarray:
+    """Fills `kinds` (int8 [rows], all 0: the base) and returns the sums of `_Placed`, float64 [4, 1 + levels]."""
+    base = losses[0]
+    lost, best, second = base.copy(), base.copy(), np.full(len(base), np.inf, dtype=np.float32)
+    for number in open_levels:
+        own = losses[number + 1] + priced[number]
+        better = own < best
+        np.minimum(second, np.maximum(best, own), out=second)
+        np.minimum(best, own, out=best)
+        np.maximum(kinds, better.view(np.int8) * np.int8(number + 1), out=kinds)
+        np.putmask(lost, better, losses[number + 1])
+    kind, least = kinds.astype(np.intp), len(losses)
+    sums = (np.bincount(kind, values, minlength=least) for values in (lost, base - best, second - best))
+    return np.stack([np.bincount(kind, minlength=least).astype(np.float64), *sums])

@@ -75,8 +75,8 @@ def test_of_all_that_fits_the_least_lossy_is_taken(monkeypatch):
 
     tried = []
 
-    def remember(table, price):
-        tried.append(_place(table, price))
+    def remember(table, price, workers):
+        tried.append(_place(table, price, workers))
         return tried[-1]
 
     monkeypatch.setattr(membership, "_place", remember)

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,8 @@ def make_small_large() -> None:
     importlib.import_module("memrec_convert.conversion.inputs.workspace").HELD_BYTES = 0
 
 
-def count_steps(rank: Rank, counted: Path | None) -> None:
-    """Calls at which ranks wait for each other or keep something are steps; at one of them the signal comes."""
+def count_steps(at: int, act: Callable[[], Any], counted: Path | None = None) -> None:
+    """Calls at which ranks wait for each other or keep something are steps; at one of them something happens."""
     from memrec_convert.conversion.inputs.kept_fits import FitStore
     from memrec_convert.conversion.ranks.wire import Wire
 
@@ -67,8 +68,8 @@ def count_steps(rank: Rank, counted: Path | None) -> None:
             steps += 1
             if counted is not None:
                 counted.write_text(str(steps))
-            if steps == rank.at:
-                os.kill(os.getpid(), rank.kill)
+            if steps == at:
+                act()
             return function(*arguments)
 
         return run
@@ -86,10 +87,16 @@ def run_here(arguments: Sequence[str], environment: Mapping[str, str], rank: Ran
     for number in (1, 2):
         os.dup2(stream.fileno(), number)
     make_small_large()
-    count_steps(rank, steps)
+    count_steps(rank.at, partial(os.kill, os.getpid(), rank.kill), steps)
     if rank.version is not None:
         joining.__version__ = rank.version  # type: ignore[attr-defined]
     run_command(arguments)
+
+
+def pull_cable(link: str, pulled: Path) -> None:
+    """The link of one's own host goes down; `pulled` says when."""
+    subprocess.run(["ip", "link", "set", link, "down"], check=True)
+    pulled.touch()
 
 
 def run_command(arguments: Sequence[str]) -> None:
@@ -185,7 +192,12 @@ def end_torchrun(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 if __name__ == "__main__":
     make_small_large()
-    victim, at = (int(part) for part in os.environ.get("TEST_VICTIM", "-1 -1").split())
-    if int(os.environ.get("RANK", "0")) == victim:
-        count_steps(Rank(at), None)
+    own = os.environ.get("RANK", "0")
+    victim, _, at = os.environ.get("TEST_VICTIM", "").partition(" ")
+    if own == victim:
+        count_steps(int(at), partial(os.kill, os.getpid(), signal.SIGKILL))
+    victim, _, cut = os.environ.get("TEST_CUT", "").partition(" ")
+    if own == victim:
+        at, link, pulled = cut.split()
+        count_steps(int(at), partial(pull_cable, link, Path(pulled)))
     run_command(sys.argv[1:])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 
-from memrec_convert.checkpoint import digest_files, read_source, verify_storage
+from memrec_convert.checkpoint import FilesDigest, read_source, verify_storage
 from memrec_convert.checkpoint.containers import zip_archive
 from memrec_convert.conversion.inputs.kept_fits import FitStore
 from memrec_convert.conversion.ranks import alive, crew
@@ -291,4 +291,7 @@ def test_digests_are_shared(tmp_path, size):
     for number, path in enumerate(files):
         path.write_bytes(bytes([number]) * 1000)
     for chosen in (files, files[:1]):
-        assert run_ranks(size, lambda one, chosen=chosen: digest_files(chosen, one)) == [digest_files(chosen)] * size
+        assert (
+            run_ranks(size, lambda one, chosen=chosen: FilesDigest(chosen).hex(one))
+            == [FilesDigest(chosen).hex()] * size
+        )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from memrec_convert.checkpoint import READINGS, Facts, SourceModel, digest_files
+from memrec_convert.checkpoint import READINGS, Facts, SourceModel
 from memrec_convert.clicklog import (
     LogSchema,
     Profile,
@@ -125,6 +125,8 @@ def prepare(
     extras.check(options, data=data is not None, val=val is not None, evaluation=eval is not None)
     with watch.stage("read"):
         source, model = _read_source(path, own, options, log_choices, ALONE if space is None else space.crew)
+        if space is not None:
+            space.begin_digest(source)
         names = own_names(source) if own is not None else [table.name for table in source.tables]
         schema = make_schema(source.architecture, names, log_choices)
         schema = replace(schema, any_labels=goal.objective is not BINARY)
@@ -303,7 +305,7 @@ def profile_facts(profile: Profile | None) -> dict[str, object]:
 def source_facts(source: SourceModel, watch: Stopwatch) -> dict[str, Any]:
     """What a report says of the checkpoint."""
     with watch.stage("digest"):
-        digest = digest_files(source.files)
+        digest = source.digest.hex()
     return {
         "layout": source.layout,
         "container": source.container,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from memrec_convert.artifact.layout import canonical_json
-from memrec_convert.checkpoint import SourceModel, digest_files
+from memrec_convert.checkpoint import SourceModel
 from memrec_convert.clicklog import Profile
 from memrec_convert.conversion.inputs.from_checkpoint import LogBatches
 from memrec_convert.conversion.inputs.kept_fits import NO_STORE, FitStore, open_work
@@ -30,6 +30,11 @@ class Workspace:
     kept: Path | None
     scratch: Scratch
     crew: Crew = ALONE
+
+    def begin_digest(self, source: SourceModel) -> None:
+        """Starts what the report and kept fits are named by; ranks that keep fits share the files later."""
+        if self.crew.leads and (self.kept is None or self.crew.size == 1):
+            source.digest.begin()
 
     def make_choices(
         self,
@@ -67,7 +72,7 @@ def open_workspace(work: str | Path | None, beside: Path | None, crew: Crew = AL
 
 def mark_model(source: SourceModel) -> str:
     """What tells this network from others: 32 hex digits, from the checkpoint's bytes and how they are read."""
-    text = f"{digest_files(source.files)} {canonical_json(source.architecture)}"
+    text = f"{source.digest.hex()} {canonical_json(source.architecture)}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -77,7 +82,7 @@ def _facts(
     """What fits and codes depend on, as digests and plain values."""
     return {
         "version": __version__,
-        "source": digest_files(source.files, crew),
+        "source": source.digest.hex(crew),
         "architecture": source.architecture,
         "profile": profile.digest.combined if profile is not None else None,
         "felt": train is not None or (profile is not None and bool(profile.sensitivities) and profile.model),

@@ -56,6 +56,12 @@ class Watch:
         self.heard = {rank: now + FIRST_BEAT - SILENCE for rank in range(self.size) if rank != self.rank}
         threading.Thread(target=self._run, name="memrec ranks", daemon=True).start()
 
+    def all_came(self) -> None:
+        """Says that all ranks are there: from now on each must be heard."""
+        now = time.monotonic()
+        for rank in list(self.heard):
+            self.heard[rank] = min(self.heard.get(rank, now), now)
+
     def stop(self) -> None:
         """Nobody need wait for this rank any more."""
         self.over.set()

@@ -53,6 +53,7 @@ def join_ranks(choices: Mapping[str, Any]) -> RankedCrew:
         raise watch.explain(f"the ranks do not find each other: {str(error).splitlines()[0]}") from error
     # Only the watch ends a wait: a rank may take long for its share.
     crew = RankedCrew(Wire(rank, size, watch, dist.new_group(backend="gloo", timeout=timedelta(days=30))))
+    watch.all_came()
     crew.agree("the version of memrec_convert", __version__)
     crew.agree("the version of torch", torch.__version__)
     crew.agree("the options", json.dumps(_told(choices), sort_keys=True, default=str))

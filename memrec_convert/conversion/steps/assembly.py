@@ -132,7 +132,8 @@ def _assign(search: Search, choices: Sequence[FormChoice], price: float, count: 
             ]
             losses = np.stack([coded.losses[choice.base_depth], *of_levels])
             candidates.append(LevelCandidates(choice, site.rows, site.dim, shifts, losses))
-    return assign_levels(candidates, search.budget_bytes, count or search.count, price=price)
+    workers = search.options.workers
+    return assign_levels(candidates, search.budget_bytes, count or search.count, price=price, workers=workers)
 
 
 def _find_candidates(search: Search, number: int, choice: FormChoice, *, most: int) -> LevelCandidates:
