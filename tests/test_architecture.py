@@ -31,7 +31,19 @@ LAYERS = (
     {"models"},
     {"lookup"},
     {"encoding", "clicklog", "checkpoint", "evaluation"},
-    {"kernels", "remote", "choices", "results", "safe_files", "units", "errors", "parallel", "streams", "version"},
+    {
+        "kernels",
+        "remote",
+        "choices",
+        "results",
+        "safe_files",
+        "units",
+        "errors",
+        "file_digest",
+        "parallel",
+        "streams",
+        "version",
+    },
 )
 """Unit (subpackage or module of the top level) by layer, the highest first; imports point down, or sideways."""
 FLOORS = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from memrec_convert.checkpoint.digest import FilesDigest
 from memrec_convert.checkpoint.facts import NOTHING_STATED, READINGS, Assumption, Facts, parse_assumed, read_facts
 from memrec_convert.checkpoint.reading import read_source, read_state, verify_storage
 from memrec_convert.checkpoint.source import SourceModel, SourceTable
@@ -14,7 +13,6 @@ __all__ = [
     "READINGS",
     "Assumption",
     "Facts",
-    "FilesDigest",
     "SourceModel",
     "SourceTable",
     "StateDict",

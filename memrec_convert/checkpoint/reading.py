@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from memrec_convert.checkpoint.checksum import sum_part
 from memrec_convert.checkpoint.containers import Contents, find_container, open_checkpoint
-from memrec_convert.checkpoint.digest import FilesDigest
 from memrec_convert.checkpoint.facts import NOTHING_STATED, Facts, assume_one
 from memrec_convert.checkpoint.layouts import (
     LAYOUTS,
@@ -23,10 +23,14 @@ from memrec_convert.checkpoint.optimizer_state import find_optimizer, suits_rows
 from memrec_convert.checkpoint.shards import SHARDED_TENSOR, join_ranks
 from memrec_convert.checkpoint.source import PLAIN, SourceModel, SourceTable
 from memrec_convert.checkpoint.state_dict import StateDict, find_metrics, find_state_dict
-from memrec_convert.checkpoint.tensor_ref import StoredTensor, TensorRef
+from memrec_convert.checkpoint.tensor_ref import StoredTensor
 from memrec_convert.errors import CheckpointError
+from memrec_convert.file_digest import FilesDigest
 from memrec_convert.parallel import ALONE, Crew
 from memrec_convert.remote import as_source
+
+PARTS_PER_MEMBER = 4
+"""Neighbouring parts of what has a checksum that one process reads at a time, where several share them."""
 
 
 def read_source(
@@ -153,11 +157,11 @@ def _add_accumulators(reading: Reading, accumulators: dict[str, StoredTensor]) -
     return tuple(tables)
 
 
-def verify_storage(source: SourceModel, crew: Crew = ALONE) -> None:
+def verify_storage(source: SourceModel, crew: Crew = ALONE, *, workers: int = 1) -> None:
     """Read the bytes of all tables, their optimizer state and the dense part once, and compare their checksums.
 
     The archives of torch.save and numpy have a CRC-32 per storage; other forms have none, so nothing is read for them.
-    To be called once before a conversion; a crew shares the storages. CheckpointError names the storage that was
+    To be called once before a conversion; a crew shares the parts. CheckpointError names the storage that was
     damaged after it was written.
     """
     tensors = [*source.dense.values()]
@@ -165,24 +169,12 @@ def verify_storage(source: SourceModel, crew: Crew = ALONE) -> None:
         tensors += [table.weight, *table.others] + ([table.optimizer] if table.optimizer is not None else [])
     pieces = list(dict.fromkeys(piece for tensor in tensors for piece in tensor.pieces))
     container = find_container(source.path)
-
-    def verify(own: list[TensorRef]) -> None:
-        container.verify(source.path, own)
-
     try:
-        list(crew.map("checksums", verify, _share_evenly(pieces, crew.size)))
+        checks = container.checksums(source.path, pieces)
+        parts = [(check.parts(), check) for check in checks]
+        flat = [part for own, _ in parts for part in own]
+        found = crew.map("checksums", sum_part, flat, workers=workers, block=PARTS_PER_MEMBER)
+        for own, check in parts:
+            check.compare([next(found) for _ in own])
     except OSError as error:
         raise CheckpointError(f"{source.path}: cannot be read ({error.strerror or error}).") from error
-
-
-def _share_evenly(pieces: list[TensorRef], parts: int) -> list[list[TensorRef]]:
-    """Neighbours in their files together, in so many parts of about equal bytes."""
-    if parts == 1:
-        return [pieces]
-    shares: list[list[TensorRef]] = [[] for _ in range(parts)]
-    total, before = sum(piece.nbytes for piece in pieces), 0
-    for piece in sorted(pieces, key=lambda one: (str(one.path), one.offset)):
-        middle = before + piece.nbytes // 2
-        shares[min(parts - 1, middle * parts // max(1, total))].append(piece)
-        before += piece.nbytes
-    return shares

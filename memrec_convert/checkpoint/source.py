@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from memrec_convert.checkpoint.digest import FilesDigest
 from memrec_convert.checkpoint.facts import Assumption
 from memrec_convert.checkpoint.tensor_ref import StoredTensor
+from memrec_convert.file_digest import FilesDigest
 
 PLAIN = "plain"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,6 +24,7 @@ from memrec_convert.cli.options import (
     training_options,
 )
 from memrec_convert.cli.study import plan_from_shape
+from memrec_convert.file_digest import begin_digest
 
 if TYPE_CHECKING:
     from memrec_convert.report import Report
@@ -86,13 +89,15 @@ def convert(
     **options: Any,  # noqa: ANN401
 ) -> None:
     """Convert checkpoint FILE and write artifact, report (JSON) and model card."""
-    from memrec_convert.report import render_summary, render_terminal, suggest_step
-
     if higher_is_better and lower_is_better:
         raise click.UsageError("give either --higher-is-better or --lower-is-better, not both")
     if higher_is_better or lower_is_better:
         options["higher_is_better"] = higher_is_better
+    if os.environ.get("RANK", "0") == "0" and Path(file).is_file():
+        begin_digest(Path(file))  # which takes as long as importing torch does
     report = _convert(file, list_given(options), quiet=quiet)
+    from memrec_convert.report import render_summary, render_terminal, suggest_step
+
     if report is None:  # another rank has it
         return
 

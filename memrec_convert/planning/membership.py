@@ -14,9 +14,10 @@ from memrec_convert.planning.search import CountFile
 
 _HIGHEST = 116.0
 """Exponent up to which a price, times the bytes of a row, is a number of float32."""
-_STEPS = 48
-_STEPS_OF_MANY = 26
-"""Halvings of the price's range; among millions of ids, the coarser price moves a handful."""
+_MOST_STEPS = 48
+"""Prices tried, which halve their range; where there are millions of ids, most are interpolated."""
+_UNUSED = 1e-5
+"""Share of the budget that may be left where there are millions of ids."""
 
 _IDS_PER_PART = 1 << 18
 """Ids that a thread places at a time."""
@@ -74,18 +75,28 @@ def assign_levels(
         return _spread(over, tables)
     if best.nbytes > budget_bytes:
         return None
-    fits = best
-    for step in range(_STEPS if all(table.ids is None for table in tables) else _STEPS_OF_MANY):
-        middle = centre + (-1, 1)[step] if step < 2 and low < centre + (-1, 1)[step] < high else (low + high) / 2
+    fits, many = best, any(table.ids is not None for table in tables)
+    for step in range(_MOST_STEPS):
+        if step < 2 and low < centre + (-1, 1)[step] < high:
+            middle = centre + (-1, 1)[step]
+        elif many and step % 3:
+            middle = low + (high - low) * _share_of(budget_bytes, over.nbytes, fits.nbytes)
+        else:
+            middle = (low + high) / 2
         found = at(middle)
         if found.nbytes <= budget_bytes:
             high, fits = middle, found
             best = min(best, found, key=lambda member: sum(choice.distortion for choice in member.choices))
         else:
             low, over = middle, found
-        if _are_neighbours(over, fits):
+        if _are_neighbours(over, fits) or (many and budget_bytes - fits.nbytes < _UNUSED * budget_bytes):
             break
     return _spread(best, tables)
+
+
+def _share_of(wanted: int, left: int, right: int) -> float:
+    """How far from `left` to `right` the wanted number is, not quite at either end."""
+    return min(max((left - wanted) / (left - right), 0.02), 0.98)
 
 
 def _are_neighbours(one: Membership, other: Membership) -> bool:
@@ -143,7 +154,7 @@ def _place(table: LevelCandidates, price: float, workers: int = 1) -> tuple[Form
     """The best level of each row at this price; a level that does not earn its fixed bytes is dropped."""
     choice = table.choice
     if not choice.levels:
-        return choice, np.full(table.losses.shape[1], -1, dtype=np.int8)
+        return choice, np.full(table.rows if table.ids is None else len(table.ids), -1, dtype=np.int8)
     priced = [np.float32(price * cost) for cost in level_costs(choice, table.rows, table.dim)]
     open_levels = list(range(len(priced)))
     placed = _cheapest(table.losses, priced, open_levels, workers)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from memrec_convert.checkpoint.checksum import Checksum
 from memrec_convert.checkpoint.inert.stand_ins import printable
 from memrec_convert.checkpoint.tensor_ref import TensorRef
 from memrec_convert.errors import CheckpointError, IncompleteCheckpointError
@@ -34,14 +35,14 @@ class Container:
     """One form of checkpoint. A new one is a file with such a constant, added to `CONTAINERS`.
 
     `sniff(path, head)` says whether a path is of this form, from its first bytes (none for a directory);
-    `read(path)` opens it, reading headers only; `verify(path, tensors)` reads the stored bytes under these tensors
-    once and compares them with the form's checksums. All raise CheckpointError with a sentence.
+    `read(path)` opens it, reading headers only; `checksums(path, tensors)` are those that the form has of the stored
+    bytes under these tensors. All raise CheckpointError with a sentence.
     """
 
     name: str
     sniff: Callable[[Path, bytes], bool]
     read: Callable[[Path], Contents]
-    verify: Callable[[Path, Iterable[TensorRef]], None]
+    checksums: Callable[[Path, Iterable[TensorRef]], list[Checksum]]
 
 
 def beside(directory: Path, name: object, where: str, *, links: bool = False) -> Path:
@@ -72,5 +73,6 @@ def refuse_links(directory: Path, path: Path) -> None:
         )
 
 
-def no_checksums(path: Path, tensors: Iterable[TensorRef]) -> None:
-    """The `verify` of forms that store no checksum; their sizes were checked when they were opened."""
+def no_checksums(path: Path, tensors: Iterable[TensorRef]) -> list[Checksum]:
+    """Those of forms that store none; their sizes were checked when they were opened."""
+    return []

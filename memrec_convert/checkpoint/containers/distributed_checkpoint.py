@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from memrec_convert.checkpoint.checksum import Checksum
 from memrec_convert.checkpoint.chunked_ref import Chunk, join_chunks
 from memrec_convert.checkpoint.containers.container import Container, Contents, beside
 from memrec_convert.checkpoint.containers.section import Section
-from memrec_convert.checkpoint.containers.zip_archive import read_archive, verify_archive
+from memrec_convert.checkpoint.containers.zip_archive import list_checksums, read_archive
 from memrec_convert.checkpoint.inert.pickle_reader import read_pickle
 from memrec_convert.checkpoint.inert.stand_ins import MalformedPickle, Placeholder, check_sizes, printable
 from memrec_convert.checkpoint.shards import read_fields
@@ -124,17 +125,19 @@ def _put(root: dict[object, object], path: object, value: StoredTensor, where: s
     inner[last] = value
 
 
-def verify_distributed(path: Path, tensors: Iterable[TensorRef]) -> None:
-    """Compare each chunk under these tensors with the CRC-32 of its own archive."""
+def sum_distributed(path: Path, tensors: Iterable[TensorRef]) -> list[Checksum]:
+    """Each chunk under these tensors is an archive of its own."""
     fields, _ = _read_metadata(path)
     starts: dict[Path, list[int]] = {}
     for tensor in tensors:
         if tensor.nbytes:
             starts.setdefault(tensor.path, []).append(tensor.offset)
+    found: list[Checksum] = []
     for section in _find_places(path, fields).values():
         inside = [at for at in starts.get(section.path, ()) if section.start <= at < section.start + section.nbytes]
         if inside:
-            verify_archive(section, inside)
+            found += list_checksums(section, inside)
+    return found
 
 
-DISTRIBUTED_CHECKPOINT = Container(NAME, is_distributed, read_distributed, verify_distributed)
+DISTRIBUTED_CHECKPOINT = Container(NAME, is_distributed, read_distributed, sum_distributed)

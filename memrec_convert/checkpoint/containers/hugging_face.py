@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from memrec_convert.checkpoint.checksum import Checksum
 from memrec_convert.checkpoint.containers.container import Container, Contents, beside
-from memrec_convert.checkpoint.containers.rank_files import read_torch_file, verify_rank_files
+from memrec_convert.checkpoint.containers.rank_files import read_torch_file, sum_rank_files
 from memrec_convert.checkpoint.containers.safetensors_file import SUFFIX as SAFETENSORS_SUFFIX
 from memrec_convert.checkpoint.containers.safetensors_file import read_safetensors, refuse_repeated
 from memrec_convert.checkpoint.inert.stand_ins import printable
@@ -64,9 +65,9 @@ def read_hugging_face(path: Path) -> Contents:
     return Contents(kind, root, tuple(unrun), (index, *files.values()), ordered=False)
 
 
-def verify_hugging_face(path: Path, tensors: Iterable[TensorRef]) -> None:
-    """Files of torch.save by their checksums; safetensors have none."""
-    verify_rank_files(path, [tensor for tensor in tensors if tensor.path.suffix == ".bin"])
+def sum_hugging_face(path: Path, tensors: Iterable[TensorRef]) -> list[Checksum]:
+    """Those of files of torch.save; safetensors have none."""
+    return sum_rank_files(path, [tensor for tensor in tensors if tensor.path.suffix == ".bin"])
 
 
 def _read_index(index: Path) -> dict[str, str]:
@@ -83,4 +84,4 @@ def _read_index(index: Path) -> dict[str, str]:
     return names
 
 
-HUGGING_FACE = Container(NAME, is_hugging_face, read_hugging_face, verify_hugging_face)
+HUGGING_FACE = Container(NAME, is_hugging_face, read_hugging_face, sum_hugging_face)

@@ -5,20 +5,12 @@ from __future__ import annotations
 import math
 import re
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
 from memrec_convert.checkpoint.containers.container import Container, Contents, no_checksums
 from memrec_convert.checkpoint.containers.section import Section
-from memrec_convert.checkpoint.containers.zip_archive import (
-    Member,
-    is_zip,
-    list_members,
-    open_directory,
-    verify_archive,
-    verify_member,
-)
+from memrec_convert.checkpoint.containers.zip_archive import Member, is_zip, list_members, open_directory, sum_zip
 from memrec_convert.checkpoint.inert.stand_ins import Placeholder, printable
 from memrec_convert.checkpoint.tensor_ref import FLOATING, TensorRef, contiguous_strides, itemsize
 from memrec_convert.errors import CheckpointError
@@ -59,7 +51,7 @@ def read_npz(path: Path) -> Contents:
     for member in members:
         array = _read_array(path, member, f"{path} > {printable(member.name)}")
         if isinstance(array, Placeholder):
-            verify_member(path, member)  # its header alone, which may be damaged, says that it is not to be read
+            member.checksum(path).verify()  # its header alone, which may be damaged, says that it is not to be read
         root[member.name.removesuffix(".npy")] = array
     matrices = [one for one in root.values() if isinstance(one, TensorRef) and len(one.shape) == 2]
     is_log = len(_CLICK_LOG & root.keys()) > 1
@@ -127,10 +119,5 @@ def _read_header(stream: BinaryIO) -> re.Match[str] | None:
     return _HEADER.fullmatch(text.decode("latin-1")) if len(text) == length else None
 
 
-def verify_npz(path: Path, tensors: Iterable[TensorRef]) -> None:
-    """Compare each array under these tensors with the archive's CRC-32."""
-    verify_archive(Section.whole(path), {tensor.offset for tensor in tensors if tensor.nbytes})
-
-
 NPY_TABLE = Container("numpy .npy", is_npy, read_npy, no_checksums)
-NPZ_TABLES = Container(NAME, is_npz, read_npz, verify_npz)
+NPZ_TABLES = Container(NAME, is_npz, read_npz, sum_zip)

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from memrec_convert.checkpoint.checksum import Checksum
 from memrec_convert.checkpoint.containers.container import Container, Contents, beside, refuse_links
-from memrec_convert.checkpoint.containers.zip_archive import is_zip, read_zip, verify_zip
+from memrec_convert.checkpoint.containers.zip_archive import is_zip, read_zip, sum_zip
 from memrec_convert.checkpoint.inert.stand_ins import MalformedPickle, check_sizes
 from memrec_convert.checkpoint.tensor_ref import TensorRef, contiguous_strides, itemsize
 from memrec_convert.errors import CheckpointError, IncompleteCheckpointError
@@ -73,11 +74,11 @@ def _read_table(file: Path, meta: object) -> TensorRef:
     )
 
 
-def verify_nvidia_directory(path: Path, tensors: Iterable[TensorRef]) -> None:
+def sum_nvidia_directory(path: Path, tensors: Iterable[TensorRef]) -> list[Checksum]:
     """The MLPs' files have a CRC-32 per storage; the raw tables have none."""
     own = [tensor for tensor in tensors if tensor.path.suffix == ".pt"]
-    for file in {tensor.path for tensor in own}:
-        verify_zip(file, [tensor for tensor in own if tensor.path == file])
+    files = dict.fromkeys(tensor.path for tensor in own)
+    return [one for file in files for one in sum_zip(file, [tensor for tensor in own if tensor.path == file])]
 
 
-NVIDIA_DIRECTORY = Container(NAME, is_nvidia_directory, read_nvidia_directory, verify_nvidia_directory)
+NVIDIA_DIRECTORY = Container(NAME, is_nvidia_directory, read_nvidia_directory, sum_nvidia_directory)

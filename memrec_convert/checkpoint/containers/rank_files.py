@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from memrec_convert.checkpoint.checksum import Checksum
 from memrec_convert.checkpoint.containers.container import Container, Contents, refuse_links
 from memrec_convert.checkpoint.containers.foreign import HEAD_BYTES, refuse_foreign
 from memrec_convert.checkpoint.containers.legacy_pickle import LEGACY_PICKLE
@@ -72,13 +73,12 @@ def _find_form(file: Path) -> Container:
     return form
 
 
-def verify_rank_files(path: Path, tensors: Iterable[TensorRef]) -> None:
-    """Each file by the checksums of its own form."""
+def sum_rank_files(path: Path, tensors: Iterable[TensorRef]) -> list[Checksum]:
+    """Those of each file, by its own form."""
     by_file: dict[Path, list[TensorRef]] = {}
     for tensor in tensors:
         by_file.setdefault(tensor.path, []).append(tensor)
-    for file, own in by_file.items():
-        _find_form(file).verify(file, own)
+    return [one for file, own in by_file.items() for one in _find_form(file).checksums(file, own)]
 
 
-RANK_FILES = Container(NAME, is_rank_files, read_rank_files, verify_rank_files)
+RANK_FILES = Container(NAME, is_rank_files, read_rank_files, sum_rank_files)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from memrec_convert.checkpoint.checksum import Checksum, Part
 from memrec_convert.checkpoint.containers.container import Container, Contents
 from memrec_convert.checkpoint.containers.section import LargeReadError, Section
 from memrec_convert.checkpoint.inert.pickle_reader import MOST_BYTES, read_pickle
@@ -40,6 +41,10 @@ class Member:
     offset: int
     nbytes: int
     crc: int
+
+    def checksum(self, path: Path) -> Checksum:
+        """Of its bytes in the archive's file."""
+        return Checksum(Part(path, self.offset, self.nbytes), self.name, self.crc)
 
 
 @dataclass(frozen=True)
@@ -244,42 +249,20 @@ def read_member(path: Path, member: Member, *, limit_bytes: int = MOST_BYTES) ->
     with path.open("rb") as file:
         file.seek(member.offset)
         content = file.read(member.nbytes)
-    if len(content) != member.nbytes or zlib.crc32(content) != member.crc:
-        raise _wrong_checksum(path, member)
+    member.checksum(path).compare([zlib.crc32(content)] if len(content) == member.nbytes else [None])
     return content
 
 
-def verify_zip(path: Path, tensors: Iterable[TensorRef]) -> None:
-    """Compare each storage under these tensors with the archive's CRC-32, one pass, a mebibyte at a time."""
-    verify_archive(Section.whole(path), {tensor.offset for tensor in tensors if tensor.nbytes})
+def sum_zip(path: Path, tensors: Iterable[TensorRef]) -> list[Checksum]:
+    """Those of the storages under these tensors."""
+    return list_checksums(Section.whole(path), {tensor.offset for tensor in tensors if tensor.nbytes})
 
 
-def verify_archive(section: Section, starts: Collection[int]) -> None:
-    """Compare each storage in which a tensor starts (at these bytes of the file) with the archive's CRC-32."""
-    for member in list_members(section, lambda _path, _names: None):
-        if any(member.offset <= start < member.offset + member.nbytes for start in starts):
-            verify_member(section.path, member)
+def list_checksums(section: Section, starts: Collection[int]) -> list[Checksum]:
+    """Those of the storages in which a tensor starts (at these bytes of the file)."""
+    members = list_members(section, lambda _path, _names: None)
+    held = [one for one in members if any(one.offset <= start < one.offset + one.nbytes for start in starts)]
+    return [member.checksum(section.path) for member in held]
 
 
-def verify_member(path: Path, member: Member) -> None:
-    """Compare a member's bytes with the archive's CRC-32, a mebibyte at a time; CheckpointError where they differ."""
-    left, crc = member.nbytes, 0
-    with path.open("rb") as file:
-        file.seek(member.offset)
-        while left:
-            chunk = file.read(min(left, _CHUNK_BYTES))
-            if not chunk:
-                break
-            left, crc = left - len(chunk), zlib.crc32(chunk, crc)
-    if left or crc != member.crc:
-        raise _wrong_checksum(path, member)
-
-
-def _wrong_checksum(path: Path, member: Member) -> CheckpointError:
-    return CheckpointError(
-        f"{path} > {printable(member.name)}: the bytes do not match the archive's checksum (CRC-32); it was damaged "
-        "after it was written: download or copy it again."
-    )
-
-
-ZIP_ARCHIVE = Container(NAME, is_zip, read_zip, verify_zip)
+ZIP_ARCHIVE = Container(NAME, is_zip, read_zip, sum_zip)

@@ -111,11 +111,11 @@ def run_on_batch(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def read_checked(
-    path: str | Path, *, facts: Facts = NOTHING_STATED, tables_only: bool = False, crew: Crew = ALONE
+    path: str | Path, *, facts: Facts = NOTHING_STATED, tables_only: bool = False, workers: int = 1, crew: Crew = ALONE
 ) -> SourceModel:
     """The source model, its checksums verified, with the facts that the caller states put in."""
     source = read_source(path, facts=facts, tables_only=tables_only)
-    verify_storage(source, crew)
+    verify_storage(source, crew, workers=workers)
     return _state(source, facts)
 
 

@@ -50,7 +50,7 @@ from memrec_convert.errors import LogError, OptionError, ProfileLeakError
 from memrec_convert.evaluation.goal import CLICKS, Goal
 from memrec_convert.evaluation.objectives import BINARY
 from memrec_convert.models import read_table_inputs
-from memrec_convert.parallel import ALONE, Crew
+from memrec_convert.parallel import ALONE
 from memrec_convert.recipe import read_recipe
 from memrec_convert.remote import RemotePath, as_source, at_hand
 from memrec_convert.units import parse_budget
@@ -124,9 +124,7 @@ def prepare(
         raise OptionError("--control measures the AUC of clicks; leave it out, or --objective and --metric.")
     extras.check(options, data=data is not None, val=val is not None, evaluation=eval is not None)
     with watch.stage("read"):
-        source, model = _read_source(path, own, options, log_choices, ALONE if space is None else space.crew)
-        if space is not None:
-            space.begin_digest(source)
+        source, model = _read_source(path, own, options, log_choices, space)
         names = own_names(source) if own is not None else [table.name for table in source.tables]
         schema = make_schema(source.architecture, names, log_choices)
         schema = replace(schema, any_labels=goal.objective is not BINARY)
@@ -155,12 +153,19 @@ def prepare(
 
 
 def _read_source(
-    path: str | Path, own: OwnClass | None, options: Options, choices: LogChoices, crew: Crew
+    path: str | Path, own: OwnClass | None, options: Options, choices: LogChoices, space: Workspace | None
 ) -> tuple[SourceModel, OwnModel | None]:
     """The checkpoint, checked; and the instance that it fills, where the network is of the caller's own class."""
+    model = None
     if own is not None:
-        return read_own_source(Path(path), own, choices)
-    return read_checked(path, facts=choices.facts, tables_only=options.tables_only, crew=crew), None
+        source, model = read_own_source(Path(path), own, choices)
+    else:
+        crew = ALONE if space is None else space.crew
+        shared: dict[str, Any] = {"tables_only": options.tables_only, "workers": options.workers, "crew": crew}
+        source = read_checked(path, facts=choices.facts, **shared)
+    if space is not None:
+        space.begin_digest(source)
+    return source, model
 
 
 def _open_logs(

@@ -32,8 +32,8 @@ class Workspace:
     crew: Crew = ALONE
 
     def begin_digest(self, source: SourceModel) -> None:
-        """Starts what the report and kept fits are named by; ranks that keep fits share the files later."""
-        if self.crew.leads and (self.kept is None or self.crew.size == 1):
+        """Starts what names kept fits and stands in the report; ranks that keep fits share several files later."""
+        if self.crew.leads and (self.kept is None or self.crew.size == 1 or len(source.files) == 1):
             source.digest.begin()
 
     def make_choices(
