@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -17,6 +19,17 @@ LEAST_BYTES = 10_000_000
 """A total of this much or more counts bytes: nothing else comes in such numbers."""
 
 SECONDS_BETWEEN_LINES = 30.0
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """For imports of all that a long command needs: no garbage is looked for among what they make, then or later."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def show(

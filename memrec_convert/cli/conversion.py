@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memrec_convert.cli.console import Progress, show
+from memrec_convert.cli.console import Progress, importing, show
 from memrec_convert.cli.options import (
     add,
     budget_option,
@@ -110,8 +110,9 @@ def convert(
 
 def _convert(file: str, options: dict[str, Any], *, quiet: bool) -> Report | None:
     """The report; None at the ranks that do not have it, where torchrun has started several."""
-    from memrec_convert.conversion.convert import convert_shared
-    from memrec_convert.conversion.ranks.joining import RankedRun, is_ranked
+    with importing():
+        from memrec_convert.conversion.convert import convert_shared
+        from memrec_convert.conversion.ranks.joining import RankedRun, is_ranked
 
     if not is_ranked():
         run = find_converter(options)

@@ -26,7 +26,7 @@ FINE_SAMPLE_ROWS = 1024
 FP16_END = 65_504.0
 KMEANS_ITERATIONS = 10
 CHOOSING_ITERATIONS, CHOOSING_ROWS = 5, 16_384
-"""Of the lists of a table with far more rows than its sample, until one is chosen: enough to tell them apart."""
+"""Of the lists of a large table, until one is chosen: about enough to tell them apart."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def group_lists(rows: int, lists: Sequence[tuple[int, ...]]) -> list[tuple[tuple
 
 
 def measure_lists(fit: TableFit, lists: Sequence[tuple[int, ...]], *, seed: int) -> tuple[ListCurve, ...]:
-    """What these lists of stages would cost, fitted on the table's sample, or of a long table on a part of it."""
-    large = fit.curves.rows > 2 * SAMPLE_ROWS
+    """What these lists of stages would cost, fitted on the table's sample, or of a large table on a part of it."""
+    large = is_large((fit.curves.rows, fit.curves.dim))
     sample = _thin_out(fit.sample, CHOOSING_ROWS) if large else fit.sample
     number = _class_of(sample, fit.classes)
     fitted = _fit_lists(sample, fit.survey, lists, CHOOSING_ITERATIONS if large else KMEANS_ITERATIONS, seed)

@@ -37,7 +37,7 @@ BEAM = 2
 SPARSE = 32
 """Where fewer than one row in so many is wanted, rows are read one by one."""
 
-CANDIDATES_PER_MEMBER = 2
+CANDIDATES_PER_MEMBER = 1.5
 LEAST_CANDIDATES = 1 << 16
 _VALUE_BITS = 14
 """Values are ordered by the upper bits of their float32: 512 steps per octave."""
@@ -68,7 +68,7 @@ def rank_ids(values: Column, *, wanted: int, most: int) -> np.ndarray:
 
     Rows that lose nothing at depth 0 are never among them.
     """
-    limit = min(max(CANDIDATES_PER_MEMBER * wanted, LEAST_CANDIDATES), most)
+    limit = min(max(int(CANDIDATES_PER_MEMBER * wanted), LEAST_CANDIDATES), most)
     histogram = np.zeros(1 << (32 - _VALUE_BITS), dtype=np.int64)
     for part in slices(len(values)):
         histogram += np.bincount(_rank_of(values[part]), minlength=len(histogram))

@@ -15,9 +15,11 @@ from memrec_convert.planning.search import CountFile
 _HIGHEST = 116.0
 """Exponent up to which a price, times the bytes of a row, is a number of float32."""
 _MOST_STEPS = 48
-"""Prices tried, which halve their range; where there are millions of ids, most are interpolated."""
+"""Prices tried, each of which halves the range."""
+_MANY = 1 << 18
+"""Ids of all tables together from which on most prices are interpolated, and the search ends near the budget."""
 _UNUSED = 1e-5
-"""Share of the budget that may be left where there are millions of ids."""
+"""Share of the budget that is near."""
 
 _IDS_PER_PART = 1 << 18
 """Ids that a thread places at a time."""
@@ -75,7 +77,7 @@ def assign_levels(
         return _spread(over, tables)
     if best.nbytes > budget_bytes:
         return None
-    fits, many = best, any(table.ids is not None for table in tables)
+    fits, many = best, sum(table.losses.shape[1] for table in tables) > _MANY
     for step in range(_MOST_STEPS):
         if step < 2 and low < centre + (-1, 1)[step] < high:
             middle = centre + (-1, 1)[step]

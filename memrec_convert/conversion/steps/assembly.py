@@ -44,6 +44,7 @@ from memrec_convert.lookup import (
     own_state,
 )
 from memrec_convert.lookup.copying import copy_model
+from memrec_convert.parallel import ordered_map
 from memrec_convert.planning.forms import FormChoice
 from memrec_convert.planning.membership import LevelCandidates, Membership, assign_levels
 from memrec_convert.planning.search import CountFile, TablePlan, plan_tables
@@ -162,9 +163,10 @@ def build_tables(
 
     `groups` are the hashed tokens of the specs that have some; the distortion counts the mean row in their place.
     """
-    modules, distortion = list[CompressedModule](), 0.0
-    refined = _refine_large(search, members)
-    for number, (site, spec) in enumerate(zip(search.subject.sites, members.specs, strict=True)):
+    refined, specs = _refine_large(search, members), members.specs
+
+    def build(number: int) -> tuple[CompressedModule, float]:
+        site, spec = search.subject.sites[number], specs[number]
         choice, levels = members.choices[number], members.levels[number]
         if spec.form == "kept":
             tensors, loss = keep_rows(spec, read_chunks(site.reader)), choice.distortion
@@ -175,10 +177,13 @@ def build_tables(
             else:
                 make = partial(_build_replaced, search, number, spec, choice, levels)
             tensors, loss = search.subject.work.recall(name, make, ())
-        distortion += loss
         group = groups[spec.hashing.group] if groups and spec.hashing else None
-        modules.append(make_module(site, spec, tensors, oov=search.options.oov, group=group))
-    return modules, distortion
+        return make_module(site, spec, tensors, oov=search.options.oov, group=group), loss
+
+    # Ranks take one step at a time, and a large table has all threads.
+    alone = search.subject.crew.size == 1 and not refined
+    built = list(ordered_map(build, range(len(specs)), workers=search.options.workers if alone else 1))
+    return [module for module, _ in built], sum(loss for _, loss in built)
 
 
 def _name_finished(number: int, spec: TableSpec, choice: FormChoice, levels: np.ndarray) -> str:
