@@ -10,7 +10,14 @@ from memrec_convert.distill.columns import Scratch
 from memrec_convert.distill.curves import fit_stages, measure_lists, measure_table
 from memrec_convert.distill.finish import code_table
 from memrec_convert.distill.rows import TensorRows
-from memrec_convert.distill.streamed import LEAST_CANDIDATES, code_rows, measure_levels, rank_ids, refine_on_sample
+from memrec_convert.distill.streamed import (
+    CANDIDATES_PER_MEMBER,
+    LEAST_CANDIDATES,
+    code_rows,
+    measure_levels,
+    rank_ids,
+    refine_on_sample,
+)
 from memrec_convert.distill.survey import draw_sample, group_by_value, survey_table
 from memrec_convert.encoding.build import join_replaced
 from memrec_convert.encoding.index import choose_index
@@ -78,7 +85,7 @@ def test_ranked_ids_are_the_most_valuable(monkeypatch, wanted):
     values[::5] = 0
     ids = rank_ids(values, wanted=wanted, most=10**6)
     assert (np.diff(ids) > 0).all()
-    assert len(ids) == min(max(2 * wanted, 16), int((values > 0).sum()))
+    assert len(ids) == min(max(int(CANDIDATES_PER_MEMBER * wanted), 16), int((values > 0).sum()))
     others = np.delete(values, ids)
     assert float(values[ids].min()) >= float(others.max()) / 1.002
     assert float(values[ids].min()) > 0
