@@ -12,7 +12,7 @@ from torch import Tensor
 
 BYTES_PER_CHUNK = 4 << 20
 
-CHUNKS_PER_RANGE = 32
+CHUNKS_PER_RANGE = 16
 """Neighbouring chunks that one process takes at a time, where several share a pass."""
 
 LARGE_ELEMENTS = 1 << 25

@@ -16,7 +16,6 @@ from memrec_convert.conversion.inputs.kept_fits import NO_STORE, FitStore, open_
 from memrec_convert.conversion.inputs.subject import Progress
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.ranks.crew import AgreedStore, KeepingCrew, RankedCrew
-from memrec_convert.conversion.ranks.joining import look_at_files
 from memrec_convert.distill.columns import Scratch
 from memrec_convert.models import HELD_BYTES
 from memrec_convert.parallel import ALONE, Crew
@@ -48,7 +47,6 @@ class Workspace:
         store, crew = NO_STORE, self.crew
         if isinstance(crew, RankedCrew):
             logs = [one for one in (train and train.log.digest(), profile and profile.digest) if one]
-            crew.agree("the checkpoint's bytes", look_at_files(source.files))
             crew.agree("the logs", " ".join(one.combined for one in logs))
         if self.kept is not None:
             store = FitStore(self.kept, _facts(source, train, profile, options, crew))

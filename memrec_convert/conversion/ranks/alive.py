@@ -49,12 +49,14 @@ class Watch:
     over: threading.Event = field(default_factory=threading.Event)
     failure: str = ""
     cut: bool = False
+    thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begins to beat and to listen."""
         now = time.monotonic()
         self.heard = {rank: now + FIRST_BEAT - SILENCE for rank in range(self.size) if rank != self.rank}
-        threading.Thread(target=self._run, name="memrec ranks", daemon=True).start()
+        self.thread = threading.Thread(target=self._run, name="memrec ranks", daemon=True)
+        self.thread.start()
 
     def all_came(self) -> None:
         """Says that all ranks are there: from now on each must be heard."""
@@ -66,6 +68,7 @@ class Watch:
         """Nobody need wait for this rank any more."""
         self.over.set()
         self._tell("done")
+        self._join()
 
     def fail(self, sentence: str) -> None:
         """Tells the others why this rank stops; the first to say so is heard."""
@@ -75,6 +78,7 @@ class Watch:
                 self.store.set(_FAILED, f"{self.rank} {sentence}")
         except RuntimeError:  # the store is gone, and with it whoever would read it
             self.cut = True
+        self._join()
 
     def check(self) -> None:
         """RankError where a rank has failed or has not been heard for SILENCE."""
@@ -106,6 +110,11 @@ class Watch:
             return ""
         rank = min(lost, key=self.heard.__getitem__)
         return f"rank {rank} of {self.size} is gone: it was not heard for {now - self.heard[rank]:.0f} s" + _AGAIN
+
+    def _join(self) -> None:
+        """Waits for the thread: Python's end must not meet it inside of torch, where it cannot be ended."""
+        if self.thread is not None:
+            self.thread.join(SHORT_SILENCE)
 
     def _run(self) -> None:
         count = 0

@@ -56,9 +56,9 @@ class RankedCrew(Crew):
         return replace(self, store=store)
 
     def run(self, work: Pass[Item, Result]) -> Iterator[Result]:
-        """As any crew's. Blocks that no store holds are shared out evenly.
+        """As any crew's. Blocks that no store holds are taken in turn, to and fro (0 1 2 2 1 0 0 1 2).
 
-        Of passes over rows, neighbours go to one rank; single tasks, whose costs rise or fall along the list, in turn.
+        Costs rise or fall along a list: the first rows of a table are often those that are looked up most.
         """
         blocks = _Blocks(work, self.store)
         owners = self._share_out(blocks)
@@ -104,10 +104,7 @@ class RankedCrew(Crew):
         missing = np.flatnonzero(held.max(axis=0) == 0)
         owners = held.argmax(axis=0)
         places, size = np.arange(len(missing)), self.wire.size
-        if blocks.work.block > 1:
-            owners[missing] = places * size // max(1, len(missing))
-        else:  # to and fro: 0 1 2 2 1 0 0 1 2
-            owners[missing] = np.minimum(places % (2 * size), 2 * size - 1 - places % (2 * size))
+        owners[missing] = np.minimum(places % (2 * size), 2 * size - 1 - places % (2 * size))
         return [int(owner) for owner in owners]
 
     def _agree_on(self, name: str) -> None:
