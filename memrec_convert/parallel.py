@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -86,6 +89,18 @@ class Crew:
     def run(self, work: Pass[Item, Result]) -> Iterator[Result]:
         """The same of a pass that is put together already."""
         return ordered_map(work.function, work.items, workers=work.workers)
+
+    def count(
+        self, name: str, function: Callable[[Sequence[int]], Sequence[np.ndarray]], units: int
+    ) -> Sequence[np.ndarray]:
+        """The sums of what `function` counts (int64 arrays, one shape each) in some of so many units, over all units.
+
+        Each member calls it once, for units of its own.
+        """
+        return function(range(units))
+
+    def agree(self, what: str, value: Callable[[], str]) -> None:
+        """An error where a member has another value than the one that leads."""
 
     def decide(self, name: str, make: Callable[[], Result], classes: Sequence[type] = ()) -> Result:
         """What `make` gives to the member that leads."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +14,7 @@ from memrec_convert.clicklog.block import Block, limit_rows, rebatch, shuffle_wi
 from memrec_convert.clicklog.columns import arrow_errors
 from memrec_convert.clicklog.schema import ColumnChoice, LogSchema
 from memrec_convert.errors import LogError
+from memrec_convert.parallel import ALONE, Crew
 from memrec_convert.remote import RemotePath
 
 SHUFFLE_WINDOW_ROWS = 1 << 22
@@ -63,6 +63,8 @@ class ClickLog:
         self.paths = tuple(file.path for file in files)
         self.has_labels = files[0].choice.label is not None
         self._files = files
+        self._units = [(file, unit) for file in files for unit in range(file.units)]
+        self._digest: LogDigest | None = None
         self._multi_hot = any(file.multi_hot for file in files)
         without = [file.path for file in files if (file.choice.label is not None) != self.has_labels]
         if without:
@@ -107,28 +109,39 @@ class ClickLog:
 
     def blocks(self, generator: np.random.Generator | None = None) -> Iterator[Block]:
         """The log's rows in blocks as they are decoded, files and row groups permuted where a generator is given."""
-        units = [(file, unit) for file in self._files for unit in range(file.units)]
-        order = range(len(units)) if generator is None else generator.permutation(len(units))
+        order = range(len(self._units)) if generator is None else generator.permutation(len(self._units)).tolist()
         is_empty = True
-        for place in order:
-            file, unit = units[place]
+        for block in self.blocks_of(order):
+            is_empty = False
+            yield block
+        if is_empty:
+            raise self.without_rows()
+
+    @property
+    def units(self) -> int:
+        """How many parts can be read apart."""
+        return len(self._units)
+
+    def blocks_of(self, units: Iterable[int]) -> Iterator[Block]:
+        """The blocks of some of the parts, which may be none."""
+        for place in units:
+            file, unit = self._units[place]
             for block in file.blocks(unit, self.schema, multi_hot=self._multi_hot):
-                is_empty = is_empty and not block.rows
                 if block.rows:
                     yield block
-        if is_empty:
-            raise LogError(f"the log {self._describe()} holds no rows: expected at least one sample.")
 
-    def digest(self) -> LogDigest:
-        """The SHA-256 digests of the files' contents; they are read once and remembered."""
+    def without_rows(self) -> LogError:
+        """The error that says that there are none."""
+        return LogError(f"the log {self._describe()} holds no rows: expected at least one sample.")
+
+    def digest(self, crew: Crew = ALONE) -> LogDigest:
+        """The SHA-256 digests of the files' contents; they are read once, shared by a crew, and remembered."""
+        if self._digest is None:
+            digests = list(crew.map("digests of the log", _hash_file, self.paths))
+            combined = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+            names = tuple(map(name_of, self.paths))
+            self._digest = LogDigest(combined[:32], tuple(digest[:16] for digest in digests), names)
         return self._digest
-
-    @cached_property
-    def _digest(self) -> LogDigest:
-        digests = [_hash_file(path) for path in self.paths]
-        combined = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
-        names = tuple(map(name_of, self.paths))
-        return LogDigest(combined[:32], tuple(digest[:16] for digest in digests), names)
 
     def _describe(self) -> str:
         others = len(self.paths) - 1

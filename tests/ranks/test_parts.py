@@ -5,16 +5,19 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch.distributed as dist
 
 from memrec_convert.checkpoint import checksum, read_source, reading, verify_storage
 from memrec_convert.checkpoint.checksum import sum_part
+from memrec_convert.clicklog import LogSchema, open_log, take_profile
 from memrec_convert.conversion.inputs.kept_fits import FitStore
 from memrec_convert.conversion.ranks import alive, crew
 from memrec_convert.conversion.ranks.alive import Watch
 from memrec_convert.conversion.ranks.joining import is_ranked, look_at_files
-from memrec_convert.errors import CheckpointError, RankError
+from memrec_convert.errors import CheckpointError, LogError, RankError
 from memrec_convert.file_digest import FilesDigest
 from memrec_convert.parallel import ALONE
 
@@ -124,6 +127,10 @@ class ThreadWire:
         assert len(found) == nbytes
         return found
 
+    def add(self, own):
+        """The sum over all."""
+        return sum(self.meeting.exchange(self.rank, own))
+
     def gather_texts(self, own):
         """The texts of all."""
         return self.meeting.exchange(self.rank, own)
@@ -200,6 +207,43 @@ def test_who_takes_what(block):
     assert [takers[number] for number in range(7)] == [0, 1, 2, 2, 1, 0, 0]
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("layout", ["row groups", "files", "one file"])
+def test_a_log_is_counted_by_all(tmp_path, size, layout):
+    """Every part of it is read by one rank; the profile is that of one process."""
+    draw = np.random.default_rng(0)
+    rows = 4000
+    log = pa.table(
+        {"label": draw.integers(0, 2, rows), "C1": draw.integers(0, 50, rows), "C2": draw.integers(0, 7, rows)}
+    )
+    if layout == "files":
+        for number in range(4):
+            pq.write_table(log.slice(number * 1000, 1000), tmp_path / f"{number}.parquet", row_group_size=300)
+    else:
+        pq.write_table(log, tmp_path / "0.parquet", row_group_size=300 if layout == "row groups" else rows)
+    schema = LogSchema((("C1", 50), ("C2", 7)), 0)
+    alone = take_profile(open_log(tmp_path, schema))
+    assert [int(one.sum()) for one in alone.counts] == [rows, rows]
+    for found in run_ranks(size, lambda one: take_profile(open_log(tmp_path, schema), crew=one)):
+        assert (found.samples, found.digest) == (alone.samples, alone.digest)
+        for own, other in zip(found.counts, alone.counts, strict=True):
+            np.testing.assert_array_equal(own, other)
+
+
+def test_a_log_without_rows_is_refused_by_all(tmp_path):
+    """As by one process."""
+    pq.write_table(
+        pa.table({"label": pa.array([], pa.int64()), "C1": pa.array([], pa.int64())}), tmp_path / "0.parquet"
+    )
+
+    def run(one):
+        with pytest.raises(LogError, match="holds no rows"):
+            take_profile(open_log(tmp_path, LogSchema((("C1", 5),), 0)), crew=one)
+        return True
+
+    assert run_ranks(2, run) == [True, True]
+
+
 def test_what_rank_0_decides_is_known_to_all():
     """Only rank 0 makes it."""
     made = []
@@ -220,7 +264,7 @@ def test_ranks_at_different_steps_are_told_so():
 
 def test_different_values_are_named():
     """With the rank and both values, the long ones cut."""
-    found = run_ranks(3, lambda one: one.agree("the seed", "x" * 500 if one.wire.rank == 2 else "7"))
+    found = run_ranks(3, lambda one: one.agree("the seed", lambda: "x" * 500 if one.wire.rank == 2 else "7"))
     assert all("rank 2 differs from rank 0 in the seed: xxx" in str(error) for error in found)
     assert all(len(str(error)) < 400 for error in found)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from memrec_convert.clicklog.log import ClickLog
 from memrec_convert.clicklog.npz import read_npz
 from memrec_convert.clicklog.schema import LogSchema
 from memrec_convert.errors import LogError, ProfileLeakError
-from memrec_convert.parallel import ordered_map
+from memrec_convert.parallel import ALONE, Crew, ordered_map
 from memrec_convert.safe_files import write_file
 
 FORMAT = "memrec-profile/1"
@@ -56,15 +57,25 @@ class Profile:
     model: str = ""
 
 
-def take_profile(log: ClickLog, *, workers: int = 1) -> Profile:
-    """Count the lookups of a log in one pass; `workers` threads count different tables, to the same result."""
-    counts = tuple(np.zeros(rows, dtype=np.int64) for _, rows in log.schema.tables)
-    samples = 0
-    for block in log.blocks():
-        samples += block.rows
-        count = partial(_count, counts, block)
-        deque(ordered_map(count, range(len(counts)), workers=workers), maxlen=0)
-    return Profile(counts, samples, log.digest())
+def take_profile(log: ClickLog, *, workers: int = 1, crew: Crew = ALONE) -> Profile:
+    """Count the lookups of a log in one pass; `workers` threads count different tables, to the same result.
+
+    A crew shares the parts of the log, such as the row groups of parquet files. LogError for a log without rows.
+    """
+
+    def count(units: Sequence[int]) -> list[np.ndarray]:
+        counts = [np.zeros(rows, dtype=np.int64) for _, rows in log.schema.tables]
+        samples = np.zeros(1, dtype=np.int64)
+        for block in log.blocks_of(units):
+            samples += block.rows
+            of_table = partial(_count, counts, block)
+            deque(ordered_map(of_table, range(len(counts)), workers=workers), maxlen=0)
+        return [samples, *counts]
+
+    samples, *counts = crew.count("lookups", count, log.units)
+    if not samples[0]:
+        raise log.without_rows()
+    return Profile(tuple(counts), int(samples[0]), log.digest(crew))
 
 
 def save_profile(profile: Profile, path: str | Path) -> None:
@@ -111,7 +122,7 @@ def refuse_leak(profile_digest: LogDigest, evaluation_digest: LogDigest) -> None
         )
 
 
-def _count(all_counts: tuple[np.ndarray, ...], block: Block, table: int) -> None:
+def _count(all_counts: Sequence[np.ndarray], block: Block, table: int) -> None:
     counts, ids = all_counts[table], block.table_ids(table)
     # bincount passes over the whole table: only worth it where that is no longer than the ids.
     if len(counts) <= 4 * len(ids):

@@ -27,7 +27,6 @@ from memrec_convert.conversion.inputs.kept_fits import NO_STORE, FitStore
 from memrec_convert.conversion.inputs.metering import Meter, MeteredRows, Progress, count_large_bytes
 from memrec_convert.conversion.inputs.subject import Subject, TableSite
 from memrec_convert.conversion.options import LogPaths, ReadingChoices, refuse_unknown
-from memrec_convert.conversion.ranks.crew import RankedCrew
 from memrec_convert.conversion.ranks.joining import look_at_files
 from memrec_convert.distill.columns import IN_MEMORY, Scratch
 from memrec_convert.distill.rows import RowReader, is_large
@@ -117,8 +116,7 @@ def read_checked(
 ) -> SourceModel:
     """The source model, its checksums verified, with the facts that the caller states put in."""
     source = read_source(path, facts=facts, tables_only=tables_only)
-    if isinstance(crew, RankedCrew):
-        crew.agree("the checkpoint's bytes", look_at_files(source.files))
+    crew.agree("the checkpoint's bytes", lambda: look_at_files(source.files))
     verify_storage(source, crew, workers=workers)
     return _state(source, facts)
 

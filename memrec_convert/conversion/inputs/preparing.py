@@ -46,6 +46,7 @@ from memrec_convert.conversion.options import (
     names_of,
     refuse_unknown,
 )
+from memrec_convert.conversion.ranks.joining import look_at_files
 from memrec_convert.errors import LogError, OptionError, ProfileLeakError
 from memrec_convert.evaluation.goal import CLICKS, Goal
 from memrec_convert.evaluation.objectives import BINARY
@@ -134,7 +135,7 @@ def prepare(
             source, doubts = refuse_doubtful(source, log_choices, hold_out, judged, workers=options.workers)
     with watch.stage("profile"):
         inputs = dict(zip(names, read_table_inputs(source.architecture, len(names)), strict=True))
-        counted = _find_profile(train, schema, inputs, choices, options, progress)
+        counted = _find_profile(train, schema, inputs, choices, options, progress, space)
         _refuse_leaks(counted, train, hold_out, judged)
     with watch.stage("read"):
         shared: dict[str, Any] = {"hold_out": hold_out, "allow_nonfinite": options.allow_nonfinite}
@@ -257,9 +258,14 @@ def _find_profile(
     choices: InputChoices,
     options: Options,
     progress: Progress,
+    space: Workspace | None,
 ) -> Profile | None:
     """The stored profile, else that of the counts, else the log's, which is then stored; None without any."""
     path, counts, samples = choices.get("profile"), choices.get("counts"), choices.get("samples")
+    crew = ALONE if space is None else space.crew
+    if train is not None:
+        crew.agree("the logs", lambda: look_at_files(train.log.paths))
+        train.log.digest(crew)
     if path is not None and Path(path).exists():
         return load_profile(path, schema)
     if counts is None and train is None:
@@ -270,7 +276,7 @@ def _find_profile(
     if counts is not None:
         profile = read_counts(counts, schema, inputs, samples=samples or 0)
     elif train is not None:
-        profile = take_profile(train.log, workers=options.workers)
+        profile = take_profile(train.log, workers=options.workers, crew=crew)
     progress("profile", 1, 1)
     if path is not None:
         save_profile(profile, path)

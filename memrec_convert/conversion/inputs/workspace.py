@@ -45,9 +45,8 @@ class Workspace:
     ) -> Mapping[str, Any]:
         """What `make_subject` is told: large tables stay in their file, and what is finished is looked for."""
         store, crew = NO_STORE, self.crew
-        if isinstance(crew, RankedCrew):
-            logs = [one for one in (train and train.log.digest(), profile and profile.digest) if one]
-            crew.agree("the logs", " ".join(one.combined for one in logs))
+        logs = [one for one in (train and train.log.digest(), profile and profile.digest) if one]
+        crew.agree("the logs", lambda: " ".join(one.combined for one in logs))
         if self.kept is not None:
             store = FitStore(self.kept, _facts(source, train, profile, options, crew))
             crew = crew.keeping(store) if isinstance(crew, RankedCrew) else KeepingCrew(store)

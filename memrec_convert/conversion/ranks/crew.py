@@ -56,10 +56,7 @@ class RankedCrew(Crew):
         return replace(self, store=store)
 
     def run(self, work: Pass[Item, Result]) -> Iterator[Result]:
-        """As any crew's. Blocks that no store holds are taken in turn, to and fro (0 1 2 2 1 0 0 1 2).
-
-        Costs rise or fall along a list: the first rows of a table are often those that are looked up most.
-        """
+        """As any crew's; blocks that no store holds are taken in turn, to and fro."""
         blocks = _Blocks(work, self.store)
         owners = self._share_out(blocks)
         own = {number: blocks.pack(number) for number, owner in enumerate(owners) if owner == self.wire.rank}
@@ -81,9 +78,17 @@ class RankedCrew(Crew):
         found: list[Result] = _unpack(self.wire.spread(0, own if self.leads else None, nbytes), classes)
         return found[0]
 
-    def agree(self, what: str, value: str) -> None:
+    def count(
+        self, name: str, function: Callable[[Sequence[int]], Sequence[np.ndarray]], units: int
+    ) -> Sequence[np.ndarray]:
+        """As any crew's; units are taken in turn, to and fro."""
+        self._agree_on(f"{name}, {units}")
+        owners = _to_and_fro(units, self.wire.size)
+        return [self.wire.add(one) for one in function(np.flatnonzero(owners == self.wire.rank).tolist())]
+
+    def agree(self, what: str, value: Callable[[], str]) -> None:
         """RankError where a rank has another value than rank 0."""
-        values = self.wire.gather_texts(value)
+        values = self.wire.gather_texts(value())
         for rank, other in enumerate(values):
             if other != values[0]:
                 raise RankError(
@@ -103,8 +108,7 @@ class RankedCrew(Crew):
         held = self.wire.gather(np.array([blocks.is_held(n) for n in range(len(blocks))], dtype=np.uint8))
         missing = np.flatnonzero(held.max(axis=0) == 0)
         owners = held.argmax(axis=0)
-        places, size = np.arange(len(missing)), self.wire.size
-        owners[missing] = np.minimum(places % (2 * size), 2 * size - 1 - places % (2 * size))
+        owners[missing] = _to_and_fro(len(missing), self.wire.size)
         return [int(owner) for owner in owners]
 
     def _agree_on(self, name: str) -> None:
@@ -163,6 +167,16 @@ class _Blocks:
     def pack(self, number: int) -> bytes:
         """The same as bytes."""
         return _pack(self.make(number), self.work.classes)
+
+
+def _to_and_fro(tasks: int, size: int) -> np.ndarray:
+    """Who of so many takes each task: 0 1 2 2 1 0 0 1 2.
+
+    Costs rise or fall along a list: the first rows of a table are often those that are looked up most.
+    """
+    places = np.arange(tasks) % (2 * size)
+    owners: np.ndarray = np.minimum(places, 2 * size - 1 - places)
+    return owners
 
 
 def _pack(results: list[Any], classes: Sequence[type]) -> bytes:

@@ -54,9 +54,9 @@ def join_ranks(choices: Mapping[str, Any]) -> RankedCrew:
     # Only the watch ends a wait: a rank may take long for its share.
     crew = RankedCrew(Wire(rank, size, watch, dist.new_group(backend="gloo", timeout=timedelta(days=30))))
     watch.all_came()
-    crew.agree("the version of memrec_convert", __version__)
-    crew.agree("the version of torch", torch.__version__)
-    crew.agree("the options", json.dumps(_told(choices), sort_keys=True, default=str))
+    crew.agree("the version of memrec_convert", lambda: __version__)
+    crew.agree("the version of torch", lambda: torch.__version__)
+    crew.agree("the options", lambda: json.dumps(_told(choices), sort_keys=True, default=str))
     return crew
 
 

@@ -33,6 +33,15 @@ class Wire:
         self._wait(lambda: dist.all_gather(found, mine, group=self.group, async_op=True))
         return np.stack([one.numpy() for one in found])
 
+    def add(self, own: np.ndarray) -> np.ndarray:
+        """The sum of the integers of all ranks (one shape), whose order does not matter."""
+        import torch.distributed as dist
+
+        total = torch.from_numpy(own.astype(np.int64))
+        if len(own):
+            self._wait(lambda: dist.all_reduce(total, group=self.group, async_op=True))
+        return total.numpy()
+
     def spread(self, owner: int, content: bytes | None, nbytes: int) -> bytes:
         """The owner's content, of so many bytes, at every rank."""
         import torch.distributed as dist
