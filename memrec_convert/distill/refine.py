@@ -115,7 +115,7 @@ def _fit_jointly(reader: RowReader, survey: Survey, coded: RefinedTable, depths:
 def _move(stages: Sequence[Stage], solved: Tensor, scale: float, step: float) -> tuple[Stage, ...]:
     """The stages with their entries moved by a share of the way to the solved ones, in fixed point."""
     moved = []
-    for stage, wanted in zip(stages, solved.split([stage.size for stage in stages]), strict=True):
+    for stage, wanted in zip(stages, torch.split(solved, [stage.size for stage in stages]), strict=True):
         current = stage.values(scale)
         entries = wanted if step == 1 else current + step * (wanted - current)
         units = (entries / (scale * 2.0**-stage.shift)).round_().clamp_(-LARGEST_ENTRY, LARGEST_ENTRY)
