@@ -85,13 +85,21 @@ def group_lists(rows: int, lists: Sequence[tuple[int, ...]]) -> list[tuple[tuple
     return [tuple(group) for _, group in itertools.groupby(useful, key=lambda sizes: sizes[0])]
 
 
-def measure_lists(fit: TableFit, lists: Sequence[tuple[int, ...]], *, seed: int) -> tuple[ListCurve, ...]:
-    """What these lists of stages would cost, fitted on the table's sample, or of a large table on a part of it."""
+def measure_lists(
+    fit: TableFit, lists: Sequence[tuple[int, ...]], *, seed: int
+) -> tuple[tuple[ListCurve, tuple[Stage, ...]], ...]:
+    """What these lists of stages would cost, fitted on the table's sample, and the stages.
+
+    Of a large table they are fitted on a part of the sample, and there are no stages: they would not be the best.
+    """
     large = is_large((fit.curves.rows, fit.curves.dim))
     sample = _thin_out(fit.sample, CHOOSING_ROWS) if large else fit.sample
     number = _class_of(sample, fit.classes)
     fitted = _fit_lists(sample, fit.survey, lists, CHOOSING_ITERATIONS if large else KMEANS_ITERATIONS, seed)
-    return tuple(ListCurve(one.sizes, _sum_by_class(one.distances, sample, number, fit.classes)) for one in fitted)
+    return tuple(
+        (ListCurve(one.sizes, _sum_by_class(one.distances, sample, number, fit.classes)), () if large else one.stages)
+        for one in fitted
+    )
 
 
 def fit_stages(fit: TableFit, sizes: tuple[int, ...], *, seed: int) -> tuple[Stage, ...]:

@@ -23,8 +23,6 @@ from memrec_convert.parallel import ordered_map
 
 BEAM = 4
 ROUNDS = 4
-STEPS = (1.0, 0.5, 0.25)
-"""Entries have a bound, beyond which the solved ones may lie: then a shorter way lessens the loss."""
 _RIDGE = 1e-3
 
 
@@ -45,22 +43,16 @@ def refine_table(
     *,
     workers: int,
     rounds: int = ROUNDS,
-    steps: Sequence[float] = STEPS,
 ) -> RefinedTable:
     """Alternates coding and fitting; depths int8 [rows] is the number of tokens of each row (-1: not coded at all).
 
-    Of the `steps`, shares of the way to the solved entries, the first that lessens the loss is taken. The best state is
-    kept, so the loss is never above that of plain coding with the given stages.
+    The best state is kept, so the loss is never above that of plain coding with the given stages.
     """
     best = _code_all(reader, survey, stages, depths, workers=workers)
     for _ in range(rounds if stages else 0):
-        solved = _fit_jointly(reader, survey, best, depths)
-        for step in steps:
-            fitted = _move(best.stages, solved, survey.scale, step)
-            found = _code_all(reader, survey, fitted, depths, workers=workers)
-            if found.loss < best.loss:
-                break
-        else:
+        fitted = _fit_jointly(reader, survey, best, depths)
+        found = _code_all(reader, survey, fitted, depths, workers=workers)
+        if found.loss >= best.loss:
             break
         best = found
     return best
@@ -86,8 +78,8 @@ def _code_all(
     return RefinedTable(tuple(stages), codes, total)
 
 
-def _fit_jointly(reader: RowReader, survey: Survey, coded: RefinedTable, depths: np.ndarray) -> Tensor:
-    """All entries at once, float32 [entries, dim]: the weighted least squares of rows on those that their codes name.
+def _fit_jointly(reader: RowReader, survey: Survey, coded: RefinedTable, depths: np.ndarray) -> tuple[Stage, ...]:
+    """All codebooks at once: the weighted least squares of rows on the entries that their codes name.
 
     The metric drops out: it is the same invertible map for every row, and weights are scalars.
     """
@@ -109,15 +101,12 @@ def _fit_jointly(reader: RowReader, survey: Survey, coded: RefinedTable, depths:
     ridge = _RIDGE * float(matrix.diagonal().mean()) + 1e-30
     current = torch.cat([stage.values(survey.scale) for stage in coded.stages]).to(torch.float64)
     matrix = matrix + ridge * torch.eye(entries, dtype=torch.float64)
-    return solve_positive(matrix, right + ridge * current).to(torch.float32)
+    solved = solve_positive(matrix, right + ridge * current).to(torch.float32)
+    return tuple(
+        _round_entries(stage, solved[firsts[n] : firsts[n + 1]], survey.scale) for n, stage in enumerate(coded.stages)
+    )
 
 
-def _move(stages: Sequence[Stage], solved: Tensor, scale: float, step: float) -> tuple[Stage, ...]:
-    """The stages with their entries moved by a share of the way to the solved ones, in fixed point."""
-    moved = []
-    for stage, wanted in zip(stages, torch.split(solved, [stage.size for stage in stages]), strict=True):
-        current = stage.values(scale)
-        entries = wanted if step == 1 else current + step * (wanted - current)
-        units = (entries / (scale * 2.0**-stage.shift)).round_().clamp_(-LARGEST_ENTRY, LARGEST_ENTRY)
-        moved.append(Stage(units.to(torch.int8), stage.shift, stage.reach))
-    return tuple(moved)
+def _round_entries(stage: Stage, entries: Tensor, scale: float) -> Stage:
+    units = (entries / (scale * 2.0**-stage.shift)).round_().clamp_(-LARGEST_ENTRY, LARGEST_ENTRY)
+    return Stage(units.to(torch.int8), stage.shift, stage.reach)

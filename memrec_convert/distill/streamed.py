@@ -137,7 +137,7 @@ def refine_on_sample(fit: TableFit, stages: Sequence[Stage], depths: np.ndarray,
     sample, survey = fit.sample, fit.survey
     own = replace(survey, weights=sample.rows.weights.numpy(), values=np.zeros(len(sample.numbers), dtype=np.float32))
     rows = TensorRows(sample.rows.residual + survey.centre)
-    return refine_table(rows, own, stages, depths[sample.numbers], workers=workers, steps=(1.0,)).stages
+    return refine_table(rows, own, stages, depths[sample.numbers], workers=workers).stages
 
 
 def code_rows(

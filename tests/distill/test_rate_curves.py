@@ -30,7 +30,7 @@ def fit(reader, survey, lists=LISTS, **choices):
     """The fit with two short lists."""
     found = measure_table("t", reader, survey, **{"replaceable": True, "seed": 0} | choices)
     groups = group_lists(len(reader.tensor), lists) if found.curves.lists else []
-    curves = [curve for group in groups for curve in measure_lists(found, group, seed=choices.get("seed", 0))]
+    curves = [curve for group in groups for curve, _ in measure_lists(found, group, seed=choices.get("seed", 0))]
     return replace(found, curves=replace(found.curves, lists=(*found.curves.lists, *curves)))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from memrec_convert.distill import rows as rows_module
-from memrec_convert.distill.refine import BEAM, RefinedTable, _fit_jointly, _move, refine_table
+from memrec_convert.distill.refine import BEAM, RefinedTable, _fit_jointly, refine_table
 from memrec_convert.distill.rows import TensorRows
 from memrec_convert.distill.stages import SampleRows, Stage, encode_rows, fit_lists
 from memrec_convert.distill.survey import survey_table
@@ -195,25 +195,10 @@ def test_the_joint_fit_is_weighted_least_squares():
     right = np.concatenate([np.sqrt(mass)[:, None] * (table - survey.centre.numpy()), pull * current])
     want = np.linalg.lstsq(left, right, rcond=None)[0]
     reader = TensorRows(torch.from_numpy(table))
-    fitted = _move(stages, _fit_jointly(reader, survey, RefinedTable(stages, codes, 0.0), depths), survey.scale, 1.0)
+    fitted = _fit_jointly(reader, survey, RefinedTable(stages, codes, 0.0), depths)
     found = np.concatenate([stage.values(survey.scale).numpy() for stage in fitted])
     unit = survey.scale * np.array([1] * 2 + [0.5] * 4)[:, None]
     held = np.abs(want) <= 127 * unit
     assert held.mean() > 0.8
     assert (np.abs(found - want)[held] <= np.broadcast_to(unit, want.shape)[held] * 0.501).all()
     assert (np.abs(found)[~held] == np.broadcast_to(127 * unit, want.shape).astype(np.float32)[~held]).all()
-
-
-def test_a_step_goes_a_share_of_the_way():
-    """Half of it is in the middle of the old and the solved entries, within half a unit and the bound."""
-    draw = np.random.default_rng(1)
-    old = torch.from_numpy(draw.integers(-90, 91, (6, 3)).astype(np.int8))
-    stages = Stage(old[:2], 0, 127), Stage(old[2:], 1, 300)
-    solved = torch.from_numpy(draw.normal(scale=60, size=(6, 3)).astype(np.float32))
-    for step in (1.0, 0.5, 0.25):
-        moved = _move(stages, solved, 1.0, step)
-        for stage, before, wanted in zip(moved, stages, (solved[:2], solved[2:]), strict=True):
-            assert (stage.shift, stage.reach) == (before.shift, before.reach)
-            unit = 2.0**-stage.shift
-            want = (before.values(1.0) + step * (wanted - before.values(1.0))).clamp(-127 * unit, 127 * unit)
-            assert (stage.values(1.0) - want).abs().max() <= 0.501 * unit

@@ -175,7 +175,7 @@ def test_scratch_files_change_nothing(monkeypatch):
     assert np.array_equal(one.classes.number, other.classes.number[0:ROWS])
     assert np.array_equal(one.sample.numbers, other.sample.numbers)
     assert torch.equal(one.sample.rows.weights, other.sample.rows.weights)
-    curves = [measure_lists(found, [SIZES], seed=0)[0].distortion.tolist() for found in (one, other)]
+    curves = [measure_lists(found, [SIZES], seed=0)[0][0].distortion.tolist() for found in (one, other)]
     assert curves[0] == curves[1]
 
 

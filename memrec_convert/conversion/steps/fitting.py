@@ -41,7 +41,8 @@ ListKey = tuple[int, tuple[int, ...]]
 class Fitted:
     """Where the weights came from, the weights, and the fit of every table; and what searches for plans share.
 
-    `fault`: why the optimizer's state is not used, though there is one. `stages`: of the lists that plans have chosen.
+    `fault`: why the optimizer's state is not used, though there is one. `stages`: of all lists of small tables, and of
+    those lists of large ones that plans have chosen.
     """
 
     source: str
@@ -94,12 +95,13 @@ def fit_subject(
     with watch.stage("fit"), subject.meter.stage("fit tables", reading, progress):
         found.update(map(measure, large))
         found.update(ordered_map(measure, small, workers=options.workers))
-        fits = list[TableFit]()
-        for one in _fit_curves(subject, about, [found[number] for number in range(len(names))], lists, options):
+        fits, stages = list[TableFit](), dict[ListKey, tuple[Stage, ...]]()
+        for one, own in _fit_curves(subject, about, [found[number] for number in range(len(names))], lists, options):
+            stages |= {(len(fits), sizes): fitted for sizes, fitted in own.items()}
             fits.append(one)
             if not reading:
                 progress("fit tables", len(fits), len(names))
-    return Fitted(source, tuple(weights), tuple(fits), fault)
+    return Fitted(source, tuple(weights), tuple(fits), fault, stages=stages)
 
 
 def _is_replaceable(site: TableSite, options: Options) -> bool:
@@ -108,19 +110,23 @@ def _is_replaceable(site: TableSite, options: Options) -> bool:
 
 def _fit_curves(
     subject: Subject, about: str, measured: Sequence[TableFit], lists: Sequence[tuple[int, ...]], options: Options
-) -> Iterator[TableFit]:
-    """The tables' fits with the curves of all lists that each may take; `about` is what they depend on."""
+) -> Iterator[tuple[TableFit, dict[tuple[int, ...], tuple[Stage, ...]]]]:
+    """The tables' fits with the curves of all lists that each may take, and the stages of those that are final.
+
+    `about` is what they depend on.
+    """
     groups = [group_lists(site.rows, lists) if _is_replaceable(site, options) else [] for site in subject.sites]
     tasks = [(number, group) for number, own in enumerate(groups) for group in own]
 
-    def fit(task: tuple[int, tuple[tuple[int, ...], ...]]) -> tuple[ListCurve, ...]:
+    def fit(task: tuple[int, tuple[tuple[int, ...], ...]]) -> tuple[tuple[ListCurve, tuple[Stage, ...]], ...]:
         return measure_lists(measured[task[0]], task[1], seed=options.seed)
 
     workers = min(options.workers, MOST_LARGE_FITS) if subject.large_bytes else options.workers
-    curves = subject.crew.map(f"curves, {about}", fit, tasks, workers=workers, classes=(ListCurve,))
+    found = subject.crew.map(f"lists, {about}", fit, tasks, workers=workers, classes=(ListCurve, Stage))
     for one, own in zip(measured, groups, strict=True):
-        lists_of = [*one.curves.lists, *(curve for _ in own for curve in next(curves))]
-        yield replace(one, curves=replace(one.curves, lists=tuple(lists_of)))
+        pairs = [pair for _ in own for pair in next(found)]
+        curves = replace(one.curves, lists=(*one.curves.lists, *(curve for curve, _ in pairs)))
+        yield replace(one, curves=curves), {curve.sizes: stages for curve, stages in pairs if stages}
 
 
 def fit_chosen(subject: Subject, fitted: Fitted, keys: Iterable[ListKey], options: Options) -> None:
