@@ -23,6 +23,7 @@ from memrec_convert.conversion.steps.weighting import NO_DATA_WARNING, warn_of_u
 from memrec_convert.conversion.steps.yesterday import Yesterday
 from memrec_convert.errors import OptionError
 from memrec_convert.finetune.loop import FineTuning
+from memrec_convert.finetune.trainable import prepare_optimizers
 from memrec_convert.parallel import single_threaded_torch
 from memrec_convert.units import Budget
 
@@ -50,6 +51,7 @@ def shrink(
     _refuse_pooled(options)
     with single_threaded_torch():
         budget_bytes = budget.resolve(table_bytes=subject.table_bytes, dense_bytes=subject.dense_bytes("fp32"))
+        trained = train and _prepare_training(subject, options)
         describe = partial(_describe, subject, budget, budget_bytes, options, profile)
         fitted, ranked, taken = _rank(
             subject,
@@ -68,9 +70,8 @@ def shrink(
             model = chosen.as_model(subject)
             settle_precision(model, blank)
         metadata = complete_metadata(subject, blank, chosen.specs, oov=options.oov)
-        fine_tuning, stays = None, taken is not None and not taken.reason
-        trained = train and not stays and options.epochs and subject.crew.leads  # the others need no trained state
-        if trained and subject.hold_out is not None and subject.train is not None:
+        fine_tuning = None
+        if trained and (taken is None or taken.reason):
             with watch.stage("fine-tune"):
                 model, fine_tuning = teach_rows(subject, fitted, chosen, model, options, progress=progress)
                 settle_precision(model, blank)
@@ -127,6 +128,14 @@ def _rank(
             return fitted, ranked, None
         told = carried.told
         return fitted, *carried.settle(ranked, lambda own, fresh: find_harm(subject, own, fresh, told, options))
+
+
+def _prepare_training(subject: Subject, options: Options) -> bool:
+    """Whether there is something to train with, and this process is the one that does; others need no trained state."""
+    trained = subject.hold_out is not None and subject.train is not None and options.epochs > 0 and subject.crew.leads
+    if trained:
+        prepare_optimizers()
+    return trained
 
 
 def _refuse_pooled(options: Options) -> None:

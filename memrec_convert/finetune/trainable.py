@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from threading import Thread
 
 import torch
 from torch import Tensor, nn
@@ -159,6 +160,12 @@ class TrainableTable(nn.Module):
 
 
 Part = TrainableTable | TrainableKept | TrainableGroup
+
+
+def prepare_optimizers() -> None:
+    """Makes an optimizer in a thread: torch imports its compiler for the first one, which takes more than a second."""
+    parameters = [nn.Parameter(torch.zeros(1))]
+    Thread(target=lambda: torch.optim.Adam(parameters), name="optimizer", daemon=True).start()
 
 
 class CodesTrainee:
