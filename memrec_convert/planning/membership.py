@@ -58,7 +58,7 @@ class Membership:
 def assign_levels(
     tables: Sequence[LevelCandidates], budget_bytes: int, count_file: CountFile, *, price: float, workers: int = 1
 ) -> Membership | None:
-    """The levels of least loss within the budget: one price of a byte for all tables, bisected from `price`.
+    """The levels of least loss within the budget: one price of a byte for all tables, searched from `price` on.
 
     None where not even empty levels fit.
     """
