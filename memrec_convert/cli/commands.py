@@ -6,6 +6,7 @@ import os
 import sys
 from difflib import get_close_matches
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -71,20 +72,25 @@ def main() -> None:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
         click.echo("Interrupted; no files were left behind.", err=True)
-        code = EXIT_INTERRUPTED
+        _leave(EXIT_INTERRUPTED)
     except click.UsageError as error:
         code = _refuse_usage(error)
     except MemrecError as error:
         click.echo(f"{type(error).__name__.removesuffix('Error')}: {error}", err=True)
         code = error.exit_code
         if isinstance(error, RankError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)  # all is tidied up; Python's own end would wait for the lost rank's answers
+            _leave(code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends at once, all being tidied up: Python's own end waits for threads, and torch's for ranks that are lost."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _refuse_usage(error: click.UsageError) -> int:

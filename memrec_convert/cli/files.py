@@ -129,8 +129,12 @@ def apply(old: str, patch: str, *, out: str, force: bool, as_json: bool, quiet: 
 def _render_verified(found: Mapping[str, Any], _width: int) -> str:
     head = f"{found['path']}: sound. {found['bytes']} bytes, {found['tensors']} tensors, {found['tables']} tables."
     tables = found["against"]["tables"] if found["against"] else ()
-    errors = [f"  {table['name']}: relative error of its rows {table['relative_error']:.4f}" for table in tables]
+    errors = [f"  {one['name']}: relative error of its rows {_render_error(one['relative_error'])}" for one in tables]
     return "\n".join([head, *errors])
+
+
+def _render_error(error: float | None) -> str:
+    return "not a number: rows are beyond the range of float32" if error is None else f"{error:.4f}"
 
 
 def _render_proved(found: Mapping[str, Any], _width: int) -> str:

@@ -107,6 +107,7 @@ def _convert(
     if not job.subject.crew.leads:
         return None
     judgement, measured, warnings = _measure(job, shrunk, extras)
+    source = source_facts(job.source, job.watch)  # of files that have not changed since, or nothing is written
     nbytes = _write(target, job, shrunk, judgement)
     extra: dict[str, Any] = {}
     if companions.page is not None:
@@ -119,7 +120,7 @@ def _convert(
         shrunk,
         path=target,
         nbytes=nbytes,
-        source=source_facts(job.source, job.watch),
+        source=source,
         options=job.options.differing(),
         **measured,
         seconds=job.watch.rounded(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from memrec_convert import convert, evaluate, load, plan, verify
 from memrec_convert.clicklog import LogSchema, load_profile, open_log, save_profile
 from memrec_convert.conversion.options import Options
-from memrec_convert.errors import LogError, NonFiniteRowsError, OptionError, ProfileLeakError
+from memrec_convert.errors import CheckpointError, LogError, NonFiniteRowsError, OptionError, ProfileLeakError
 from memrec_convert.report import Report
 
 BUDGET = 10_000
@@ -340,3 +341,26 @@ def test_a_failure_leaves_an_old_artifact_alone(tiny, tmp_path):
         convert(tiny.bare, BUDGET, eval=tmp_path / "nowhere.parquet", out=out, force=True, **FAST)
     assert out.read_text() == "old"
     assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("change", ["touched", "replaced"])
+def test_a_checkpoint_that_changes_meanwhile_writes_nothing(tiny, tmp_path, change):
+    """One sentence names it, and an earlier artifact stays with its report."""
+    source, out = tmp_path / "model.pt", tmp_path / "small.safetensors"
+    source.write_bytes(tiny.bare.read_bytes())
+    out.write_bytes(b"an earlier artifact")
+    before = sorted(path.name for path in tmp_path.iterdir())
+
+    def progress(stage, done, total):
+        if stage == "plan and code" and done == 0:
+            if change == "replaced":
+                other = tmp_path / "other.pt"
+                other.write_bytes(tiny.bare.read_bytes())
+                other.rename(source)
+            else:
+                os.utime(source, ns=(0, 0))
+
+    with pytest.raises(CheckpointError, match=r"model\.pt: was changed while it was read"):
+        convert(source, BUDGET, out=out, force=True, progress=progress, **FAST)
+    assert out.read_bytes() == b"an earlier artifact"
+    assert sorted(path.name for path in tmp_path.iterdir()) == before

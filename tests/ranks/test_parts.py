@@ -17,7 +17,7 @@ from memrec_convert.conversion.inputs.kept_fits import FitStore
 from memrec_convert.conversion.ranks import alive, crew
 from memrec_convert.conversion.ranks.alive import Watch
 from memrec_convert.conversion.ranks.joining import is_ranked, look_at_files
-from memrec_convert.errors import CheckpointError, LogError, RankError
+from memrec_convert.errors import CheckpointError, LogError, OptionError, RankError
 from memrec_convert.file_digest import FilesDigest
 from memrec_convert.parallel import ALONE
 
@@ -285,7 +285,25 @@ def test_one_process_is_no_crew():
     assert not is_ranked({})
     assert not is_ranked({"RANK": "0", "WORLD_SIZE": "1"})
     assert not is_ranked({"WORLD_SIZE": "4"})
-    assert is_ranked({"RANK": "0", "WORLD_SIZE": "2"})
+    assert is_ranked(PLACE)
+
+
+PLACE = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("WORLD_SIZE", value) for value in ("abc", "1.5", "0", "-1", "9" * 20)),
+        *(("RANK", value) for value in ("", "x", "2", "-1", "٣")),
+        *(("MASTER_PORT", value) for value in ("", "abc", "99999", "0")),
+        ("MASTER_ADDR", ""),
+    ],
+)
+def test_an_environment_that_leads_nowhere_is_refused(name, value):
+    """In a sentence that names the variable, before anything is waited for."""
+    with pytest.raises(OptionError, match=f"{name}.*start ranks with torchrun, or unset"):
+        is_ranked(PLACE | {name: value})
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])

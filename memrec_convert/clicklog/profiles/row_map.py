@@ -54,7 +54,8 @@ def _read_lines(path: Path) -> Iterator[tuple[list[str], np.ndarray, np.ndarray,
     """Blocks of the file: the names that occur; of each line the place of its name, and its two rows."""
     where = str(path)
     if not path.is_file():
-        raise LogError(f"the row map {path} does not exist: check the path.")
+        found = "is not a file; expected parquet or CSV" if path.exists() else "does not exist: check the path"
+        raise LogError(f"the row map {path} {found}.")
     for batch in _read_parquet(path) if _is_parquet(path) else _read_csv(path):
         names = read_names(batch.column("table"), where=f"{where} > table")
         old, new = (read_ids(batch.column(name), where=f"{where} > {name}") for name in COLUMNS[1:])
@@ -82,8 +83,8 @@ def _read_csv(path: Path) -> Iterator[pa.RecordBatch]:
 def _check_columns(path: Path, names: list[str]) -> None:
     if any(names.count(name) != 1 for name in COLUMNS):
         raise LogError(
-            f"the row map {path} has the columns {', '.join(names[:40])[:400] or 'none'}; expected "
-            f"{', '.join(COLUMNS)} (other columns are ignored)."
+            f"the row map {path} has the columns {', '.join(map(repr, names[:40]))[:400] or 'none'}; "
+            f"expected {', '.join(map(repr, COLUMNS))}, separated by commas (other columns are ignored)."
         )
 
 

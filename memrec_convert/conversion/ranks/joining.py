@@ -22,13 +22,34 @@ from memrec_convert.version import __version__
 TIME_TO_COME = timedelta(minutes=5)
 """For all ranks to be there."""
 
+_LAUNCH = "start ranks with torchrun, or unset WORLD_SIZE and RANK for one process."
+
 _LOOKED_AT = 4096
 _PLACES = 64
 
 
 def is_ranked(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process is one of several that torchrun, or a launcher like it, has started."""
-    return int(environment.get("WORLD_SIZE", "1") or 1) > 1 and "RANK" in environment
+    """Whether this process is one of several that torchrun, or a launcher like it, has started.
+
+    OptionError where the environment says so and does not say all that ranks need to find each other.
+    """
+    size = _read_number(environment, "WORLD_SIZE", 1, None) if environment.get("WORLD_SIZE") else 1
+    if size < 2 or "RANK" not in environment:
+        return False
+    _read_number(environment, "RANK", 0, size - 1)
+    _read_number(environment, "MASTER_PORT", 1, 65_535)
+    if not environment.get("MASTER_ADDR"):
+        raise OptionError(f"WORLD_SIZE is {size}, and there is no MASTER_ADDR to find the other ranks at; {_LAUNCH}")
+    return True
+
+
+def _read_number(environment: Mapping[str, str], name: str, least: int, most: int | None) -> int:
+    text = environment.get(name, "")
+    number = int(text) if text.isascii() and text.removeprefix("-").isdigit() and len(text) < 10 else None
+    if number is None or number < least or (most is not None and number > most):
+        above = " or more" if most is None else f" to {most}"
+        raise OptionError(f"the environment's {name} is {text[:40]!r}; expected a number, {least}{above}; {_LAUNCH}")
+    return number
 
 
 def join_ranks(choices: Mapping[str, Any]) -> RankedCrew:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from typing_extensions import Unpack
 
@@ -70,9 +71,10 @@ def convert_pooled(
                 subject.model, made.model, job.judged, subject.counts, workers=options.workers, seed=options.seed
             )
         job.progress("evaluate", 1, 1)
+    source = source_facts(job.source, job.watch)  # of files that have not changed since, or nothing is written
     with job.watch.stage("write"):
         nbytes = write_model(target, made.model, with_measured(made.metadata, judgement))
-    report = _report(job, made, target, nbytes, judgement)
+    report = _report(job, made, target, nbytes, judgement, source)
     companions.write(report)
     return report
 
@@ -95,11 +97,12 @@ def _make(job: Job) -> Pooled:
     )
 
 
-def _report(job: Job, made: Pooled, target: Path, nbytes: int, judgement: Judgement | None) -> Report:
+def _report(
+    job: Job, made: Pooled, target: Path, nbytes: int, judgement: Judgement | None, source: dict[str, Any]
+) -> Report:
     subject, sizes, budget_bytes = job.subject, made.model.sizes, int(made.metadata.plan["budget_bytes"])
     tables = 4 * (sizes.D * sizes.l + sizes.dw)
     dense = sum(parameter.numel() * 4 for parameter in made.model.parameters()) - tables
-    source = source_facts(job.source, job.watch)
     training = describe_training(made.training) or {}
     if made.training.metric == "auc":
         training["epochs_to_99_percent"] = epochs_to_gain(made.training, made.steps_per_epoch)
