@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from memrec_convert.kernels.encoder import find_nearest, measure_rows, sum_by_nearest
-
-LEAST_GAIN = 0.003
-"""Share of the loss that a move of all centres has to gain, or it is the last one."""
 
 
 def assign(points: Tensor, centres: Tensor) -> Tensor:
@@ -35,25 +30,17 @@ def _iterate(
     """Centres, and the nearest of them to each point with its squared distance; `iterations` moves after the first.
 
     Starts from points drawn in proportion to weight times squared norm (one round of k-means||); a centre that loses
-    all its points moves to the point that contributes most. Ends early where a move gains hardly anything.
+    all its points moves to the point that contributes most. Ends early where no point changes its centre.
     """
     contribution = weights * measure_rows(points)[0]
     centres = _draw_points(points, contribution + weights * contribution.mean() / weights.mean(), k, generator)
-    assigned, before = find_nearest(points, centres), math.inf
+    assigned = find_nearest(points, centres)
     for _ in range(iterations):
-        centres = _move_to_means(points, weights, assigned, centres)
+        centres, before = _move_to_means(points, weights, assigned, centres), assigned[0]
         assigned = find_nearest(points, centres)
-        loss = _add_up(weights, assigned[1])
-        if loss >= before * (1 - LEAST_GAIN):
+        if torch.equal(assigned[0], before):
             break
-        before = loss
     return centres, assigned
-
-
-def _add_up(weights: Tensor, distances: Tensor) -> float:
-    """The weighted sum, in the same order on every processor."""
-    together = torch.zeros(len(weights), dtype=torch.int64)
-    return float(sum_by_nearest(distances.unsqueeze(1), weights, together, 1)[1])
 
 
 def _draw_points(points: Tensor, chances: Tensor, k: int, generator: torch.Generator) -> Tensor:
