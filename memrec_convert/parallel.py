@@ -63,6 +63,9 @@ class Crew:
     Between two calls all members do the same.
     """
 
+    def __repr__(self) -> str:
+        return "ALONE"
+
     @property
     def leads(self) -> bool:
         """Whether this process evaluates and writes."""

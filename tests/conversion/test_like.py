@@ -270,7 +270,7 @@ def test_a_row_map_needs_an_earlier_artifact_and_its_columns(tiny: TinyModel, ye
     with pytest.raises(LogError, match=r"map\.csv does not exist"):
         convert(tiny.bare, like=yesterday, row_map=tmp_path / "map.csv", out=tmp_path / "new")
     (tmp_path / "map.csv").write_text("table,before,after\nemb_l.0,1,2\n")
-    with pytest.raises(LogError, match="columns table, before, after; expected 'table', 'old', 'new'"):
+    with pytest.raises(LogError, match="columns 'table', 'before', 'after'; expected 'table', 'old', 'new'"):
         convert(tiny.bare, like=yesterday, row_map=tmp_path / "map.csv", out=tmp_path / "new")
 
 
