@@ -48,9 +48,7 @@ CASES = (
 )
 LARGE = (Case("40Mx128", "48MB", 40_000_000, 128),)
 REAL = tuple(
-    Case(f"{log}{'+epoch' * epochs}", "100x", log=log, epochs=epochs)
-    for log in ("ml1m", "globo")
-    for epochs in (0, 1)
+    Case(f"{log}{'+epoch' * epochs}", "100x", log=log, epochs=epochs) for log in ("ml1m", "globo") for epochs in (0, 1)
 )
 
 
