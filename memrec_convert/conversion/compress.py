@@ -230,7 +230,8 @@ def save(model: nn.Module, path: str | Path, *, force: bool = False) -> int:
         known = Metadata(modules={}, architecture=None, dense="fp32", profile={"weights": "unknown"}, plan=plan, seed=0)
     _, aliases = collect_tensors(model, dense=known.dense)
     nbytes = write_model(path, model, replace(known, modules=modules, aliases=aliases))
-    read_artifact(path)  # this checks the digest of every tensor
+    with cpu_by_default():
+        read_artifact(path)  # this checks the digest of every tensor
     return nbytes
 
 

@@ -122,7 +122,8 @@ def test_the_commands_print_a_screen_or_all_of_it(tiny, tmp_path):
         cli, ["convert", str(tiny.bare), "--budget", "12kB", "--out", str(target), "--threads", "1"]
     )
     assert ran.exit_code == 0, ran.output
-    assert ran.stdout.count("\n") <= SCREEN_LINES + 1
+    shown = [line for line in ran.stdout.splitlines() if not line.endswith(" ...")]  # click 8.1 mixes stderr in
+    assert len(shown) <= SCREEN_LINES + 1
     words = read_command(ran.stdout)
     assert words == ["verify", str(target), "--against", str(tiny.bare)]
     again = CliRunner().invoke(cli, words)
