@@ -55,9 +55,27 @@ def test_a_file_that_changes_is_named(files):
         digest.hex()
 
 
-def test_a_file_that_goes_is_an_error_of_the_system(tmp_path):
-    """As wherever it is read, also where a thread meets it."""
-    digest = FilesDigest([tmp_path / "gone"])
+def test_what_was_begun_before_a_change_is_not_used(files):
+    """A file that is written anew before the conversion begins is read anew, and one that is written later is named."""
+    begin_digest(files[0])
+    files[0].write_bytes(b"other content")
+    digest = FilesDigest(files[:1])
     digest.begin()
-    with pytest.raises(FileNotFoundError):
+    assert digest.hex() == expected(files[:1])
+    files[0].write_bytes(b"yet other content")
+    with pytest.raises(CheckpointError, match="a: was changed while it was read"):
+        digest.hex()
+    assert FilesDigest(files[:1]).hex() == expected(files[:1])
+
+
+def test_a_file_that_is_gone_is_named(tmp_path, files):
+    """Before it is read, or after."""
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        FilesDigest([tmp_path / "gone"]).hex()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        FilesDigest([tmp_path / "gone"]).begin()
+    digest = FilesDigest(files)
+    digest.begin()
+    files[0].unlink()
+    with pytest.raises(CheckpointError, match="cannot be read"):
         digest.hex()
