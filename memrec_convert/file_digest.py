@@ -38,7 +38,7 @@ class FilesDigest:
     def begin(self) -> None:
         """Starts a thread that reads the files, less those that `begin_digest` has started on.
 
-        From here on, a change of a file is noticed. A process may end meanwhile. CheckpointError for a file that is gone.
+        From here on, a change of a file is noticed. A process may end meanwhile. CheckpointError where one is gone.
         """
         begin_digest(*(file for file in self.files if file not in self._readings))
         self._readings |= {file: _BEGUN.pop(file) for file in self.files if file in _BEGUN}
