@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 
 from memrec_convert.checkpoint.inert.stand_ins import printable
@@ -13,8 +12,8 @@ from memrec_convert.errors import CheckpointError
 PART_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 20
 _POLYNOMIAL = 0xEDB88320
-_ONE = 1 << 31
-"""The polynomial 1: CRC-32 writes the highest power into the lowest bit."""
+_EIGHT = 1 << 23
+"""The polynomial x**8, of a byte of zeros: CRC-32 writes the highest power, x**31, into the lowest bit."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,9 @@ def sum_part(part: Part) -> int | None:
 def _join(first: int, second: int, nbytes: int) -> int:
     """The CRC-32 of two runs of bytes from those of each, the second being `nbytes` long.
 
-    A run that precedes n bytes is multiplied by x to the power 8 n, modulo the CRC's polynomial.
+    A run that precedes n bytes is multiplied by x**8 to the power n, modulo the CRC's polynomial.
     """
-    power = reduce(lambda product, _: _multiply(product, product), range(3), _ONE >> 1)  # x to the power of 8
-    shifted = first
+    power, shifted = _EIGHT, first
     while nbytes:
         if nbytes & 1:
             shifted = _multiply(power, shifted)
