@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "lines.h"
+
 namespace memrec {
 
 constexpr int kMostCoded = 64, kMostBeam = 64, kMostEntries = 256;
@@ -20,9 +22,9 @@ struct Book {
     int32_t quick_rows = 0;             // size rounded up to 8; 0 where entries are so few that all are candidates
     int64_t quick_stride = 0;
     float unit = 0;                     // of the int8 entries
-    std::vector<float> entries;         // [size, width], zeros past dim
+    Lines<float> entries;               // [size, width], zeros past dim
     std::vector<float> half_norms;      // |entry|^2 / 2, past the last entry beyond all scores
-    std::vector<int8_t> quick;          // [quick_rows, quick_stride]
+    Lines<int8_t> quick;                // [quick_rows, quick_stride]
     std::vector<int32_t> sums;          // of the quick rows
 };
 

@@ -7,7 +7,7 @@
 #include <limits>
 #include <vector>
 
-#include "encoder.h"
+#include "points.h"
 #include "products/tiles.h"
 
 namespace memrec {
@@ -30,8 +30,8 @@ class Nearest {
           panels_(static_cast<size_t>(kPoints / kPanelColumns * bytes_)), rounded_(static_cast<size_t>(16 * width_)) {}
 
     // points [count, width], at most kPoints of them.
-    void find(const Book& book, const float* points, int count, Two* found) {
-        if (book.quick_rows) screen(book, points, count);
+    void find(const Book& book, const float* points, int count, Two* found, Ahead& ahead) {
+        if (book.quick_rows) screen(book, points, count, ahead);
         for (int i = 0; i < count; ++i) {
             const float* keys = keys_[i / 16] + i % 16;
             int32_t entries[4];
@@ -67,13 +67,13 @@ class Nearest {
         return static_cast<int32_t>(bits & kLabel);
     }
 
-    void screen(const Book& book, const float* points, int count) {
+    void screen(const Book& book, const float* points, int count, Ahead& ahead) {
         constexpr int wide = Isa::panels_at_once;
         const int panels = (count + 15) / 16;
         for (int p = 0; p < panels; ++p) round_points(points + static_cast<int64_t>(16 * p) * width_, count - 16 * p, p);
         int p = 0;
-        for (; p + wide <= panels; p += wide) score<wide>(book, p);
-        for (; p < panels; ++p) score<1>(book, p);
+        for (; p + wide <= panels; p += wide) score<wide>(book, p, ahead);
+        for (; p < panels; ++p) score<1>(book, p, ahead);
     }
 
     // Up to 16 points as a panel, each in units of a 127th of its largest magnitude.
@@ -100,7 +100,7 @@ class Nearest {
 
     // A score is half the entry's square less its product with the point; its lowest bits are the entry's number.
     template <int P>
-    void score(const Book& book, int panel) {
+    void score(const Book& book, int panel, Ahead& ahead) {
         constexpr int R = Isa::rows_at_once;
         const int8_t* columns = &panels_[static_cast<size_t>(panel * bytes_)];
         Floats unit[P], lowest[P][4];
@@ -109,6 +109,7 @@ class Nearest {
             for (Floats& one : lowest[p]) one = Isa::fill(std::numeric_limits<float>::max());
         }
         for (int32_t entry = 0; entry < book.quick_rows; entry += R) {
+            ahead.fetch_one();
             typename Isa::Ints tile[R][P];
             Isa::template multiply_groups<R, P>(&book.quick[static_cast<size_t>(entry * book.quick_stride)], book.quick_stride,
                                                 &book.sums[static_cast<size_t>(entry)], columns, bytes_, depth_, tile);
@@ -201,9 +202,9 @@ class Nearest {
 
     int32_t width_;
     int64_t depth_, bytes_;
-    std::vector<int8_t> panels_, rounded_;
-    float units_[kPoints];
-    float keys_[kPoints / 16][64];
+    Lines<int8_t> panels_, rounded_;
+    alignas(64) float units_[kPoints];
+    alignas(64) float keys_[kPoints / 16][64];
 };
 
 }  // namespace

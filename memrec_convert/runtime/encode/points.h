@@ -6,10 +6,33 @@
 
 #include "encoder.h"
 #include "lookup/simd_scalar.h"
+#include "lookup/tables.h"
+#include "prefetch.h"
 #include "products/tiles.h"
 
 namespace memrec {
 namespace {
+
+// The rows that are read next: fetched while others are searched for, one by one, as often as that is asked.
+class Ahead {
+  public:
+    Ahead(const RowSource& source, const int64_t* rows, int64_t count)
+        : data_(static_cast<const char*>(source.data)), element_(source.kind == RowKind::fp32 ? 4 : 2),
+          stride_(source.stride * element_), bytes_(source.dim * element_), rows_(rows), count_(count) {}
+
+    void fetch_one() {
+        if (!count_) return;
+        const char* row = data_ + *rows_ * stride_;
+        for (int64_t byte = 0; byte < bytes_; byte += kLineBytes) MEMREC_PREFETCH_NEAR(row + byte);
+        ++rows_, --count_;
+    }
+
+  private:
+    const char* data_;
+    int64_t element_, stride_, bytes_;
+    const int64_t* rows_;
+    int64_t count_;
+};
 
 template <class Isa>
 class Points {
@@ -106,7 +129,7 @@ class Points {
 
     RowSource source_;
     int32_t width_;
-    std::vector<float> centre_, metric_, plain_;
+    Lines<float> centre_, metric_, plain_;
 };
 
 }  // namespace

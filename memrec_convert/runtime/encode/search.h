@@ -24,20 +24,26 @@ class Search {
             for (int64_t row = 0; row < coding.rows.count; ++row)
                 if (!coding.depths || coding.depths[row] == depth) rows[static_cast<size_t>(held++)] = row;
             const int64_t at_once = kPoints / coding.beam;
-            for (int64_t first = 0; first < held; first += at_once)
-                search.code_block(&rows[static_cast<size_t>(first)], static_cast<int>(std::min(at_once, held - first)), depth);
+            for (int64_t first = 0; first < held; first += at_once) {
+                const int64_t count = std::min(at_once, held - first), next = std::min(first + at_once, held);
+                search.ahead_ = Ahead(coding.rows, rows.data() + next, std::min(at_once, held - next));
+                search.code_block(&rows[static_cast<size_t>(first)], static_cast<int>(count), depth);
+            }
         }
     }
 
     static void assign(const Assigning& task) {
         Points<Isa> points(task.rows);
         Nearest<Isa> nearest(task.rows.dim);
-        std::vector<float> block(static_cast<size_t>(kPoints * points.width_of_points()));
+        Lines<float> block(static_cast<size_t>(kPoints * points.width_of_points()));
         Two found[kPoints];
         for (int64_t first = 0; first < task.rows.count; first += kPoints) {
             const int n = read_block(points, task.rows.count, first, block.data());
+            int64_t next[kPoints];
+            std::iota(next, next + kPoints, first + n);
+            Ahead ahead(task.rows, next, std::min<int64_t>(kPoints, task.rows.count - first - n));
             for (int32_t b = 0; b < task.book_count; ++b) {
-                nearest.find(task.books[b], block.data(), n, found);
+                nearest.find(task.books[b], block.data(), n, found, ahead);
                 for (int i = 0; i < n; ++i) {
                     float& best = task.distances[first + i];
                     if (b && !(found[i].distance[0] < best)) continue;
@@ -51,7 +57,7 @@ class Search {
     static void measure(const RowSource& rows, float* squared, float* widest) {
         Points<Isa> points(rows);
         Nearest<Isa> nearest(rows.dim);
-        std::vector<float> block(static_cast<size_t>(kPoints * points.width_of_points()));
+        Lines<float> block(static_cast<size_t>(kPoints * points.width_of_points()));
         if (widest) *widest = 0;
         for (int64_t first = 0; first < rows.count; first += kPoints) {
             const int n = read_block(points, rows.count, first, block.data(), widest);
@@ -61,7 +67,7 @@ class Search {
 
     static void transform(const RowSource& rows, float* to, int64_t stride) {
         Points<Isa> points(rows);
-        std::vector<float> block(static_cast<size_t>(kPoints * points.width_of_points()));
+        Lines<float> block(static_cast<size_t>(kPoints * points.width_of_points()));
         for (int64_t first = 0; first < rows.count; first += kPoints) {
             const int n = read_block(points, rows.count, first, block.data());
             for (int i = 0; i < n; ++i)
@@ -74,7 +80,7 @@ class Search {
     using Floats = typename Isa::Floats;
 
     explicit Search(const Coding& coding)
-        : coding_(coding), points_(coding.rows), nearest_(coding.rows.dim), width_(points_.width_of_points()),
+        : coding_(coding), points_(coding.rows), nearest_(coding.rows.dim), width_(points_.width_of_points()), ahead_(coding.rows, nullptr, 0),
           rest_(static_cast<size_t>(kPoints * width_)), next_(coding.beam > 1 ? rest_.size() : 0) {}
 
     static int read_block(Points<Isa>& points, int64_t count, int64_t first, float* block, float* widest = nullptr) {
@@ -97,7 +103,7 @@ class Search {
     void search_greedily(const int64_t* rows, int count, int32_t depth) {
         for (int32_t stage = 0; stage < depth; ++stage) {
             const Book& book = coding_.books[stage];
-            nearest_.find(book, rest_.data(), count, found_);
+            nearest_.find(book, rest_.data(), count, found_, ahead_);
             for (int i = 0; i < count; ++i) {
                 float* rest = &rest_[static_cast<size_t>(i * width_)];
                 if (stage + 1 < depth) take(book, found_[i].entry[0], rest, rest);
@@ -118,7 +124,7 @@ class Search {
         int held = 1;
         for (int32_t stage = 0; stage < depth; ++stage) {
             const Book& book = coding_.books[stage];
-            nearest_.find(book, rest_.data(), count * held, found_);
+            nearest_.find(book, rest_.data(), count * held, found_, ahead_);
             const int kept = std::min(coding_.beam, held * std::min(2, book.size));
             for (int i = 0; i < count; ++i) extend(book, stage, i, held, kept, stage + 1 < depth);
             rest_.swap(next_);
@@ -163,7 +169,8 @@ class Search {
     Points<Isa> points_;
     Nearest<Isa> nearest_;
     int32_t width_;
-    std::vector<float> rest_, next_;
+    Ahead ahead_;
+    Lines<float> rest_, next_;
     std::vector<Path> paths_ = std::vector<Path>(kPoints), next_paths_ = std::vector<Path>(kPoints);
     Two found_[kPoints];
     float distances_[kPoints];

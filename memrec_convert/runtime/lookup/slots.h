@@ -1,30 +1,19 @@
-// What the steps of a lookup hand on to each other, and how they ask for memory before it is needed. In an unnamed
-// namespace, as everything that is compiled once per instruction set: no copy can stand in for another's.
+// What the steps of a lookup hand on to each other. In an unnamed namespace, as everything that is compiled once per
+// instruction set: no copy can stand in for another's.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
 #include "hashing.h"
+#include "prefetch.h"
 #include "scratch.h"
 #include "tables.h"
 
-// Into the second-level cache on x86-64: the first takes no more misses at a time than a core's own loads may have, the
-// second two or three times as many, and what is there costs a load next to nothing. Assembler where there is some: GCC
-// takes a function that only calls __builtin_prefetch for one without effect and drops calls of it.
 #if defined(_MSC_VER) && !defined(__clang__)
-#include <intrin.h>
-#define MEMREC_PREFETCH(p) _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1)
 #define MEMREC_INLINE
 #define MEMREC_APART
 #else
-#if defined(__x86_64__)
-#define MEMREC_PREFETCH(p) __asm__ volatile("prefetcht1 (%0)" : : "r"(p))
-#elif defined(__aarch64__)
-#define MEMREC_PREFETCH(p) __asm__ volatile("prfm pldl1keep, [%0]" : : "r"(p))
-#else
-#define MEMREC_PREFETCH(p) __builtin_prefetch(p)
-#endif
 #define MEMREC_INLINE __attribute__((always_inline))  // a closure that is called keeps its captures in memory
 #define MEMREC_APART __attribute__((noinline))     // what is rarely needed leaves the registers to the rest
 #endif
