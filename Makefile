@@ -15,6 +15,7 @@ OLDEST ?= python3.10
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS) CMakeLists.txt $(wildcard memrec_convert/kernels/binding/* memrec_convert/kernels/operator/* memrec_convert/runtime/* memrec_convert/runtime/*/*)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -c $(CONSTRAINTS) -e '.[dev]'
+	$(BIN)/python -m compileall -q memrec_convert
 	touch $@
 
 # torchrec comes without its dependencies, which would bring CUDA; the extra has the others. npm fetches the runtime of

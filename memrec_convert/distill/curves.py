@@ -26,7 +26,9 @@ FINE_SAMPLE_ROWS = 1024
 FP16_END = 65_504.0
 KMEANS_ITERATIONS = 10
 CHOOSING_ITERATIONS, CHOOSING_ROWS = 5, 16_384
-"""Of the lists of a large table, until one is chosen: about enough to tell them apart."""
+"""Of the lists of a table with many rows, until one is chosen: about enough to tell them apart."""
+MANY_ROWS = 8 * SAMPLE_ROWS
+"""Rows of a table whose sample is a small part of it anyway."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def measure_table(
 
     fine: whether a budget may reach the codecs between codes and int8 rows.
 
-    What a large table loses as kept comes from the sample too.
+    What a table with many rows loses as kept comes from the sample too.
     """
     rows, dim = reader.shape
     classes = group_by_value(survey.values, scratch=scratch)
@@ -68,7 +70,7 @@ def measure_table(
         distances = torch.stack([at_zero, codec_distance(sample.rows.residual + survey.centre, survey.metric, codec)])
         stored[codec] = _sum_by_class(distances, sample, _class_of(sample, classes), classes)[1]
     coarse = [codec for codec in CODECS if codec not in FINE_CODECS]
-    if is_large(reader.shape):
+    if _has_many_rows(reader.shape):
         kept = {codec: _estimate_kept(sample, survey, codec) for codec in coarse}
     else:
         kept = {codec: _kept_distortion(reader, survey, codec) for codec in coarse}
@@ -90,16 +92,21 @@ def measure_lists(
 ) -> tuple[tuple[ListCurve, tuple[Stage, ...]], ...]:
     """What these lists of stages would cost, fitted on the table's sample, and the stages.
 
-    Of a large table they are fitted on a part of the sample, and there are no stages: they would not be the best.
+    Of a table with many rows they are fitted on a part of the sample, and there are no stages: they would not be the
+    best.
     """
-    large = is_large((fit.curves.rows, fit.curves.dim))
-    sample = _thin_out(fit.sample, CHOOSING_ROWS) if large else fit.sample
+    many = _has_many_rows((fit.curves.rows, fit.curves.dim))
+    sample = _thin_out(fit.sample, CHOOSING_ROWS) if many else fit.sample
     number = _class_of(sample, fit.classes)
-    fitted = _fit_lists(sample, fit.survey, lists, CHOOSING_ITERATIONS if large else KMEANS_ITERATIONS, seed)
+    fitted = _fit_lists(sample, fit.survey, lists, CHOOSING_ITERATIONS if many else KMEANS_ITERATIONS, seed)
     return tuple(
-        (ListCurve(one.sizes, _sum_by_class(one.distances, sample, number, fit.classes)), () if large else one.stages)
+        (ListCurve(one.sizes, _sum_by_class(one.distances, sample, number, fit.classes)), () if many else one.stages)
         for one in fitted
     )
+
+
+def _has_many_rows(shape: tuple[int, ...]) -> bool:
+    return shape[0] >= MANY_ROWS or is_large(shape)
 
 
 def fit_stages(fit: TableFit, sizes: tuple[int, ...], *, seed: int) -> tuple[Stage, ...]:
