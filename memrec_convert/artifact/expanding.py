@@ -69,5 +69,5 @@ def _decode(table: CompressedTable) -> Tensor:
     rows = torch.empty(table.spec.rows, table.spec.dim)
     for first in range(0, len(rows), ROWS_PER_CHUNK):
         last = min(first + ROWS_PER_CHUNK, len(rows))
-        rows[first:last] = table.lookup(torch.arange(first, last))
+        rows[first:last] = table.read_rows(torch.arange(first, last))
     return rows

@@ -23,6 +23,13 @@ class Bag(NamedTuple):
     offsets: Tensor
     weights: Tensor | None = None
 
+    def cut(self, start: int, stop: int) -> Bag:
+        """The lookups of the samples from `start` to before `stop`, as views."""
+        bounds = torch.cat([self.offsets, self.offsets.new_tensor([len(self.ids)])])
+        first, last = int(bounds[start]), int(bounds[stop])
+        weights = None if self.weights is None else self.weights[first:last]
+        return Bag(self.ids[first:last], self.offsets[start:stop] - first, weights)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -42,6 +49,12 @@ class Batch:
     def rows(self) -> int:
         """The number of samples."""
         return int(self.dense.shape[0])
+
+    def cut(self, start: int, stop: int) -> Batch:
+        """The samples from `start` to before `stop`, as views."""
+        ids = tuple(bag.cut(start, stop) for bag in self.ids) if isinstance(self.ids, tuple) else self.ids[start:stop]
+        labels, groups = (one if one is None else one[start:stop] for one in (self.labels, self.groups))
+        return Batch(self.dense[start:stop], ids, labels, groups)
 
 
 @dataclass(frozen=True)

@@ -94,13 +94,8 @@ class HeldCodes:
 
     def _distances(self, ids: Tensor, rows: Tensor, metric: Tensor) -> Tensor:
         """The squared distance of rows from what their old codes stand for, float32 [n]."""
-        kernel = self.table.kernel()
         with torch.no_grad():
-            if kernel is None:
-                decoded = self.table.lookup(ids)
-            else:
-                decoded = kernel.look_up_grid(ids.unsqueeze(1), torch.empty(len(ids), self.table.spec.dim))
-        return measure_rows(decoded - rows, metric=metric)[0]
+            return measure_rows(self.table.read_rows(ids) - rows, metric=metric)[0]
 
 
 @dataclass(frozen=True)

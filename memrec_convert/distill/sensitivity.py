@@ -92,7 +92,7 @@ def measure_sensitivities(
                     table.moment = table.moment + part.moment  # the zero that it starts from takes any shape
                     table.lookups += len(part.ids)
                     np.add.at(table.squares, part.ids, part.squares)
-                    np.add.at(table.seen, part.ids, 1)
+                    np.add.at(table.seen, part.ids, np.ones(len(part.ids), dtype=np.int32))  # of its type: fast
     return found
 
 

@@ -118,7 +118,7 @@ def sigmoid(logits: Float64) -> Float64:
 
 def doubled_midranks(values: Float64) -> Int64:
     """Twice the mid-rank of each value: ranks from 1, ties share the mean of theirs; int64, so that sums are exact."""
-    order = np.argsort(values, kind="stable")
+    order = np.argsort(values)  # whose order of equal values does not matter, and which is several times as fast
     ordered = values[order]
     starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
     stops = np.append(starts[1:], len(ordered))

@@ -15,6 +15,7 @@ from torch.nn import functional
 from memrec_convert.evaluation.support import ScoredRows, find_doubt
 from memrec_convert.finetune.trainable import open_codes
 from memrec_convert.lookup import find_tables
+from memrec_convert.parallel import ordered_map
 
 CODEBOOK_RATE = 3e-2
 DENSE_RATE = 1e-4
@@ -76,7 +77,10 @@ class FineTuning:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """epochs over the batches; `targets` as reports name them; rates per step."""
+    """epochs over the batches; `targets` as reports name them; rates per step.
+
+    workers   threads that take the parts of a lesson: the result does not depend on their number
+    """
 
     epochs: int
     steps_per_epoch: int
@@ -84,6 +88,7 @@ class TrainingPlan:
     train_dense: bool = False
     codebook_rate: float = CODEBOOK_RATE
     dense_rate: float = DENSE_RATE
+    workers: int = 1
 
     @property
     def steps(self) -> int:
@@ -95,12 +100,14 @@ class TrainingPlan:
 class Lesson:
     """One batch: the student's logits as a function of the model, and the targets as probabilities (float32 [n]).
 
-    `own_loss`, a batch's summed loss as a function of the model, takes the place of their cross-entropy.
+    `own_loss`, a batch's summed loss as a function of the model, takes the place of their cross-entropy. `parts` are
+    lessons that may be learnt in its place, side by side: their losses add up to its own.
     """
 
     forward: Callable[[nn.Module], Tensor]
     targets: Tensor
     own_loss: Callable[[nn.Module], Tensor] | None = None
+    parts: tuple[Lesson, ...] = ()
 
     def loss(self, model: nn.Module) -> Tensor:
         """What a step lowers."""
@@ -153,7 +160,7 @@ def fine_tune(
             return FineTuning(start.name, tuple(history), 0, 0, start=state, came=start)
         schedules = [torch.optim.lr_scheduler.LambdaLR(one, lambda done: _fall(done, total)) for one in optimizers]
         for step, lesson in _number_lessons(lessons, plan.epochs, total):
-            _step(model, lesson, optimizers, schedules)
+            _step(model, lesson, optimizers, schedules, plan.workers)
             progress("fine-tune", step, total)
             if step % check_every == 0 or step == total:
                 trainee.write_back()
@@ -187,10 +194,19 @@ def _step(
     lesson: Lesson,
     optimizers: Sequence[torch.optim.Optimizer],
     schedules: Sequence[torch.optim.lr_scheduler.LRScheduler],
+    workers: int,
 ) -> None:
-    for optimizer in optimizers:
-        optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(lesson.loss(model))
+    trained = [one for optimizer in optimizers for group in optimizer.param_groups for one in group["params"]]
+
+    def differentiate(part: Lesson) -> tuple[Tensor | None, ...]:
+        return torch.autograd.grad(part.loss(model), trained, allow_unused=True)
+
+    gradients = list(ordered_map(differentiate, lesson.parts or (lesson,), workers=workers))
+    for parameter, found in zip(trained, zip(*gradients, strict=True), strict=True):
+        parameter.grad = None
+        for gradient in found:  # in the order of the parts
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
     for optimizer, schedule in zip(optimizers, schedules, strict=True):
         optimizer.step()
         schedule.step()

@@ -9,11 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from memrec_convert.encoding.codecs import CODECS
+from memrec_convert.encoding.codecs.floats import FP32
 from memrec_convert.finetune.row_map import make_map
 from memrec_convert.lookup import CompressedTable
 
 MOST_TRAINED = 1 << 24
-"""Numbers of one table's rows that are trained: Adam holds three more floats of each, and moves all at every step."""
+"""Numbers of one table's rows that are trained: an optimizer holds two or three more floats of each."""
+
+MANY_ROWS = 1 << 16
+"""A batch touches few of so many rows: their gradients are sparse."""
 
 
 def spread_of(values: Tensor) -> float:
@@ -35,17 +39,29 @@ class TrainableRows(nn.Module):
         self.rows = nn.Parameter(values / self.spread)
         self.map = make_map(values) if mapped else None
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the rows' gradients name those that a batch touched."""
+        return len(self.rows) >= MANY_ROWS
+
     def look_up(self, numbers: Tensor) -> Tensor:
         """Rows of these numbers (int64 [n]) as the codec would hold them, float32 [n, dim]; gradients pass straight."""
-        rows = self._place(functional.embedding(numbers, self.rows))  # gradients add up in one order on any threads
-        with torch.no_grad():
-            change = self.codec.decode(self.codec.encode(rows), torch.arange(len(rows)), rows.shape[1]) - rows
-        return rows + change
+        if len(self.rows) < len(numbers):
+            return functional.embedding(numbers, self._round(self._place(self.rows)))
+        # Gradients add up in one order on any threads.
+        return self._round(self._place(functional.embedding(numbers, self.rows, sparse=self.is_sparse)))
 
     @torch.no_grad()
     def encode(self) -> dict[str, Tensor]:
         """What the codec holds of them now."""
         return self.codec.encode(self._place(self.rows))
+
+    def _round(self, rows: Tensor) -> Tensor:
+        if self.codec is FP32:
+            return rows
+        with torch.no_grad():
+            change = self.codec.decode(self.codec.encode(rows), torch.arange(len(rows)), rows.shape[1]) - rows
+        return rows + change
 
     def _place(self, rows: Tensor) -> Tensor:
         rows = rows * self.spread

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from memrec_convert.encoding.codecs import CODECS
+from memrec_convert.finetune.row_adam import RowAdam
 from memrec_convert.finetune.row_map import RowMap
 from memrec_convert.finetune.stored_rows import MOST_TRAINED, TrainableKept, TrainableRows, spread_of
 from memrec_convert.kernels.hashing import hash_ids, token_numbers, weight_positions
@@ -171,15 +172,17 @@ def prepare_optimizers() -> None:
 class CodesTrainee:
     """The numbers that a model's tables hold: codebooks, centres, hashed tokens and rows."""
 
-    def __init__(self, parts: list[Part]) -> None:
-        self.parts = parts
+    def __init__(self, parts: list[Part], workers: int = 1) -> None:
+        self.parts, self.workers = parts, workers
 
     def make_optimizers(
         self, model: nn.Module, *, rate: float, dense_rate: float, train_dense: bool
     ) -> list[torch.optim.Optimizer]:
-        """One Adam; rows at a multiple of the rate, the dense part, of what requires gradients, at its own."""
-        rows = [module.rows for part in self.parts for module in part.modules() if isinstance(module, TrainableRows)]
-        of_rows = {id(parameter) for parameter in rows}
+        """Adam; rows at a multiple of the rate, the dense part, of what requires gradients, at its own."""
+        held = [module for part in self.parts for module in part.modules() if isinstance(module, TrainableRows)]
+        rows = [module.rows for module in held if not module.is_sparse]
+        sparse = [module.rows for module in held if module.is_sparse]
+        of_rows = {id(module.rows) for module in held}
         shared = [
             parameter
             for part in self.parts
@@ -200,7 +203,10 @@ class CodesTrainee:
             {"params": dense, "lr": dense_rate},
         ]
         groups = [group for group in groups if group["params"]]
-        return [torch.optim.Adam(groups, fused=True)] if groups else []
+        optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(groups, fused=True)] if groups else []
+        if sparse:
+            optimizers.append(RowAdam(sparse, lr=rate * ROWS_FACTOR, eps=ROWS_EPSILON, workers=self.workers))
+        return optimizers
 
     def write_back(self) -> None:
         """Stores the trained numbers in the tables' buffers."""
@@ -209,10 +215,10 @@ class CodesTrainee:
 
 
 @contextmanager
-def open_codes(model: nn.Module, *, apart: Collection[nn.Module] = ()) -> Iterator[CodesTrainee]:
+def open_codes(model: nn.Module, *, apart: Collection[nn.Module] = (), workers: int = 1) -> Iterator[CodesTrainee]:
     """The model's tables decode through float parameters while this is open; see `trainable_tables`."""
     with trainable_tables(model, apart=apart) as parts:
-        yield CodesTrainee(parts)
+        yield CodesTrainee(parts, workers)
 
 
 @contextmanager

@@ -90,6 +90,8 @@ class CompressedEmbeddingBag(CompressedTable):
         learning = weights is not None and weights.requires_grad and torch.is_grad_enabled()
         kernel = self.kernel() if flat.is_cpu and not learning else None
         if kernel is None:
+            if starts is None and self.padding_idx is None:
+                return self.lookup(flat)
             return self.lookup_bags(flat, torch.arange(bags, device=flat.device) if starts is None else starts, weights)
         if bags == 0 and len(flat):
             raise ValueError(f"table {self.name or '?'}: {len(flat)} ids, and no bag to hold them")

@@ -134,6 +134,11 @@ class CompressedTable(TrackedBuffers):
             rows = rows.masked_fill(outside.unsqueeze(1), 0.0)
         return rows
 
+    def read_rows(self, ids: Tensor) -> Tensor:
+        """As `lookup`, by the kernel where it knows the table: the same bits, many times as fast."""
+        kernel = self.kernel() if self.padding_idx is None and ids.is_cpu else None
+        return self.lookup(ids) if kernel is None else kernel.look_up_grid(ids.reshape(-1, 1))
+
     def form_names(self) -> tuple[str, ...]:
         """The forms that ids of this table take: that of the base first, then one per level."""
         spec = self.spec

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memrec_convert.clicklog import Bag, ClickLog, LogSchema, open_log
+from memrec_convert.clicklog import Bag, Batch, ClickLog, LogSchema, open_log
 from memrec_convert.clicklog import log as log_module
 from memrec_convert.clicklog.block import Block, Ragged, join_blocks, rebatch
 from memrec_convert.errors import LogError
@@ -168,3 +168,21 @@ def test_real_log_end_to_end(shared_data: Path):
     np.testing.assert_array_equal(labels, table["label"].to_numpy())
     np.testing.assert_allclose(dense[:, 1], np.log(1 + table["I2"].to_numpy().astype(np.float64)), rtol=1e-6)
     assert log.rows == len(labels) == 100_020
+
+
+def test_a_batch_is_cut_into_batches():
+    """Samples with their bags, weights, labels and groups; an empty bag and the last one too."""
+    bag = Bag(torch.arange(6), torch.tensor([0, 2, 2, 5]), torch.arange(6) / 2)
+    batch = Batch(torch.arange(8.0).reshape(4, 2), (bag,), torch.arange(4.0), torch.arange(4) // 2)
+    first, last = batch.cut(0, 2), batch.cut(2, 4)
+    assert (first.rows, last.rows) == (2, 2)
+    assert first.ids[0].ids.tolist() == [0, 1]
+    assert first.ids[0].offsets.tolist() == [0, 2]
+    assert last.ids[0].ids.tolist() == [2, 3, 4, 5]
+    assert last.ids[0].offsets.tolist() == [0, 3]
+    assert last.ids[0].weights.tolist() == [1.0, 1.5, 2.0, 2.5]
+    assert last.labels.tolist() == [2.0, 3.0]
+    assert last.groups.tolist() == [1, 1]
+    plain = Batch(batch.dense, torch.arange(8).reshape(4, 2), None).cut(1, 3)
+    assert plain.ids.tolist() == [[2, 3], [4, 5]]
+    assert (plain.labels, plain.groups) == (None, None)

@@ -5,7 +5,8 @@ import torch
 from students import DIM, FORMS, ROWS, SCALE, make_spec, make_student, make_table
 from torch import nn
 
-from memrec_convert.finetune import trainable
+from memrec_convert.finetune import stored_rows, trainable
+from memrec_convert.finetune.row_adam import RowAdam
 from memrec_convert.finetune.stored_rows import TrainableKept
 from memrec_convert.finetune.trainable import TrainableGroup, TrainableTable, trainable_tables
 
@@ -238,3 +239,33 @@ def test_ids_outside_the_table_are_still_refused():
     student = make_student("codes", "kept")
     with trainable_tables(student), pytest.raises(IndexError, match="outside"):
         student.first(torch.tensor([[ROWS]]))
+
+
+def test_many_rows_have_sparse_gradients_and_learn_alike(monkeypatch):
+    """Rows of which a batch touches few are an optimizer's own matter; rows that it does not touch stay."""
+    monkeypatch.setattr(stored_rows, "MANY_ROWS", ROWS)
+    table = make_table("kept")
+    model = nn.ModuleList([table])
+    with trainable.open_codes(model, apart=[table]) as trainee:
+        (adam,) = trainee.make_optimizers(model, rate=0.01, dense_rate=1.0, train_dense=False)
+        assert isinstance(adam, RowAdam)
+        before = trainee.parts[0].decode(IDS).detach()
+        trainee.parts[0].decode(IDS[:3]).sum().backward()
+        assert trainee.parts[0].rows.grad.is_sparse
+        adam.step()
+        moved = (trainee.parts[0].decode(IDS).detach() != before).any(dim=1)
+    assert moved.nonzero().flatten().tolist() == IDS[:3].sort().values.tolist()
+
+
+def test_few_rows_are_rounded_before_they_are_looked_up():
+    """A table of fewer rows than a batch has lookups gives what one gives whose batches are smaller, gradients too."""
+    answers, gradients = [], []
+    for size in (4, 4 * ROWS):
+        model = nn.ModuleList([make_table("kept")])
+        with trainable_tables(model) as parts:
+            ids = torch.arange(4 * ROWS) * 7 % ROWS
+            answers.append(torch.cat([parts[0].decode(part) for part in ids.split(size)]))
+            (answers[-1] * torch.arange(4 * ROWS).unsqueeze(1)).sum().backward()
+            gradients.append(parts[0].rows.grad)
+    torch.testing.assert_close(answers[0], answers[1], rtol=0, atol=1e-6)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-5)

@@ -1,6 +1,7 @@
 """The training loop: the best state on the hold-out is kept, and nothing else has changed."""
 
 import copy
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -300,6 +301,38 @@ def test_rows_train_through_the_same_loop():
     assert not student.first.sparse
     assert not student.first.weight.requires_grad
     assert score(student).score == max(value for _, value in told.history)
+
+
+@pytest.mark.parametrize("train_dense", [False, True])
+def test_parts_of_a_lesson_are_learnt_as_the_lesson_is(train_dense):
+    """Up to rounding; to the bit with any number of threads. Rows of plain tables, whose gradients are sparse, too."""
+
+    def split(lesson, batch):
+        halves = zip(batch.chunk(2), lesson.targets.chunk(2), strict=True)
+        return replace(lesson, parts=tuple(Lesson(lambda m, ids=ids: m(ids), part) for ids, part in halves))
+
+    for opened in (trainable.open_codes, open_rows):
+        states = []
+        for workers in (0, 1, 2):
+            student = make_student("rows") if opened is not open_rows else make_original(make_student())
+            student.last.requires_grad_(train_dense)
+            batches = make_batches(6)
+            lessons = make_lessons(make_original(make_student()), batches)
+            if workers:
+                lessons = [split(lesson, batch) for lesson, batch in zip(lessons, batches, strict=True)]
+            plan = TrainingPlan(1, 6, train_dense=train_dense, workers=max(workers, 1))
+            script = Script(range(9))
+            fine_tune(
+                student,
+                lambda _: lessons,
+                plan,
+                hold_out=script,
+                progress=lambda *_: None,
+                open_model=opened,  # noqa: B023
+            )
+            states.append(torch.cat([tensor.to(torch.float64).flatten() for tensor in state_of(student).values()]))
+        assert torch.equal(states[1], states[2])
+        torch.testing.assert_close(states[0], states[1], rtol=1e-4, atol=1.0 if opened is not open_rows else 1e-5)
 
 
 def test_rows_that_no_batch_has_stay():

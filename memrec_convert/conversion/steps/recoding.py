@@ -124,4 +124,4 @@ def _loosen(site: TableSite, module: CompressedModule, levels: np.ndarray, oov: 
 
 @torch.no_grad()
 def _decode(module: CompressedModule, ids: Tensor) -> Tensor:
-    return torch.cat([module.lookup(part) for part in torch.split(ids, ROWS_AT_ONCE)])
+    return torch.cat([module.read_rows(part) for part in torch.split(ids, ROWS_AT_ONCE)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Collection, Iterator
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from memrec_convert.clicklog import Batch
 from memrec_convert.conversion.inputs.batches import count_rows
 from memrec_convert.conversion.inputs.subject import BatchSource, Progress, Subject, join_groups, read_truth
 from memrec_convert.conversion.options import Options
@@ -25,6 +27,9 @@ from memrec_convert.parallel import ordered_map
 
 LABEL_SHARE = 0.2
 """Of mixed targets, how much of each is the label; the rest is the original's own prediction."""
+
+PARTS = 2
+"""Of a batch of clicks, each learnt from by a thread of its own; fixed, because a sum's bits depend on it."""
 
 
 def teach(
@@ -45,7 +50,7 @@ def teach(
     own = isinstance(subject.goal.objective, OwnLoss)  # which finds its labels in the batch itself
     if options.targets == "labels" and not train.has_labels and not own:
         raise LogError("fine-tuning on labels was asked for, and the training data has none; use --targets soft.")
-    plan = _make_plan(options, train)
+    plan = _make_plan(subject, options)
     if options.train_dense:
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
@@ -56,7 +61,7 @@ def teach(
             plan,
             hold_out=mark or make_mark(subject, options),
             progress=progress,
-            open_model=partial(open_codes, apart=apart),
+            open_model=partial(open_codes, apart=apart, workers=plan.workers),
         )
     finally:
         model.requires_grad_(False)
@@ -79,7 +84,7 @@ def teach_control(
         )
     targets = "labels" if options.targets == "soft" else options.targets
     model = copy.deepcopy(subject.model).requires_grad_(False)
-    plan = _make_plan(options, train)
+    plan = _make_plan(subject, options)
     if options.train_dense:
         model.requires_grad_(True)
     told = fine_tune(
@@ -99,12 +104,13 @@ def _require_train(subject: Subject) -> BatchSource:
     return subject.train
 
 
-def _make_plan(options: Options, train: BatchSource) -> TrainingPlan:
+def _make_plan(subject: Subject, options: Options) -> TrainingPlan:
     return TrainingPlan(
         epochs=options.epochs,
-        steps_per_epoch=train.count_batches(),
+        steps_per_epoch=_require_train(subject).count_batches(),
         targets=options.targets,
         train_dense=options.train_dense,
+        workers=subject.scoring_workers(options.workers),
     )
 
 
@@ -118,7 +124,8 @@ def _make_lessons(subject: Subject, options: Options, targets: str) -> Lessons:
 
     def prepare(batch: Any) -> Lesson:  # noqa: ANN401 - what the loader yields
         if objective is BINARY:
-            return Lesson(partial(_answer, subject, batch), make_targets(subject, train, batch, targets))
+            wanted = make_targets(subject, train, batch, targets)
+            return Lesson(partial(_answer, subject, batch), wanted, parts=_split_lesson(subject, batch, wanted))
         return _make_lesson(subject, train, batch, targets, unit)
 
     def lessons(epoch: int) -> Iterator[Lesson]:
@@ -126,6 +133,17 @@ def _make_lessons(subject: Subject, options: Options, targets: str) -> Lessons:
         return ordered_map(prepare, batches, workers=subject.scoring_workers(options.workers))
 
     return lessons
+
+
+def _split_lesson(subject: Subject, batch: Any, wanted: Tensor) -> tuple[Lesson, ...]:  # noqa: ANN401
+    """The parts of a lesson, where batches are those of a log: what a sample teaches depends on no other."""
+    if not isinstance(batch, Batch) or batch.rows < PARTS:
+        return ()
+    bounds = [batch.rows * number // PARTS for number in range(PARTS + 1)]
+    return tuple(
+        Lesson(partial(_answer, subject, batch.cut(start, stop)), wanted[start:stop])
+        for start, stop in itertools.pairwise(bounds)
+    )
 
 
 def _find_spread(subject: Subject, options: Options) -> float:
