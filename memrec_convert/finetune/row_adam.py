@@ -35,12 +35,8 @@ class RowAdam(torch.optim.Optimizer):
             pass
 
     @torch.no_grad()
-    def _move(self, rows: Tensor, group: dict[str, Any]) -> None:
-        state, gradient, (rate, beta, eps) = (
-            self.state[rows],
-            rows.grad,
-            (group[name] for name in ("lr", "beta", "eps")),
-        )
+    def _move(self, rows: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state, (rate, beta, eps) = self.state[rows], (group[name] for name in ("lr", "beta", "eps"))
         if not state:
             state["step"] = 0
             state["squares"] = torch.zeros_like(rows)

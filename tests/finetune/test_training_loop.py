@@ -324,11 +324,11 @@ def test_parts_of_a_lesson_are_learnt_as_the_lesson_is(train_dense):
             script = Script(range(9))
             fine_tune(
                 student,
-                lambda _: lessons,
+                lambda _, lessons=lessons: lessons,
                 plan,
                 hold_out=script,
                 progress=lambda *_: None,
-                open_model=opened,  # noqa: B023
+                open_model=opened,
             )
             states.append(torch.cat([tensor.to(torch.float64).flatten() for tensor in state_of(student).values()]))
         assert torch.equal(states[1], states[2])
