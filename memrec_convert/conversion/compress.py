@@ -188,7 +188,7 @@ def _report(
         figures=outcome.figures,
         source={"layout": type(model).__name__, "container": "live module", "assumed": ()},
         evaluation=outcome.evaluation,
-        seconds=watch.rounded(),
+        watch=watch,
         warnings=warnings,
         gate=outcome.gate,
     )

@@ -123,7 +123,7 @@ def _convert(
         source=source,
         options=job.options.differing(),
         **measured,
-        seconds=job.watch.rounded(),
+        watch=job.watch,
         warnings=(*job.warnings, *shrunk.warnings, *warnings),
         gate=gate,
     )

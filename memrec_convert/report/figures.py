@@ -156,7 +156,12 @@ def describe_mapping(values: Mapping[str, Any]) -> list[str]:
 def describe_provenance(report: Mapping[str, Any]) -> list[str]:
     """What the artifact came from and how long that took; what was not recorded is left out."""
     known = {key: value for key, value in report["provenance"].items() if value not in (None, {})}
-    seconds = {stage: f"{spent:.1f} s" for stage, spent in report["seconds"].items() if spent is not None}
+    reading = report.get("seconds_reading") or {}
+    seconds = {
+        stage: f"{spent:.1f} s" + (f" (reading: {reading[stage]:.1f})" if reading.get(stage) else "")
+        for stage, spent in report["seconds"].items()
+        if spent is not None
+    }
     return describe_mapping({**known, **({"time": seconds} if seconds else {})})
 
 

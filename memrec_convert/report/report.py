@@ -206,6 +206,7 @@ class Report(Result):
 
     `weights` says what the planner weighted ids by: log, optimizer, displacement or uniform. `plan`, `fine_tune`,
     `architecture` and `evaluation` (log, samples, ...) are JSON-able mappings that are passed on as they are.
+    `seconds_reading` says what reading rows of large tables took of each stage's `seconds`, of all threads together.
     """
 
     artifact: ArtifactFile
@@ -232,6 +233,7 @@ class Report(Result):
     architecture: Mapping[str, Any] = field(default_factory=dict)
     assumed: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    seconds_reading: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:

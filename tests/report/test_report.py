@@ -28,6 +28,7 @@ KEYS = {
     "assumed",
     "provenance",
     "seconds",
+    "seconds_reading",
     "warnings",
     "evaluation",
     "deciles",

@@ -18,12 +18,16 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass
 class Meter:
-    """Adds up the bytes that metered readers hand out, and tells a stage's progress."""
+    """Adds up the bytes that metered readers hand out, and tells a stage's progress.
+
+    seconds: what their readings took, of all threads together.
+    """
 
     progress: Progress | None = None
     stage_name: str = ""
     done: int = 0
     total: int = 0
+    seconds: float = 0.0
     lock: Lock = field(default_factory=Lock, repr=False)
 
     @contextmanager
@@ -40,9 +44,10 @@ class Meter:
             self.progress = None
         progress(name, total_bytes, total_bytes)
 
-    def add(self, nbytes: int) -> None:
-        """That so much was read, by whichever thread."""
+    def add(self, nbytes: int, seconds: float) -> None:
+        """That so much was read in such a time, by whichever thread."""
         with self.lock:
+            self.seconds += seconds
             self.done = min(self.done + nbytes, self.total)
             if self.progress is not None:
                 self.progress(self.stage_name, self.done, self.total)
@@ -62,14 +67,16 @@ class MeteredRows:
 
     def read_rows(self, start: int, stop: int) -> np.ndarray:
         """As the inner reader's."""
+        begun = time.perf_counter()
         rows = self.inner.read_rows(start, stop)
-        self.meter.add(rows.nbytes)
+        self.meter.add(rows.nbytes, time.perf_counter() - begun)
         return rows
 
     def read_ids(self, ids: np.ndarray) -> np.ndarray:
         """As the inner reader's."""
+        begun = time.perf_counter()
         rows = self.inner.read_ids(ids)
-        self.meter.add(rows.nbytes)
+        self.meter.add(rows.nbytes, time.perf_counter() - begun)
         return rows
 
 
@@ -80,20 +87,30 @@ def count_large_bytes(readers: Sequence[RowReader]) -> int:
 
 @dataclass
 class Stopwatch:
-    """Adds up wall-clock seconds under the name of each stage."""
+    """Adds up wall-clock seconds under the name of each stage, and what of a meter's seconds fell into it."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    reading: dict[str, float] = field(default_factory=dict)
+    meter: Meter | None = None
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Counts the time until the block ends towards `name`."""
-        start = time.perf_counter()
+        start, read = time.perf_counter(), self._read()
         try:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.reading[name] = self.reading.get(name, 0.0) + self._read() - read
+
+    def _read(self) -> float:
+        return 0.0 if self.meter is None else self.meter.seconds
 
     def rounded(self) -> dict[str, float]:
         """Seconds to the millisecond, with their total."""
         found = {name: round(value, 3) for name, value in self.seconds.items()}
         return found | {"total": round(sum(self.seconds.values()), 3)}
+
+    def rounded_reading(self) -> dict[str, float]:
+        """The seconds of readings to the millisecond, of stages that read; those of several threads add up."""
+        return {name: round(value, 3) for name, value in self.reading.items() if value >= 0.0005}

@@ -146,6 +146,7 @@ def prepare(
             learned = None if options.tables_only else train
             shared["workers"] = options.workers
             subject, warnings = make_subject(source, train=learned, profile=counted, **shared, **placed)
+        watch.meter = subject.meter
         kept_at = choices.get("profile")
         if counted is not None and kept_at is not None:
             subject = _keep_felt(subject, source, counted, Path(kept_at))

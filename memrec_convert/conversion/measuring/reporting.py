@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from memrec_convert.artifact.metadata import Metadata, format_measured
+from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.preparing import Job
 from memrec_convert.conversion.inputs.readings import warn_of_auc
 from memrec_convert.conversion.inputs.subject import Subject
@@ -46,7 +47,7 @@ def make_report(
     options: Mapping[str, Any],
     figures: Mapping[str, Any],
     evaluation: Mapping[str, Any] | None,
-    seconds: Mapping[str, float],
+    watch: Stopwatch,
     warnings: Sequence[str],
     gate: GateResult | None = None,
 ) -> Report:
@@ -82,7 +83,8 @@ def make_report(
         fine_tune=describe_training(shrunk.fine_tuning),
         architecture=subject.architecture or {},
         assumed=tuple(source.get("assumed", ())),
-        seconds=seconds,
+        seconds=watch.rounded(),
+        seconds_reading=watch.rounded_reading(),
         warnings=tuple(warnings),
     )
 
