@@ -12,6 +12,7 @@ from torch import Tensor
 from memrec_convert.distill.columns import Column, gather, slices
 from memrec_convert.distill.rows import RowReader, chunk_bounds
 from memrec_convert.distill.survey import Survey
+from memrec_convert.encoding.bits import read_fields
 from memrec_convert.encoding.index import find_places
 from memrec_convert.encoding.spec import TableSpec, count_row_bytes
 from memrec_convert.kernels.encoder import measure_rows
@@ -21,8 +22,8 @@ from memrec_convert.parallel import ordered_map
 TOLERANCE = 0.02
 """A row that was coded anew keeps its old code unless the new one lessens its squared distance by more than this."""
 
-SERVING = 0.75
-"""Rows that lose no more than this share of the rows of their size and depth does are not coded anew at all."""
+SERVING, SLACK = 0.75, 1.2
+"""Rows that lose hardly more than this share of the rows of their size and depth does are not coded anew at all."""
 
 CLEARLY = 2.0
 """A row takes the place of another in a level where it is worth so many times as much."""
@@ -53,19 +54,18 @@ class HeldCodes:
 
     def find(self, start: int, chunk: Tensor, survey: Survey, depths: Tensor) -> Found:
         """The old codes of rows start, start + 1, ... (float32 [n, dim]); `depths` (int8 [n]) are those wanted now."""
-        rows = max(0, min(len(chunk), len(self.depths) - start))
+        whole = measure_rows(chunk, centre=survey.centre, metric=survey.metric)[0]
         codes = torch.zeros(len(chunk), len(self.table.spec.stages), dtype=torch.uint8)
         away, known = torch.zeros(len(chunk)), torch.zeros(len(chunk), dtype=torch.bool)
-        if not rows:
-            return Found(codes, away, known, known)
-        ids, own = self._number(torch.arange(start, start + rows)), torch.from_numpy(self.depths[start : start + rows])
-        known[:rows] = (own > 0) & (own == depths[:rows])
-        codes[:rows], away[:rows] = self.read_codes(ids, own), self._distances(ids, chunk[:rows], survey.metric)
-        whole = measure_rows(chunk[:rows], centre=survey.centre, metric=survey.metric)[0]
-        limits = torch.from_numpy(self.limits)[own.clamp(min=0).long(), _octave_of(whole)]
-        serves = known.clone()
-        serves[:rows] &= away[:rows] <= limits * whole
-        return Found(codes, away, known, serves)
+        own = torch.from_numpy(self.depths[start : start + len(chunk)])
+        known[: len(own)] = (own > 0) & (own == depths[: len(own)])
+        rows, serves = known.nonzero().squeeze(1), known.clone()
+        if len(rows):
+            ids, own = self._number(rows + start), own[rows]
+            codes[rows], away[rows] = self.read_codes(ids, own), self._distances(ids, chunk[rows], survey.metric)
+            limits = torch.from_numpy(self.limits)[own.long(), _octave_of(whole[rows])]
+            serves[rows] = away[rows] <= limits * whole[rows]
+        return Found(codes, away, known, serves, whole)
 
     def _number(self, rows: Tensor) -> Tensor:
         """The numbers that rows had, int64 [n]."""
@@ -76,21 +76,21 @@ class HeldCodes:
         table, spec = self.table, self.table.spec
         codes = torch.zeros(len(ids), len(spec.stages), dtype=torch.uint8)
         if spec.base_depth:
-            self._put(codes, 0, table.read_entries(ids, 0, spec.base_depth))
+            codes[:, : spec.base_depth] = self._read("base", ids, spec.base_bits(), spec.stage_bits[: spec.base_depth])
         for number, level in enumerate(spec.levels):
             if level.kind != "codes":
                 continue
             deep = (depths == level.depth).nonzero().squeeze(1)
             places = find_places(level.index, table.get_buffer(f"level{number}_index"), ids[deep])
             deep, places = deep[places >= 0], places[places >= 0]
-            own = codes[deep]
-            self._put(own, spec.base_depth, table.read_entries(places, spec.base_depth, level.depth, (number, places)))
-            codes[deep] = own
+            bits = spec.stage_bits[spec.base_depth : level.depth]
+            own = self._read(f"level{number}_codes", places, spec.level_bits(level), bits)
+            codes[deep, spec.base_depth : level.depth] = own
         return codes
 
-    def _put(self, codes: Tensor, first: int, entries: list[Tensor]) -> None:
-        for stage, entry in enumerate(entries, start=first):
-            codes[:, stage] = (entry - self.table.spec.first_entries[stage]).to(torch.uint8)
+    def _read(self, name: str, entries: Tensor, entry_bits: int, bits: Sequence[int]) -> Tensor:
+        packed = self.table.get_buffer(name).numpy()
+        return torch.from_numpy(read_fields(packed, entries.numpy(), entry_bits=entry_bits, bits=bits).astype(np.uint8))
 
     def _distances(self, ids: Tensor, rows: Tensor, metric: Tensor) -> Tensor:
         """The squared distance of rows from what their old codes stand for, float32 [n]."""
@@ -100,12 +100,16 @@ class HeldCodes:
 
 @dataclass(frozen=True)
 class Found:
-    """Old codes uint8 [n, stages] and squared distances float32 [n]; which are of the wanted depth, and which serve."""
+    """Old codes uint8 [n, stages] and squared distances float32 [n]; which are of the wanted depth, and which serve.
+
+    whole: float32 [n], the squared distances from the centre.
+    """
 
     codes: Tensor
     away: Tensor
     known: Tensor
     serves: Tensor
+    whole: Tensor
 
     def settle(self, codes: Tensor, distances: Tensor) -> int:
         """Puts old codes in the place of new ones that are hardly nearer; returns how many rows have what they had."""
@@ -155,7 +159,7 @@ def hold_codes(
         found.append((depths[slice(*part)][::step], octave, share))
     depth, octave, share = (np.concatenate(one) for one in zip(*found, strict=True))
     for deep, high in np.unique(np.stack([depth, octave])[:, depth > 0], axis=1).T:
-        held.limits[deep, high] = np.quantile(share[(depth == deep) & (octave == high)], SERVING)
+        held.limits[deep, high] = SLACK * np.quantile(share[(depth == deep) & (octave == high)], SERVING)
     return held, widest
 
 

@@ -230,8 +230,8 @@ def _code_chunk(
         found, distances = _search(chunk, survey, books, depths, beam)
     else:
         old = before[0].find(before[1], chunk, survey, depths)
-        found, distances = torch.zeros(len(chunk), len(books), dtype=torch.uint8), torch.zeros(len(chunk))
-        rest = (~old.serves).nonzero().squeeze(1)
+        found, distances = torch.zeros(len(chunk), len(books), dtype=torch.uint8), old.whole.clone()
+        rest = (~old.serves & (depths > 0)).nonzero().squeeze(1)
         found[rest], distances[rest] = _search(chunk[rest], survey, books, depths[rest], beam)
         kept = old.settle(found, distances)
     codes, squared = found.numpy(), distances.numpy()

@@ -41,6 +41,20 @@ def read_codes(packed: Tensor, entries: Tensor, *, entry_bits: int, first_bit: i
     return (word >> (position & 7)) & ((1 << bits) - 1)
 
 
+def read_fields(packed: np.ndarray, entries: np.ndarray, *, entry_bits: int, bits: Sequence[int]) -> np.ndarray:
+    """The fields of entries (int64 [n]), `bits` <= 16 of each field, uint16 [n, fields]; eight bytes at a time."""
+    words = np.ndarray((max(len(packed) - SLACK_BYTES + 1, 0),), dtype="<u8", buffer=packed, strides=(1,))
+    found = np.empty((len(entries), len(bits)), dtype=np.uint16)
+    word, shift, room, offset = words[:0], words[:0], 0, 0
+    for field, count in enumerate(bits):
+        if room < count:
+            position = entries * entry_bits + offset
+            word, shift, room = words[position >> 3], (position & 7).astype(np.uint64), 8 * SLACK_BYTES - 7
+        found[:, field] = (word >> shift) & np.uint64((1 << count) - 1)
+        shift, room, offset = shift + np.uint64(count), room - count, offset + count
+    return found
+
+
 def _to_bits(values: np.ndarray, count: int) -> np.ndarray:
     little_endian = np.ascontiguousarray(values, dtype="<u2").view(np.uint8).reshape(len(values), 2)
     bits: np.ndarray = np.unpackbits(little_endian, axis=1, bitorder="little")[:, :count]

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memrec_convert.encoding.bits import SLACK_BYTES, pack_codes, packed_bytes, read_codes
+from memrec_convert.encoding.bits import SLACK_BYTES, pack_codes, packed_bytes, read_codes, read_fields
 
 WIDTHS = st.one_of(
     st.lists(st.integers(1, 8), min_size=1, max_size=10),
@@ -49,6 +49,8 @@ def test_fields_come_back(bits: list[int], entries: int, seed: int, chunk: int) 
         )
         assert np.array_equal(found.numpy(), codes[:, stage])
         first += count
+    order = np.random.default_rng(seed).permutation(entries)
+    assert np.array_equal(read_fields(packed, order, entry_bits=sum(bits), bits=bits), codes[order])
 
 
 @settings(deadline=None, max_examples=30)

@@ -16,7 +16,7 @@ from torch import Tensor
 from memrec_convert.distill.columns import gather
 from memrec_convert.distill.curves import KMEANS_ITERATIONS, SAMPLE_ROWS, codec_distance
 from memrec_convert.distill.held import finest_first
-from memrec_convert.distill.refine import RefinedTable, refine_table
+from memrec_convert.distill.refine import ROUNDS, RefinedTable, refine_table
 from memrec_convert.distill.rows import RowReader, TensorRows
 from memrec_convert.distill.stages import SampleRows, Stage, books_in_metric, encode_rows, fit_lists
 from memrec_convert.distill.streamed import BEAM, depths_of
@@ -65,6 +65,18 @@ def sample_ageing(
     return draw(values, SAMPLE_ROWS, seed), draw(lost, JUDGED_ROWS, seed + 1)
 
 
+def estimate_fresh(
+    learned: AgeingSample, judged: AgeingSample, survey: Survey, spec: TableSpec, stages: Sequence[Stage]
+) -> float:
+    """About what `measure_fresh` finds, in a third of the time: yesterday's codebooks, improved once for today's rows.
+
+    Fits end where another round gains little, so codebooks that gain little are about as good as fresh ones.
+    """
+    shift, own, stand_in = _about_base(learned, survey, spec)
+    better = _refine(own, stand_in, stages, depths_of(spec, learned.levels), rounds=1) if stages else tuple(stages)
+    return _measure_best(judged.rows.residual - shift, judged, stand_in, better, spec)
+
+
 def measure_fresh(
     learned: AgeingSample, judged: AgeingSample, spec: TableSpec, metric: Tensor, *, widest: float, seed: int
 ) -> float:
@@ -77,9 +89,7 @@ def measure_fresh(
     stages = _fit_stages(own, survey, spec, seed)
     if stages:
         stages = _refine(own, survey, stages, depths_of(spec, learned.levels))
-    residual = judged.rows.residual - shift
-    as_placed = _measure(residual, judged, survey, stages, spec)
-    return min(as_placed, _measure_placed_anew(residual, judged, survey, stages, spec)) if spec.levels else as_placed
+    return _measure_best(judged.rows.residual - shift, judged, survey, stages, spec)
 
 
 def refine_whole(
@@ -90,6 +100,7 @@ def refine_whole(
     stages: Sequence[Stage],
     *,
     workers: int,
+    rounds: int = ROUNDS,
     fresh: tuple[AgeingSample, float, int] | None = None,
 ) -> RefinedTable:
     """Codebooks improved over all rows of a small table, and what its rows that have no row stored then lose.
@@ -101,7 +112,7 @@ def refine_whole(
         shift, own, stand_in = _about_mean(learned, survey.metric, widest)
         stages = _fit_stages(own, stand_in, spec, seed)
         survey = replace(survey, centre=survey.centre + shift, widest=widest)
-    return refine_table(reader, survey, stages, depths_of(spec, levels), workers=workers)
+    return refine_table(reader, survey, stages, depths_of(spec, levels), workers=workers, rounds=rounds)
 
 
 def _about_mean(learned: AgeingSample, metric: Tensor, widest: float) -> tuple[Tensor, SampleRows, Survey]:
@@ -126,12 +137,17 @@ def refit(
 
     With what the judged rows would then lose.
     """
-    shift = torch.zeros_like(survey.centre) if spec.base_depth else _mean(learned.rows)
-    own = SampleRows(learned.rows.residual - shift, learned.rows.weights)
-    stand_in = _stand_in(own, survey.metric, survey.widest)
+    shift, own, stand_in = _about_base(learned, survey, spec)
     better = _refine(own, stand_in, stages, depths_of(spec, learned.levels)) if stages else tuple(stages)
     loss = _measure(judged.rows.residual - shift, judged, stand_in, better, spec)
     return replace(survey, centre=survey.centre + shift), better, loss
+
+
+def _about_base(learned: AgeingSample, survey: Survey, spec: TableSpec) -> tuple[Tensor, SampleRows, Survey]:
+    """The mean of a sample's rows where rows without a code lie at it, else zero; the rows without it; their survey."""
+    shift = torch.zeros_like(survey.centre) if spec.base_depth else _mean(learned.rows)
+    own = SampleRows(learned.rows.residual - shift, learned.rows.weights)
+    return shift, own, _stand_in(own, survey.metric, survey.widest)
 
 
 def _mean(rows: SampleRows) -> Tensor:
@@ -146,8 +162,10 @@ def _stand_in(rows: SampleRows, metric: Tensor, widest: float) -> Survey:
     return Survey(torch.zeros(rows.residual.shape[1]), metric, weights, np.zeros_like(weights), widest)
 
 
-def _refine(rows: SampleRows, survey: Survey, stages: Sequence[Stage], depths: np.ndarray) -> tuple[Stage, ...]:
-    return refine_table(TensorRows(rows.residual), survey, stages, depths, workers=1).stages
+def _refine(
+    rows: SampleRows, survey: Survey, stages: Sequence[Stage], depths: np.ndarray, rounds: int = ROUNDS
+) -> tuple[Stage, ...]:
+    return refine_table(TensorRows(rows.residual), survey, stages, depths, workers=1, rounds=rounds).stages
 
 
 def _measure(residual: Tensor, judged: AgeingSample, survey: Survey, stages: Sequence[Stage], spec: TableSpec) -> float:
@@ -156,6 +174,14 @@ def _measure(residual: Tensor, judged: AgeingSample, survey: Survey, stages: Seq
     _, squared = search_codes(residual, books, metric=survey.metric, depths=torch.from_numpy(depths), beam=BEAM)
     coded = float((squared * judged.rows.weights).to(torch.float64).sum())
     return coded + float(judged.lost[depths < 0].sum())
+
+
+def _measure_best(
+    residual: Tensor, judged: AgeingSample, survey: Survey, stages: Sequence[Stage], spec: TableSpec
+) -> float:
+    """What the judged rows lose at their levels, or in levels filled anew where that is less."""
+    as_placed = _measure(residual, judged, survey, stages, spec)
+    return min(as_placed, _measure_placed_anew(residual, judged, survey, stages, spec)) if spec.levels else as_placed
 
 
 def _measure_placed_anew(

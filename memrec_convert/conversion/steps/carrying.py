@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,14 @@ from memrec_convert.clicklog.profiles.row_map import read_row_map
 from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.subject import Progress, Subject, TableSite
 from memrec_convert.conversion.options import Options
-from memrec_convert.conversion.steps.ageing import AgeingSample, measure_fresh, refine_whole, refit, sample_ageing
+from memrec_convert.conversion.steps.ageing import (
+    AgeingSample,
+    estimate_fresh,
+    measure_fresh,
+    refine_whole,
+    refit,
+    sample_ageing,
+)
 from memrec_convert.conversion.steps.assembly import frame_of, make_module
 from memrec_convert.conversion.steps.fitting import Fitted
 from memrec_convert.conversion.steps.outcome import Candidate, TakenOver, TakenTable
@@ -29,7 +37,7 @@ from memrec_convert.conversion.steps.yesterday import Yesterday
 from memrec_convert.distill.columns import Column, gather
 from memrec_convert.distill.held import HeldCodes, exchange_levels, hold_codes
 from memrec_convert.distill.refine import BEAM as SMALL_BEAM
-from memrec_convert.distill.refine import RefinedTable
+from memrec_convert.distill.refine import ROUNDS, RefinedTable
 from memrec_convert.distill.rows import RowReader, is_large, read_chunks
 from memrec_convert.distill.stages import Stage, split_codebook
 from memrec_convert.distill.streamed import BEAM, CodedRows, code_rows, depths_of
@@ -40,12 +48,19 @@ from memrec_convert.encoding.build import join_replaced, keep_rows
 from memrec_convert.encoding.index import choose_index
 from memrec_convert.encoding.spec import count_row_bytes
 from memrec_convert.lookup import CompressedModule
+from memrec_convert.parallel import ordered_map
 
 MOST_LOST = 0.05
 """A fresh fit of a sample may lose this share less before it is preferred."""
 
+MOST_DOUBTED = 0.02
+"""What another round of fitting may gain before a fresh fit is made, to judge by."""
+
 MOST_TRIMMED = 0.02
 """Up to this share of the budget, levels give up rows for what has grown overnight."""
+
+MOST_AT_ONCE = 2
+"""Tables that are carried over side by side: each takes a few hundred megabytes for its samples."""
 
 NAME = "yesterday's plan"
 
@@ -113,11 +128,16 @@ def carry_over(
     placed = [_place_rows(like.tables[site.name], site.rows, origins.get(site.name)) for site in subject.sites]
     placed = _fit_budget(placed, weights, count, budget_bytes)
     found = list[_CarriedTable]()
+    tables = list(zip(subject.sites, placed, weights, strict=True))
+
+    def carry(one: tuple[TableSite, _PlacedRows, TableWeights]) -> _CarriedTable:
+        return _carry_table(subject, *one, options)
+
     with watch.stage("carry over"):
-        for number, (site, weight, held) in enumerate(zip(subject.sites, weights, placed, strict=True)):
-            progress("carry over", number, len(subject.sites))
-            found.append(_carry_table(subject, site, held, weight, options))
-        progress("carry over", len(subject.sites), len(subject.sites))
+        progress("carry over", 0, len(tables))
+        for one in ordered_map(carry, tables, workers=min(options.workers, MOST_AT_ONCE)):
+            found.append(one)
+            progress("carry over", len(found), len(tables))
     modules = tuple(one.module for one in found)
     nbytes = count([module.spec for module in modules])
     told = TakenOver(str(like.path), tuple(one.told for one in found))
@@ -177,7 +197,9 @@ def _carry_table(
     coded = place.code(survey, stages, held if place.is_large else held.over(before))
     learned, judged = sample_ageing(site.reader, values, survey, levels, seed=options.seed, workers=options.workers)
     loss, refitted = judged.loss if place.is_large else coded.loss, False
-    fresh = place.measure_fresh(survey, learned, judged, widest)
+    fresh = place.estimate_fresh(survey, stages, learned, judged)
+    if loss > fresh * (1 + MOST_DOUBTED):
+        fresh = place.measure_fresh(survey, learned, judged, widest)
     if loss > fresh * (1 + MOST_LOST):
         moved, better, after = place.refit(survey, stages, learned, judged)
         if after < loss:
@@ -230,6 +252,13 @@ class _Place:
             beam=BEAM if self.is_large else SMALL_BEAM,
         )
 
+    def estimate_fresh(
+        self, survey: Survey, stages: Sequence[Stage], learned: AgeingSample, judged: AgeingSample
+    ) -> float:
+        if self.is_large or not stages:
+            return estimate_fresh(learned, judged, survey, self.spec, stages)
+        return self._refine(survey, stages, rounds=1).loss + self._stored(survey)
+
     def measure_fresh(self, survey: Survey, learned: AgeingSample, judged: AgeingSample, widest: float) -> float:
         if self.is_large:
             seed = self.options.seed
@@ -246,10 +275,15 @@ class _Place:
         return survey, better.stages, better.loss + self._stored(survey)
 
     def _refine(
-        self, survey: Survey, stages: Sequence[Stage], fresh: tuple[AgeingSample, float, int] | None = None
+        self,
+        survey: Survey,
+        stages: Sequence[Stage],
+        *,
+        rounds: int = ROUNDS,
+        fresh: tuple[AgeingSample, float, int] | None = None,
     ) -> RefinedTable:
-        workers = self.options.workers
-        return refine_whole(self.reader, survey, self.spec, self.levels, stages, workers=workers, fresh=fresh)
+        shared: dict[str, Any] = {"workers": self.options.workers, "rounds": rounds, "fresh": fresh}
+        return refine_whole(self.reader, survey, self.spec, self.levels, stages, **shared)
 
     def _stored(self, survey: Survey) -> float:
         """What stored rows lose, whichever codebooks the others have."""
