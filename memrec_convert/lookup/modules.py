@@ -131,13 +131,14 @@ class CompressedEmbeddingBag(CompressedTable):
         ids [n] of any bags; offsets [bags], where each begins; weights float32 [n] per id. ValueError where they do not
         go together or a weight is NaN.
         """
-        self._check_offsets(offsets, len(ids))
+        single = len(offsets) == len(ids) and bool((offsets == torch.arange(len(ids), device=ids.device)).all())
+        if not single:
+            self._check_offsets(offsets, len(ids))
         if weights is not None and bool(weights.isnan().any()):
             at = int(weights.isnan().nonzero()[0])
             raise ValueError(f"table {self.name or '?'}: the per-sample weight of id number {at} is NaN")
         rows = self.lookup(ids)
         counted = None if self.padding_idx is None else ids != self.padding_idx
-        single = len(offsets) == len(ids) and bool((offsets == torch.arange(len(ids), device=ids.device)).all())
         if single and weights is None and counted is None:
             return rows
         return pool_bags(rows, offsets.to(torch.int64), weights=weights, mode=self.mode, counted=counted)

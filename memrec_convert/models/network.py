@@ -66,8 +66,8 @@ class ClickNetwork(nn.Module):
         if together is not None:
             return together
         if isinstance(ids, Tensor):
-            columns = ids.t().contiguous().unsqueeze(2)  # bags of one id each
-            return [self.tables[n](columns[i]) for n, i in enumerate(self.table_inputs)]
+            offsets, columns = torch.arange(ids.shape[0], device=ids.device), ids.t().contiguous()
+            return [self.tables[n](columns[i], offsets, None) for n, i in enumerate(self.table_inputs)]
         bags = [(bag[0], bag[1], bag[2] if len(bag) > 2 else None) for bag in ids]
         return [self.tables[n](*bags[i]) for n, i in enumerate(self.table_inputs)]
 
