@@ -21,7 +21,8 @@ from memrec_convert.encoding.spec import LARGEST_ENTRY
 from memrec_convert.kernels.encoder import add_to_normal, search_codes, solve_positive
 from memrec_convert.parallel import ordered_map
 
-BEAM = 4
+BEAM, WIDE_BEAM = 4, 16
+"""Partial codes that are kept of each row while codebooks are fitted, and in the search for the last codes."""
 ROUNDS = 4
 _RIDGE = 1e-3
 
@@ -43,23 +44,29 @@ def refine_table(
     *,
     workers: int,
     rounds: int = ROUNDS,
+    beam: int = BEAM,
+    last_beam: int = BEAM,
 ) -> RefinedTable:
     """Alternates coding and fitting; depths int8 [rows] is the number of tokens of each row (-1: not coded at all).
 
-    The best state is kept, so the loss is never above that of plain coding with the given stages.
+    `beam` partial codes are kept of each row; with more of them, `last_beam`, the codes are searched for once more. The
+    best state is kept, so the loss is never above that of plain coding with the given stages.
     """
-    best = _code_all(reader, survey, stages, depths, workers=workers)
+    best = _code_all(reader, survey, stages, depths, workers=workers, beam=beam)
     for _ in range(rounds if stages else 0):
         fitted = _fit_jointly(reader, survey, best, depths)
-        found = _code_all(reader, survey, fitted, depths, workers=workers)
+        found = _code_all(reader, survey, fitted, depths, workers=workers, beam=beam)
         if found.loss >= best.loss:
             break
         best = found
-    return best
+    if last_beam <= beam:
+        return best
+    last = _code_all(reader, survey, best.stages, depths, workers=workers, beam=last_beam)
+    return last if last.loss < best.loss else best
 
 
 def _code_all(
-    reader: RowReader, survey: Survey, stages: Sequence[Stage], depths: np.ndarray, *, workers: int
+    reader: RowReader, survey: Survey, stages: Sequence[Stage], depths: np.ndarray, *, workers: int, beam: int
 ) -> RefinedTable:
     rows, dim = reader.shape
     books = books_in_metric(stages, survey.metric, scale=survey.scale)
@@ -67,7 +74,7 @@ def _code_all(
 
     def code(bounds: tuple[int, int]) -> tuple[tuple[int, int], np.ndarray, float]:
         chunk, own = torch.from_numpy(reader.read_rows(*bounds)), torch.from_numpy(depths[slice(*bounds)])
-        found, distance = search_codes(chunk, books, centre=survey.centre, metric=survey.metric, depths=own, beam=BEAM)
+        found, distance = search_codes(chunk, books, centre=survey.centre, metric=survey.metric, depths=own, beam=beam)
         weighted = distance.numpy() * survey.weights[slice(*bounds)]
         return bounds, found.numpy(), float(weighted.sum(dtype=np.float64))
 

@@ -31,7 +31,7 @@ from memrec_convert.parallel import ALONE, Crew
 MOST_CANDIDATES = 1 << 25
 """Ids of all tables together that may get into a level: each is held with what it loses there, some 16 bytes."""
 
-BEAM = 2
+BEAM = 4
 """Partial codes kept in the search: for tens of millions of rows, a wider one takes most of the time of all."""
 
 SPARSE = 32

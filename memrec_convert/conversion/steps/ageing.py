@@ -16,7 +16,7 @@ from torch import Tensor
 from memrec_convert.distill.columns import gather
 from memrec_convert.distill.curves import KMEANS_ITERATIONS, SAMPLE_ROWS, codec_distance
 from memrec_convert.distill.held import finest_first
-from memrec_convert.distill.refine import ROUNDS, RefinedTable, refine_table
+from memrec_convert.distill.refine import ROUNDS, WIDE_BEAM, RefinedTable, refine_table
 from memrec_convert.distill.rows import RowReader, TensorRows
 from memrec_convert.distill.stages import SampleRows, Stage, books_in_metric, encode_rows, fit_lists
 from memrec_convert.distill.streamed import BEAM, depths_of
@@ -112,7 +112,8 @@ def refine_whole(
         shift, own, stand_in = _about_mean(learned, survey.metric, widest)
         stages = _fit_stages(own, stand_in, spec, seed)
         survey = replace(survey, centre=survey.centre + shift, widest=widest)
-    return refine_table(reader, survey, stages, depths_of(spec, levels), workers=workers, rounds=rounds)
+    depths = depths_of(spec, levels)
+    return refine_table(reader, survey, stages, depths, workers=workers, rounds=rounds, last_beam=WIDE_BEAM)
 
 
 def _about_mean(learned: AgeingSample, metric: Tensor, widest: float) -> tuple[Tensor, SampleRows, Survey]:

@@ -18,7 +18,7 @@ from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.fitting import Fitted, fit_chosen
 from memrec_convert.distill.curves import TableFit
 from memrec_convert.distill.finish import CodedTable, code_table
-from memrec_convert.distill.refine import refine_table
+from memrec_convert.distill.refine import BEAM, WIDE_BEAM, refine_table
 from memrec_convert.distill.rows import RowReader, TensorRows, is_large, read_chunks
 from memrec_convert.distill.stages import Stage, split_codebook
 from memrec_convert.distill.streamed import (
@@ -237,10 +237,18 @@ def _code_large(
 
 
 def _refine(
-    reader: RowReader, survey: Survey, spec: TableSpec, stages: Sequence[Stage], levels: np.ndarray, *, workers: int
+    reader: RowReader,
+    survey: Survey,
+    spec: TableSpec,
+    stages: Sequence[Stage],
+    levels: np.ndarray,
+    *,
+    workers: int,
+    beam: int = BEAM,
 ) -> tuple[dict[str, Tensor], float]:
     """Tensors and loss of a table whose codes and codebooks are refined over all its rows."""
-    refined = refine_table(reader, survey, stages, depths_of(spec, levels), workers=workers)
+    depths = depths_of(spec, levels)
+    refined = refine_table(reader, survey, stages, depths, workers=workers, beam=beam, last_beam=WIDE_BEAM)
     return _build(spec, survey, refined.stages, refined.codes, levels, reader), refined.loss
 
 
@@ -268,7 +276,7 @@ def code_anew(
     """
     stages = split_codebook(frame.get_buffer("codebook"), spec.stages, spec.shifts) if spec.stages else ()
     survey = replace(fit.survey, centre=frame.get_buffer("frame")[1:].clone())
-    tensors, _ = _refine(TensorRows(rows), survey, spec, stages, levels, workers=workers)
+    tensors, _ = _refine(TensorRows(rows), survey, spec, stages, levels, workers=workers, beam=WIDE_BEAM)
     return make_module(site, spec, tensors, oov=oov)
 
 

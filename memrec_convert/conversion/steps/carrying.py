@@ -36,8 +36,7 @@ from memrec_convert.conversion.steps.weighting import choose_source, weigh_table
 from memrec_convert.conversion.steps.yesterday import Yesterday
 from memrec_convert.distill.columns import Column, gather
 from memrec_convert.distill.held import HeldCodes, exchange_levels, hold_codes
-from memrec_convert.distill.refine import BEAM as SMALL_BEAM
-from memrec_convert.distill.refine import ROUNDS, RefinedTable
+from memrec_convert.distill.refine import ROUNDS, WIDE_BEAM, RefinedTable
 from memrec_convert.distill.rows import RowReader, is_large, read_chunks
 from memrec_convert.distill.stages import Stage, split_codebook
 from memrec_convert.distill.streamed import BEAM, CodedRows, code_rows, depths_of
@@ -249,7 +248,7 @@ class _Place:
             workers=self.options.workers,
             held=held,
             lost=survey.values,
-            beam=BEAM if self.is_large else SMALL_BEAM,
+            beam=BEAM if self.is_large else WIDE_BEAM,
         )
 
     def estimate_fresh(
