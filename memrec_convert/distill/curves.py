@@ -70,7 +70,7 @@ def measure_table(
         distances = torch.stack([at_zero, codec_distance(sample.rows.residual + survey.centre, survey.metric, codec)])
         stored[codec] = _sum_by_class(distances, sample, _class_of(sample, classes), classes)[1]
     coarse = [codec for codec in CODECS if codec not in FINE_CODECS]
-    if _has_many_rows(reader.shape):
+    if has_many_rows(reader.shape):
         kept = {codec: _estimate_kept(sample, survey, codec) for codec in coarse}
     else:
         kept = {codec: _kept_distortion(reader, survey, codec) for codec in coarse}
@@ -95,7 +95,7 @@ def measure_lists(
     Of a table with many rows they are fitted on a part of the sample, and there are no stages: they would not be the
     best.
     """
-    many = _has_many_rows((fit.curves.rows, fit.curves.dim))
+    many = has_many_rows((fit.curves.rows, fit.curves.dim))
     sample = _thin_out(fit.sample, CHOOSING_ROWS) if many else fit.sample
     number = _class_of(sample, fit.classes)
     fitted = _fit_lists(sample, fit.survey, lists, CHOOSING_ITERATIONS if many else KMEANS_ITERATIONS, seed)
@@ -105,7 +105,8 @@ def measure_lists(
     )
 
 
-def _has_many_rows(shape: tuple[int, ...]) -> bool:
+def has_many_rows(shape: tuple[int, ...]) -> bool:
+    """Whether a table of (rows, dim) has so many rows that its sample is a small part of it."""
     return shape[0] >= MANY_ROWS or is_large(shape)
 
 

@@ -16,7 +16,7 @@ from memrec_convert.artifact.dense import round_tensor
 from memrec_convert.conversion.inputs.subject import Subject, TableSite
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.fitting import Fitted, fit_chosen
-from memrec_convert.distill.curves import TableFit
+from memrec_convert.distill.curves import TableFit, has_many_rows
 from memrec_convert.distill.finish import CodedTable, code_table
 from memrec_convert.distill.refine import BEAM, WIDE_BEAM, refine_table
 from memrec_convert.distill.rows import RowReader, TensorRows, is_large, read_chunks
@@ -247,8 +247,8 @@ def _refine(
     beam: int = BEAM,
 ) -> tuple[dict[str, Tensor], float]:
     """Tensors and loss of a table whose codes and codebooks are refined over all its rows."""
-    depths = depths_of(spec, levels)
-    refined = refine_table(reader, survey, stages, depths, workers=workers, beam=beam, last_beam=WIDE_BEAM)
+    depths, last_beam = depths_of(spec, levels), BEAM if has_many_rows(reader.shape) else WIDE_BEAM
+    refined = refine_table(reader, survey, stages, depths, workers=workers, beam=beam, last_beam=last_beam)
     return _build(spec, survey, refined.stages, refined.codes, levels, reader), refined.loss
 
 
