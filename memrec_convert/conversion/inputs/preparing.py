@@ -147,9 +147,7 @@ def prepare(
             shared["workers"] = options.workers
             subject, warnings = make_subject(source, train=learned, profile=counted, **shared, **placed)
         watch.meter = subject.meter
-        kept_at = choices.get("profile")
-        if counted is not None and kept_at is not None:
-            subject = _keep_felt(subject, source, counted, Path(kept_at))
+        subject = _keep_felt(subject, source, counted, choices.get("profile"))
     warnings = (*source.warnings, *warnings, *doubts, *_warn_of_counts(counted))
     return Job(source, subject, counted, judged, options, budget, warnings, watch, progress)
 
@@ -294,14 +292,19 @@ def _warn_of_counts(profile: Profile | None) -> tuple[str, ...]:
     )
 
 
-def _keep_felt(subject: Subject, source: SourceModel, profile: Profile, path: Path) -> Subject:
-    """The subject with what the profile knows of this model's sensitivities, or as one that will tell the profile."""
+def _keep_felt(subject: Subject, source: SourceModel, profile: Profile | None, path: str | Path | None) -> Subject:
+    """The subject with what the profile knows of this model's sensitivities, or as one that will tell the profile.
+
+    As it is without one, or where none is kept.
+    """
+    if profile is None or path is None:
+        return subject
     fits = [len(one.squares) for one in profile.sensitivities] == [site.rows for site in subject.sites]
     if fits and profile.model == mark_model(source):
         return replace(subject, felt=profile.sensitivities)
 
     def keep(found: Sequence[Sensitivity]) -> None:
-        save_profile(replace(profile, sensitivities=tuple(found), model=mark_model(source)), path)
+        save_profile(replace(profile, sensitivities=tuple(found), model=mark_model(source)), Path(path))
 
     return replace(subject, keep_felt=keep)
 
