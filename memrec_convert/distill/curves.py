@@ -71,7 +71,7 @@ def measure_table(
         stored[codec] = _sum_by_class(distances, sample, _class_of(sample, classes), classes)[1]
     coarse = [codec for codec in CODECS if codec not in FINE_CODECS]
     if has_many_rows(reader.shape):
-        kept = {codec: _estimate_kept(sample, survey, codec) for codec in coarse}
+        kept = {codec: estimate_kept(sample, survey, codec) for codec in coarse}
     else:
         kept = {codec: _kept_distortion(reader, survey, codec) for codec in coarse}
     if fine and replaceable:
@@ -175,7 +175,7 @@ def _kept_distortion(reader: RowReader, survey: Survey, codec: str) -> float:
     return total if math.isfinite(total) else math.inf  # fp16 has an end
 
 
-def _estimate_kept(sample: Sample, survey: Survey, codec: str) -> float:
+def estimate_kept(sample: Sample, survey: Survey, codec: str) -> float:
     """The same from the sample, whose weights stand for the whole table."""
     if codec == "fp32":
         return 0.0

@@ -199,7 +199,8 @@ def _step(
     trained = [one for optimizer in optimizers for group in optimizer.param_groups for one in group["params"]]
 
     def differentiate(part: Lesson) -> tuple[Tensor | None, ...]:
-        return torch.autograd.grad(part.loss(model), trained, allow_unused=True)
+        with torch.enable_grad():  # which threads of their own have, and a caller's may not
+            return torch.autograd.grad(part.loss(model), trained, allow_unused=True)
 
     gradients = list(ordered_map(differentiate, lesson.parts or (lesson,), workers=workers))
     for parameter, found in zip(trained, zip(*gradients, strict=True), strict=True):

@@ -46,7 +46,7 @@ class TrainableRows(nn.Module):
 
     def look_up(self, numbers: Tensor) -> Tensor:
         """Rows of these numbers (int64 [n]) as the codec would hold them, float32 [n, dim]; gradients pass straight."""
-        if len(self.rows) < len(numbers):
+        if len(self.rows) < len(numbers) and not self.is_sparse:
             return functional.embedding(numbers, self._round(self._place(self.rows)))
         # Gradients add up in one order on any threads.
         return self._round(self._place(functional.embedding(numbers, self.rows, sparse=self.is_sparse)))

@@ -384,3 +384,14 @@ def test_what_does_not_go_with_it_is_refused(tiny: TinyModel, yesterday: Path, t
     with pytest.raises(ArtifactError):
         convert(tiny.bare, like=tiny.bare, out=tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tables_kept_in_a_codec_that_is_offered_to_none_today(
+    tiny: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables below today's threshold have figures of the plain codecs alone; what yesterday's loses is measured."""
+    monkeypatch.setattr(search, "FINE_RATIO", 30)
+    report = convert(tiny.bare, "16kB", out=tmp_path / "old", epochs=0, threshold=0)
+    assert any(table.form.startswith("trellis") for table in report.tables)
+    found = told(convert(tiny.bare, like=tmp_path / "old", out=tmp_path / "new", threshold="10kB"))
+    assert found["says"]

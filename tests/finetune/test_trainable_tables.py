@@ -250,7 +250,7 @@ def test_many_rows_have_sparse_gradients_and_learn_alike(monkeypatch):
         (adam,) = trainee.make_optimizers(model, rate=0.01, dense_rate=1.0, train_dense=False)
         assert isinstance(adam, RowAdam)
         before = trainee.parts[0].decode(IDS).detach()
-        trainee.parts[0].decode(IDS[:3]).sum().backward()
+        trainee.parts[0].decode(IDS[:3].repeat(2 * ROWS)).sum().backward()  # also of more lookups than rows
         assert trainee.parts[0].rows.grad.is_sparse
         adam.step()
         moved = (trainee.parts[0].decode(IDS).detach() != before).any(dim=1)

@@ -35,6 +35,7 @@ from memrec_convert.conversion.steps.sizing import make_counter
 from memrec_convert.conversion.steps.weighting import choose_source, weigh_tables
 from memrec_convert.conversion.steps.yesterday import Yesterday
 from memrec_convert.distill.columns import Column, gather
+from memrec_convert.distill.curves import estimate_kept
 from memrec_convert.distill.held import HeldCodes, exchange_levels, hold_codes
 from memrec_convert.distill.refine import ROUNDS, WIDE_BEAM, RefinedTable
 from memrec_convert.distill.rows import RowReader, is_large, read_chunks
@@ -77,7 +78,11 @@ class Carried:
         if self.candidate is None:
             return []
         specs = zip(fitted.fits, self.candidate.specs, strict=True)
-        kept = sum(fit.curves.kept[spec.codec] for fit, spec in specs if spec.form == "kept")
+        kept = sum(
+            fit.curves.kept.get(spec.codec) or estimate_kept(fit.sample, fit.survey, spec.codec)
+            for fit, spec in specs
+            if spec.form == "kept"
+        )
         return [replace(self.candidate, distortion=self.candidate.distortion + kept)]
 
     def settle(

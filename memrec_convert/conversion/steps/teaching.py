@@ -136,8 +136,8 @@ def _make_lessons(subject: Subject, options: Options, targets: str) -> Lessons:
 
 
 def _split_lesson(subject: Subject, batch: Any, wanted: Tensor) -> tuple[Lesson, ...]:  # noqa: ANN401
-    """The parts of a lesson, where batches are those of a log: what a sample teaches depends on no other."""
-    if not isinstance(batch, Batch) or batch.rows < PARTS:
+    """The parts of a lesson, for known networks on a log: there, what a sample teaches depends on no other."""
+    if subject.architecture is None or not isinstance(batch, Batch) or batch.rows < PARTS:
         return ()
     bounds = [batch.rows * number // PARTS for number in range(PARTS + 1)]
     return tuple(
