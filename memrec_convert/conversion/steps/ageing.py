@@ -68,7 +68,7 @@ def sample_ageing(
 def estimate_fresh(
     learned: AgeingSample, judged: AgeingSample, survey: Survey, spec: TableSpec, stages: Sequence[Stage]
 ) -> float:
-    """About what `measure_fresh` finds, without a fit from nothing: yesterday's codebooks, improved once for today's rows.
+    """About what `measure_fresh` finds, with yesterday's codebooks, improved once for today's rows.
 
     Fits end where another round gains little, so codebooks that gain little are about as good as fresh ones.
     """
