@@ -105,6 +105,15 @@ def measure_lists(
     )
 
 
+def count_list_work(fit: TableFit, lists: Sequence[tuple[int, ...]]) -> int:
+    """About how much `measure_lists` has to do, in a unit of its own; lists share what they begin with."""
+    shape = (fit.curves.rows, fit.curves.dim)
+    rows = len(fit.sample.numbers)
+    per_entry = min(rows, CHOOSING_ROWS) * CHOOSING_ITERATIONS if has_many_rows(shape) else rows * KMEANS_ITERATIONS
+    begun = {sizes[: end + 1] for sizes in lists for end in range(len(sizes))}
+    return per_entry * shape[1] * sum(sizes[-1] for sizes in begun)
+
+
 def has_many_rows(shape: tuple[int, ...]) -> bool:
     """Whether a table of (rows, dim) has so many rows that its sample is a small part of it."""
     return shape[0] >= MANY_ROWS or is_large(shape)

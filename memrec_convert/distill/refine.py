@@ -107,8 +107,10 @@ def _fit_jointly(reader: RowReader, survey: Survey, coded: RefinedTable, depths:
         )
     ridge = _RIDGE * float(matrix.diagonal().mean()) + 1e-30
     current = torch.cat([stage.values(survey.scale) for stage in coded.stages]).to(torch.float64)
-    matrix = matrix + ridge * torch.eye(entries, dtype=torch.float64)
-    solved = solve_positive(matrix, right + ridge * current).to(torch.float32)
+    matrix.diagonal().add_(ridge)
+    right += ridge * current
+    solve_positive(matrix, right)
+    solved = right.to(torch.float32)
     return tuple(
         _round_entries(stage, solved[firsts[n] : firsts[n + 1]], survey.scale) for n, stage in enumerate(coded.stages)
     )

@@ -157,18 +157,17 @@ def add_to_normal(
     )
 
 
-def solve_positive(matrix: Tensor, right: Tensor) -> Tensor:
-    """The solution float64 [n, width] of a positive definite system; reads the lower triangle of matrix [n, n].
+def solve_positive(matrix: Tensor, right: Tensor) -> None:
+    """Makes `right` (float64 [n, width]) the solution of a positive definite system; both are contiguous.
 
-    ArithmeticError where the matrix is not positive definite.
+    Of matrix (float64 [n, n]) the lower triangle is read, and nothing of use is left. ArithmeticError where it is not
+    positive definite.
     """
     native = load_kernel()
     if native is None:
-        return torch.cholesky_solve(right, torch.linalg.cholesky(matrix))
-    factor, solution = matrix.clone(), right.clone().contiguous()
-    if not native.solve_positive(factor.data_ptr(), len(factor), solution.data_ptr(), solution.shape[1]):
+        right.copy_(torch.cholesky_solve(right, torch.linalg.cholesky(matrix)))
+    elif not native.solve_positive(matrix.data_ptr(), len(matrix), right.data_ptr(), right.shape[1]):
         raise ArithmeticError("the normal equations of the codebooks are not positive definite")
-    return solution
 
 
 def _encode(

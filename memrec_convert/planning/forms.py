@@ -119,7 +119,7 @@ def _without_fine(by_codec: Mapping[str, T]) -> dict[str, T]:
 
 def _bound_bases(curves: TableCurves, curve: ListCurve, price: float, methods: str) -> list[float]:
     """Per base a price below that of any form over it: each class where it is cheapest, and keys free of charge."""
-    bits = np.cumsum([0, *(size.bit_length() - 1 for size in curve.sizes)])
+    bits = _sum_bits(curve.sizes)
     coded = price * curves.class_rows * bits[:, None] / 8
     costs = curve.distortion + coded
     if methods != "int8":
@@ -132,6 +132,12 @@ def _bound_bases(curves: TableCurves, curve: ListCurve, price: float, methods: s
     return bounds[:1] if methods in ("int8", "mean") else bounds
 
 
+@lru_cache
+def _sum_bits(sizes: tuple[int, ...]) -> np.ndarray:
+    """Bits of a row's codes at every depth, int64 [stages + 1]."""
+    return np.cumsum([0, *(size.bit_length() - 1 for size in sizes)])
+
+
 def _kept_choice(curves: TableCurves, codec: str) -> FormChoice:
     choice = FormChoice(kept=codec, distortion=curves.kept[codec])
     return replace(choice, nbytes=count_form_bytes(choice, curves.rows, curves.dim))
@@ -141,30 +147,29 @@ def _replaced_choice(
     curves: TableCurves, curve: ListCurve, base: int, price: float, key_bits: float, methods: str
 ) -> FormChoice:
     """The best levels over this base: each class of rows takes whichever of base and levels is cheapest."""
-    bits = np.cumsum([0, *(size.bit_length() - 1 for size in curve.sizes)])
+    bits = _sum_bits(curve.sizes)
     options = [] if methods == "int8" else [LevelChoice(depth=d) for d in range(base + 1, len(bits))]
-    costs = [
-        curve.distortion[o.depth] + price * curves.class_rows * (bits[o.depth] - bits[base] + key_bits) / 8
-        for o in options
-    ]
-    for codec, distortion in curves.stored.items() if methods != "codes" else ():
-        options.append(LevelChoice(codec=codec))
-        row_bytes = count_row_bytes(codec, curves.dim)
-        costs.append(distortion + price * curves.class_rows * (row_bytes + key_bits / 8))
-    levels = _best_pair(curve.distortion[base], np.array(costs), options, base, curve.sizes, curves.dim * price)
+    own = (bits[base + 1 :] - bits[base] + key_bits)[: len(options), None]
+    costs = curve.distortion[base + 1 : base + 1 + len(options)] + price * curves.class_rows * own / 8
+    if methods != "codes" and curves.stored:
+        options += [LevelChoice(codec=codec) for codec in curves.stored]
+        row_bytes = np.array([count_row_bytes(codec, curves.dim) + key_bits / 8 for codec in curves.stored])
+        costs = np.vstack([costs, *curves.stored.values()])
+        costs[-len(row_bytes) :] += price * curves.class_rows * row_bytes[:, None]
+    levels = _best_pair(curve.distortion[base], costs, options, base, curve.sizes, curves.dim * price)
     table = np.array([curve.distortion[base], *(costs[options.index(level)] for level in levels)])
     taken = table.argmin(axis=0)
     counts = tuple(int(curves.class_rows[taken == number + 1].sum()) for number in range(len(levels)))
     pure = np.array([curve.distortion[base], *(_distortion(curves, curve, level) for level in levels)])
-    kept_levels = [number for number, count in enumerate(counts) if count]
+    filled = [number for number, count in enumerate(counts) if count]
     choice = FormChoice(
         sizes=curve.sizes,
         base_depth=base,
-        levels=tuple(levels[number] for number in kept_levels),
-        counts=tuple(counts[number] for number in kept_levels),
-        distortion=float(pure[taken, np.arange(pure.shape[1])].sum()),
+        levels=tuple(levels[number] for number in filled),
+        counts=tuple(counts[number] for number in filled),
     )
-    return replace(choice, nbytes=count_form_bytes(choice, curves.rows, curves.dim))
+    nbytes = _count_bytes(choice, curves.rows, curves.dim)
+    return replace(choice, distortion=float(pure[taken, np.arange(pure.shape[1])].sum()), nbytes=nbytes)
 
 
 def _distortion(curves: TableCurves, curve: ListCurve, level: LevelChoice) -> np.ndarray:

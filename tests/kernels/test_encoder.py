@@ -52,6 +52,23 @@ def test_every_instruction_set_has_the_same_bits(native, dim):
     assert all(bits == found["scalar"] for bits in found.values())
 
 
+@pytest.mark.parametrize("entries", [1, 2, 31, 95, 96, 97, 129, 257])
+@pytest.mark.parametrize("width", [1, 16, 19])
+def test_systems_have_one_solution_on_every_instruction_set(native, entries, width):
+    """Around whole blocks and strips: it solves the system, and its bits are those of the plain code."""
+    draw = torch.Generator().manual_seed(entries)
+    half = torch.randn(entries, entries + 5, generator=draw, dtype=torch.float64)
+    matrix, right = half @ half.T, torch.randn(entries, width, generator=draw, dtype=torch.float64)
+    found, before = {}, native.active()
+    for name in native.instruction_sets():
+        assert native.choose(name)
+        found[name] = right.clone()
+        encoder.solve_positive(matrix.tril(), found[name])
+    native.choose(before)
+    assert torch.allclose(matrix @ found["scalar"], right, atol=1e-6)
+    assert all(torch.equal(one, found["scalar"]) for one in found.values())
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**20), st.integers(4, 40), st.sampled_from(SIZES))
 def test_the_nearest_entry_is_found(seed, dim, size):
@@ -130,7 +147,9 @@ def test_sums_and_systems_are_those_of_torch():
     assert torch.allclose(normal, wanted)
     assert torch.allclose(right, wanted_right)
     matrix = normal + normal.T - torch.diag(normal.diagonal()) + torch.eye(15)
-    assert torch.allclose(matrix @ encoder.solve_positive(matrix, right), right)
+    solution = right.clone()
+    encoder.solve_positive(matrix.clone(), solution)
+    assert torch.allclose(matrix @ solution, right)
     with pytest.raises((ArithmeticError, RuntimeError)):
         encoder.solve_positive(-matrix, right)
     assert torch.allclose(encoder.square_norms(rows), rows.double().square().sum(dim=1))

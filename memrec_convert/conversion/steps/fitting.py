@@ -10,7 +10,15 @@ from memrec_convert.conversion.inputs.metering import Stopwatch, count_large_byt
 from memrec_convert.conversion.inputs.subject import Progress, Subject, TableSite
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.weighting import choose_source, weigh_tables
-from memrec_convert.distill.curves import SAMPLE_ROWS, TableFit, fit_stages, group_lists, measure_lists, measure_table
+from memrec_convert.distill.curves import (
+    SAMPLE_ROWS,
+    TableFit,
+    count_list_work,
+    fit_stages,
+    group_lists,
+    measure_lists,
+    measure_table,
+)
 from memrec_convert.distill.rows import is_large
 from memrec_convert.distill.stages import SampleRows, Stage
 from memrec_convert.distill.survey import Sample, Survey, ValueClasses, survey_table
@@ -117,12 +125,16 @@ def _fit_curves(
     """
     groups = [group_lists(site.rows, lists) if _is_replaceable(site, options) else [] for site in subject.sites]
     tasks = [(number, group) for number, own in enumerate(groups) for group in own]
+    order = sorted(range(len(tasks)), key=lambda n: -count_list_work(measured[tasks[n][0]], tasks[n][1]))
 
-    def fit(task: tuple[int, tuple[tuple[int, ...], ...]]) -> tuple[tuple[ListCurve, tuple[Stage, ...]], ...]:
-        return measure_lists(measured[task[0]], task[1], seed=options.seed)
+    def fit(turn: int) -> tuple[tuple[ListCurve, tuple[Stage, ...]], ...]:
+        number, group = tasks[turn]
+        return measure_lists(measured[number], group, seed=options.seed)
 
     workers = min(options.workers, MOST_LARGE_FITS) if subject.large_bytes else options.workers
-    found = subject.crew.map(f"lists, {about}", fit, tasks, workers=workers, classes=(ListCurve, Stage))
+    made = subject.crew.map(f"lists, {about}", fit, order, workers=workers, classes=(ListCurve, Stage))
+    of_task = dict(zip(order, made, strict=True))
+    found = iter([of_task[turn] for turn in range(len(tasks))])
     for one, own in zip(measured, groups, strict=True):
         pairs = [pair for _ in own for pair in next(found)]
         curves = replace(one.curves, lists=(*one.curves.lists, *(curve for curve, _ in pairs)))

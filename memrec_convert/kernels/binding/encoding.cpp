@@ -206,7 +206,7 @@ PyObject* solve_positive(PyObject*, PyObject* const* args, Py_ssize_t count) {
     auto* right = given.address<double>();
     const int64_t width = given.number();
     bool solved = false;
-    PyObject* done = freely([&] { solved = memrec::solve_positive(matrix, n, right, width); });
+    PyObject* done = freely([&] { solved = encoder().solve(matrix, n, right, width); });
     if (!done) return nullptr;
     Py_DECREF(done);
     return PyBool_FromLong(solved);

@@ -67,6 +67,9 @@ struct Encoder {
     void (*assign)(const Assigning&);
     void (*measure)(const RowSource&, float* squared, float* widest);  // |point|^2, and the largest |row - centre| (or null)
     void (*transform)(const RowSource&, float* points, int64_t stride);
+    // Solves matrix * solution = right for a positive definite matrix [n, n], of which the lower triangle is read and nothing
+    // of use is left; right [n, width] becomes the solution. False where the matrix is not positive definite.
+    bool (*solve)(double* matrix, int64_t n, double* right, int64_t width);
 };
 
 const Encoder* avx512_encoder();  // null where this build has none

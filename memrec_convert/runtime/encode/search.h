@@ -6,6 +6,7 @@
 
 #include "nearest.h"
 #include "points.h"
+#include "solve.h"
 
 namespace memrec {
 namespace {
@@ -178,7 +179,7 @@ class Search {
 
 template <class Isa>
 constexpr Encoder encoder_of(const char* name) {
-    return {name, Search<Isa>::code, Search<Isa>::assign, Search<Isa>::measure, Search<Isa>::transform};
+    return {name, Search<Isa>::code, Search<Isa>::assign, Search<Isa>::measure, Search<Isa>::transform, solve_positive};
 }
 
 }  // namespace

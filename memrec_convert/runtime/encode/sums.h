@@ -1,4 +1,4 @@
-// Sums and systems that a fit decides by, in double and in one order on every machine.
+// Sums that a fit decides by, in double and in one order on every machine.
 #pragma once
 
 #include <cstdint>
@@ -24,9 +24,5 @@ struct Named {
 
 // normal [entries, entries], its lower triangle; right [entries, dim].
 void add_to_normal(const Named& named, double* normal, double* right);
-
-// Solves matrix * solution = right for a positive definite matrix [n, n], of which the lower triangle is read and becomes
-// its Cholesky factor; right [n, width] becomes the solution. False, and nothing of use left, where it is not.
-bool solve_positive(double* matrix, int64_t n, double* right, int64_t width);
 
 }  // namespace memrec
