@@ -116,7 +116,7 @@ def run(case: Case, options: argparse.Namespace, folder: Path) -> dict[str, Any]
         "distortion": report["plan"]["distortion"],
         "auc": (report.get("auc") or {}).get("after"),
         "steps": report["seconds"],
-        "reading": report["seconds_reading"],
+        "reading": report.get("seconds_reading"),
         "sha256": digest,
     }
 

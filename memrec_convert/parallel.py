@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -39,6 +39,24 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], *, wo
         finally:
             for future in pending:
                 future.cancel()
+
+
+class Hands:
+    """The caller's thread and workers - 1 more that stay for many short rounds of work."""
+
+    def __init__(self, workers: int) -> None:
+        self._pool = ThreadPoolExecutor(workers - 1) if workers > 1 else None
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """`function` of each item, in the items' order; an error is raised once no thread is at work."""
+        if self._pool is None or len(items) < 2:
+            return [function(item) for item in items]
+        others = [self._pool.submit(function, item) for item in items[1:]]
+        try:
+            first = function(items[0])
+        finally:
+            wait(others)
+        return [first, *(one.result() for one in others)]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch.nn import functional
 from memrec_convert.evaluation.support import ScoredRows, find_doubt
 from memrec_convert.finetune.trainable import open_codes
 from memrec_convert.lookup import find_tables
-from memrec_convert.parallel import ordered_map
+from memrec_convert.parallel import Hands
 
 CODEBOOK_RATE = 3e-2
 DENSE_RATE = 1e-4
@@ -159,8 +159,9 @@ def fine_tune(
         if not optimizers:
             return FineTuning(start.name, tuple(history), 0, 0, start=state, came=start)
         schedules = [torch.optim.lr_scheduler.LambdaLR(one, lambda done: _fall(done, total)) for one in optimizers]
+        hands = Hands(plan.workers)
         for step, lesson in _number_lessons(lessons, plan.epochs, total):
-            _step(model, lesson, optimizers, schedules, plan.workers)
+            _step(model, lesson, optimizers, schedules, hands)
             progress("fine-tune", step, total)
             if step % check_every == 0 or step == total:
                 trainee.write_back()
@@ -194,7 +195,7 @@ def _step(
     lesson: Lesson,
     optimizers: Sequence[torch.optim.Optimizer],
     schedules: Sequence[torch.optim.lr_scheduler.LRScheduler],
-    workers: int,
+    hands: Hands,
 ) -> None:
     trained = [one for optimizer in optimizers for group in optimizer.param_groups for one in group["params"]]
 
@@ -202,7 +203,7 @@ def _step(
         with torch.enable_grad():  # which threads of their own have, and a caller's may not
             return torch.autograd.grad(part.loss(model), trained, allow_unused=True)
 
-    gradients = list(ordered_map(differentiate, lesson.parts or (lesson,), workers=workers))
+    gradients = hands.map(differentiate, lesson.parts or (lesson,))
     for parameter, found in zip(trained, zip(*gradients, strict=True), strict=True):
         parameter.grad = None
         for gradient in found:  # in the order of the parts

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memrec_convert.parallel import ordered_map
+from memrec_convert.parallel import Hands
 
 
 class RowAdam(torch.optim.Optimizer):
@@ -22,7 +22,7 @@ class RowAdam(torch.optim.Optimizer):
         self, params: Iterable[Any], *, lr: float = 1e-3, beta: float = 0.999, eps: float = 1e-8, workers: int = 1
     ) -> None:
         super().__init__(params, {"lr": lr, "beta": beta, "eps": eps})
-        self.workers = workers
+        self.hands = Hands(workers)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -31,8 +31,7 @@ class RowAdam(torch.optim.Optimizer):
         moves = [
             (rows, rows.grad, group) for group in self.param_groups for rows in group["params"] if rows.grad is not None
         ]
-        for _ in ordered_map(lambda move: self._move(*move), moves, workers=self.workers):
-            pass
+        self.hands.map(lambda move: self._move(*move), moves)
 
     @torch.no_grad()
     def _move(self, rows: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from memrec_convert.errors import ModelError
 from memrec_convert.models.narrow import list_layers
 from memrec_convert.models.network import ClickNetwork, build_mlp, check_top, read_widths
+from memrec_convert.models.pairs import multiply_pairs, pair_index, pair_places
 from memrec_convert.models.pipeline import JOINED, PAIRS, PipelineForm
 
 
@@ -35,11 +36,9 @@ class DLRM(ClickNetwork):
         self.dense_inputs = bottom[0]
         self.bottom = build_mlp(bottom, last_relu=True)
         self.top = build_mlp(top, last_relu=False)
-        index = pair_index(
-            len(self.tables) + 1,
-            lower=architecture.get("pairs", "lower") == "lower",
-            itself=bool(architecture.get("self_interaction", False)),
-        )
+        self.lower = architecture.get("pairs", "lower") == "lower"
+        self.itself = bool(architecture.get("self_interaction", False))
+        index = pair_index(len(self.tables) + 1, lower=self.lower, itself=self.itself)
         self.register_buffer("pair_index", index, persistent=False)
 
     def _joined_width(self, architecture: Mapping[str, object], dense_dim: int) -> int:
@@ -69,8 +68,8 @@ class DLRM(ClickNetwork):
         else:
             parts = [vectors] if isinstance(vectors, Tensor) else [part.unsqueeze(1) for part in vectors]
             stacked = torch.cat([hidden.unsqueeze(1), *parts], dim=1)
-            products = torch.bmm(stacked, stacked.transpose(1, 2)).flatten(1)
-            joined = torch.cat([hidden, products.index_select(1, self.pair_index)], dim=1)
+            products = multiply_pairs(stacked, self.pair_index, lower=self.lower, itself=self.itself)
+            joined = torch.cat([hidden, products], dim=1)
         if self.padding:
             joined = functional.pad(joined, (0, self.padding))
         logits: Tensor = self.run_part(self.top, joined)
@@ -79,11 +78,7 @@ class DLRM(ClickNetwork):
     def pipeline_form(self) -> PipelineForm:
         """The dense part as the kernel runs it."""
         vectors = len(self.tables) + 1
-        places = torch.full((vectors * vectors,), -1, dtype=torch.int64)
-        if self.interaction == "dot":
-            pairs = self.pair_index.cpu()
-            left, right = pairs // vectors, pairs % vectors
-            places[torch.maximum(left, right) * vectors + torch.minimum(left, right)] = torch.arange(len(pairs))
+        places = pair_places(vectors, lower=self.lower, itself=self.itself)
         return PipelineForm(
             PAIRS if self.interaction == "dot" else JOINED,
             self.dense_inputs,
@@ -91,18 +86,6 @@ class DLRM(ClickNetwork):
             top=list_layers(self.top, self.compute),
             places=places.tolist() if self.interaction == "dot" else [],
         )
-
-
-def pair_index(vectors: int, *, lower: bool, itself: bool) -> Tensor:
-    """Places of the pairs in a flattened [vectors, vectors] product, int64, row by row of the triangle.
-
-    Lower: (1,0), (2,0), (2,1), ...; upper: (0,1), (0,2), ...; with `itself` the diagonal belongs to the triangle.
-    """
-    # On the CPU by name: under another default device torch decomposes it, with a library that imports in a second.
-    draw = torch.tril_indices if lower else torch.triu_indices
-    above = 1 if not lower and not itself else 0
-    places = draw(vectors, vectors, offset=-1 if lower and not itself else above, device="cpu")
-    return places[0] * vectors + places[1]
 
 
 def _read_padding(architecture: Mapping[str, object]) -> int:

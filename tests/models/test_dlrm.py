@@ -14,7 +14,7 @@ from torch import nn
 from memrec_convert.checkpoint import read_source
 from memrec_convert.errors import ModelError
 from memrec_convert.models import DLRM, build_model, build_original, load_dense
-from memrec_convert.models.dlrm import pair_index
+from memrec_convert.models.pairs import pair_index
 
 
 def architecture(interaction="dot", pairs="lower", itself=False, rows=(7, 5, 3), dim=4):

@@ -244,6 +244,41 @@ PyObject* run_network(PyObject*, PyObject* const* args, Py_ssize_t count) {
     Py_RETURN_NONE;
 }
 
+// (vectors [samples, count, width], samples, count, width, places, pairs, out [samples, pairs])
+PyObject* multiply_pairs(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    int64_t given[7];
+    if (count != 7) return complain("multiply_pairs: seven numbers");
+    if (!read_numbers(args, 7, given)) return nullptr;
+    const auto* vectors = at<const float>(given[0]);
+    const auto* places = at<const int32_t>(given[4]);
+    auto* out = at<float>(given[6]);
+    Py_BEGIN_ALLOW_THREADS;
+    const DenseKernel& kernel = active_dense();
+    for (int64_t n = 0; n < given[1]; ++n)
+        kernel.pairs(vectors + n * given[2] * given[3], given[2], given[3], places, out + n * given[5]);
+    Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
+}
+
+// (vectors, samples, count, width, places, pairs, pulls [samples, pairs], out like vectors)
+PyObject* pull_pairs(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    int64_t given[8];
+    if (count != 8) return complain("pull_pairs: eight numbers");
+    if (!read_numbers(args, 8, given)) return nullptr;
+    const auto* vectors = at<const float>(given[0]);
+    const auto* places = at<const int32_t>(given[4]);
+    const auto* pulls = at<const float>(given[6]);
+    auto* out = at<float>(given[7]);
+    Py_BEGIN_ALLOW_THREADS;
+    const DenseKernel& kernel = active_dense();
+    for (int64_t n = 0; n < given[1]; ++n) {
+        const int64_t first = n * given[2] * given[3];
+        kernel.pull_pairs(vectors + first, given[2], given[3], places, pulls + n * given[5], out + first);
+    }
+    Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
+}
+
 PyObject* dense_speed(PyObject*, PyObject*) {
     const DenseKernel& kernel = active_dense();
     return Py_BuildValue("(OO)", kernel.fast_bf16 ? Py_True : Py_False, kernel.fast_int8 ? Py_True : Py_False);

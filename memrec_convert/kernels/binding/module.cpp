@@ -377,6 +377,8 @@ PyMethodDef methods[] = {
     {"run_layer", as_function(memrec::run_layer), METH_FASTCALL, "A linear layer on rows."},
     {"make_network", memrec::make_network, METH_O, "A capsule of a network over tables and layers."},
     {"run_network", as_function(memrec::run_network), METH_FASTCALL, "Logits of dense features and ids, block by block."},
+    {"multiply_pairs", as_function(memrec::multiply_pairs), METH_FASTCALL, "Products of pairs of vectors of each sample."},
+    {"pull_pairs", as_function(memrec::pull_pairs), METH_FASTCALL, "The gradients of vectors whose pairs are multiplied."},
     {"dense_speed", memrec::dense_speed, METH_NOARGS, "(bf16, int8): whether this machine has instructions for them."},
     {"idle_bytes", idle_bytes, METH_NOARGS, "Bytes kept for the next output of look_up_few."},
     {"encode_rows", as_function(encode_rows), METH_FASTCALL, "Codes of rows, and how far off they are."},

@@ -15,7 +15,7 @@ struct Bf16Products : VnniProducts {
     }
 };
 
-const DenseKernel kernel = {"avx512 bf16", true, true, run_layer<Bf16Products>, multiply_pairs};
+const DenseKernel kernel = {"avx512 bf16", true, true, run_layer<Bf16Products>, multiply_pairs, pull_pairs};
 
 }  // namespace
 

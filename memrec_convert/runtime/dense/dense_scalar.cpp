@@ -7,7 +7,7 @@
 namespace memrec {
 namespace {
 
-const DenseKernel kernel = {"scalar", false, false, run_layer<PlainProducts>, multiply_pairs};
+const DenseKernel kernel = {"scalar", false, false, run_layer<PlainProducts>, multiply_pairs, pull_pairs};
 
 }  // namespace
 

@@ -1,0 +1,91 @@
+"""Products of pairs of a sample's vectors, as DLRM's interaction takes them."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.compiler import is_dynamo_compiling
+
+from memrec_convert.kernels.loading import load_kernel
+from memrec_convert.lookup.tracing import is_transformed
+
+_WIDTH_UNIT = 16
+"""The kernel takes vectors whose length is a multiple of it."""
+
+
+def pair_index(vectors: int, *, lower: bool, itself: bool) -> Tensor:
+    """Places of the pairs in a flattened [vectors, vectors] product, int64, row by row of the triangle.
+
+    Lower: (1,0), (2,0), (2,1), ...; upper: (0,1), (0,2), ...; with `itself` the diagonal belongs to the triangle.
+    """
+    # On the CPU by name: under another default device torch decomposes it, with a library that imports in a second.
+    draw = torch.tril_indices if lower else torch.triu_indices
+    above = 1 if not lower and not itself else 0
+    places = draw(vectors, vectors, offset=-1 if lower and not itself else above, device="cpu")
+    return places[0] * vectors + places[1]
+
+
+def pair_places(vectors: int, *, lower: bool, itself: bool) -> Tensor:
+    """The way back: where in `pair_index` each pair i * vectors + j of j <= i is, int32, and -1 where it is not."""
+    pairs = pair_index(vectors, lower=lower, itself=itself)
+    left, right = pairs // vectors, pairs % vectors
+    places = torch.full((vectors * vectors,), -1, dtype=torch.int32)
+    places[torch.maximum(left, right) * vectors + torch.minimum(left, right)] = torch.arange(
+        len(pairs), dtype=torch.int32
+    )
+    return places
+
+
+def multiply_pairs(stacked: Tensor, index: Tensor, *, lower: bool, itself: bool) -> Tensor:
+    """The products [n, pairs] of each sample's vectors [n, vectors, dim], in the order of `index`.
+
+    Where they are learnt from, the kernel takes the triangle alone, forth and back; its sums have one order everywhere.
+    """
+    if _can_learn(stacked):
+        places = _kept_places(stacked.shape[1], lower, itself)
+        products: Tensor = _Pairs.apply(stacked, index, places)  # type: ignore[no-untyped-call]
+        return products
+    return torch.bmm(stacked, stacked.transpose(1, 2)).flatten(1).index_select(1, index)
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_places(vectors: int, lower: bool, itself: bool) -> Tensor:
+    return pair_places(vectors, lower=lower, itself=itself)
+
+
+def _can_learn(stacked: Tensor) -> bool:
+    """Whether gradients of these vectors are wanted, and the kernel can give them: no graph is being recorded."""
+    if not (torch.is_grad_enabled() and stacked.requires_grad) or is_dynamo_compiling() or is_transformed():
+        return False
+    plain = type(stacked) is Tensor and stacked.device.type == "cpu" and stacked.dtype == torch.float32
+    traced = torch._C._get_tracing_state() is not None
+    return plain and not traced and not stacked.shape[2] % _WIDTH_UNIT and load_kernel() is not None
+
+
+class _Pairs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, stacked: Tensor, index: Tensor, places: Tensor) -> Tensor:  # noqa: ANN401
+        native, held = load_kernel(), stacked.contiguous()
+        assert native is not None
+        ctx.save_for_backward(stacked, index, places)
+        out = held.new_empty(len(held), len(index))
+        native.multiply_pairs(held.data_ptr(), *held.shape, places.data_ptr(), len(index), out.data_ptr())
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, pulls: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        native, (stacked, index, places) = load_kernel(), ctx.saved_tensors
+        if torch.is_grad_enabled():  # a gradient of this gradient may be asked for
+            vectors = stacked.shape[1]
+            square = pulls.new_zeros(len(pulls), vectors * vectors).index_copy(1, index, pulls)
+            square = square.view(-1, vectors, vectors)
+            return (square + square.transpose(1, 2)) @ stacked, None, None
+        assert native is not None
+        held, pulls = stacked.contiguous(), pulls.contiguous()
+        found = torch.empty_like(held)
+        sizes = (*held.shape, places.data_ptr(), len(index))
+        native.pull_pairs(held.data_ptr(), *sizes, pulls.data_ptr(), found.data_ptr())
+        return found, None, None
