@@ -19,6 +19,12 @@ STAGE_LISTS: tuple[tuple[int, ...], ...] = (
 )
 """Small first stages give every row of a huge table a cheap code; small later ones spare codebook bytes."""
 
+SMALL_LISTS: tuple[tuple[int, ...], ...] = ((8,) * 12, (16,) * 12, (32,) * 8)
+"""Further lists, for budgets of which the codebooks of `STAGE_LISTS` would be most."""
+
+LARGEST_BOOK = max(sum(sizes) for sizes in STAGE_LISTS)
+"""Entries of the largest codebook."""
+
 
 @dataclass(frozen=True)
 class ListCurve:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 
 from memrec_convert.encoding.spec import TableSpec, count_table_bytes
 from memrec_convert.errors import BudgetTooSmallError
-from memrec_convert.planning.curves import TableCurves
+from memrec_convert.planning.curves import LARGEST_BOOK, SMALL_LISTS, TableCurves
 from memrec_convert.planning.forms import FormChoice, choose_form, mix_forms, spec_of
 from memrec_convert.units import format_bytes
 
 CountFile = Callable[[Sequence[TableSpec]], int]
 """Exact bytes of the whole file for these specs."""
 
-FormMemo = MutableMapping[tuple[int, float, bool, str, bool], FormChoice]
-"""Forms that one search found and another may ask for: by table, price, thoroughness, methods and fineness."""
+FormMemo = MutableMapping[tuple[int, float, bool, str, bool, bool], FormChoice]
+"""Forms that one search found and another may ask for: by table, price, thoroughness, methods, and which forms."""
 
 FINE_RATIO = 30
 """Up to this ratio of fp32 to compressed tables the fine codecs are among the forms.
 
 Beyond it, codes are ahead of them, and files stay of format 1.
 """
+
+SMALL_SHARE = 1.5
+"""Small lists are among the forms up to so many times the bytes that the largest codebooks of all tables take."""
 
 STEPS = 26
 ROUGH_STEPS = 14
@@ -62,11 +65,14 @@ def plan_tables(
     memo is for several searches over the same curves; fewer `steps` (ROUGH_STEPS) leave a little of the budget over.
     """
     known: FormMemo = {} if memo is None else memo
+    small = False
+    plain = [_without_small(one) for one in curves]
 
     def form(number: int, price: float, thorough: bool, fine: bool) -> FormChoice:
-        key = (number, price, thorough, methods, fine)
+        key = (number, price, thorough, methods, fine, small)
         if key not in known:
-            known[key] = choose_form(curves[number], price, thorough=thorough, methods=methods, fine=fine)
+            own = curves[number] if small else plain[number]
+            known[key] = choose_form(own, price, thorough=thorough, methods=methods, fine=fine)
         return known[key]
 
     def at(price: float, *, thorough: bool = False, fine: bool = False) -> TablePlan:
@@ -100,13 +106,20 @@ def plan_tables(
             f"{format_bytes(smallest.nbytes)} ({smallest.nbytes} bytes, all {len(curves)} tables at their minimum).",
             smallest_bytes=smallest.nbytes,
         )
-    found = [search(fine=False)]
     fixed_bytes = smallest.nbytes - count_table_bytes(_list_specs(smallest.choices, curves))
+    replaceable = [(one.rows, one.dim) for one in curves if one.lists]
+    small = takes_small_lists(replaceable, budget_bytes - fixed_bytes)
+    found = [search(fine=False)]
     source_bytes = sum(4 * one.rows * one.dim for one in curves)
     if methods == "auto" and takes_fine_codecs(source_bytes, budget_bytes - fixed_bytes):
         found.append(search(fine=True))
     best = min(found, key=lambda plan: plan.distortion)
     return replace(best, between=found[-1].between)
+
+
+def _without_small(curves: TableCurves) -> TableCurves:
+    lists = tuple(one for one in curves.lists if one.sizes not in SMALL_LISTS)
+    return curves if len(lists) == len(curves.lists) else replace(curves, lists=lists)
 
 
 def _list_specs(choices: Sequence[FormChoice], curves: Sequence[TableCurves]) -> list[TableSpec]:
@@ -116,3 +129,8 @@ def _list_specs(choices: Sequence[FormChoice], curves: Sequence[TableCurves]) ->
 def takes_fine_codecs(source_bytes: int, table_bytes: int) -> bool:
     """Whether tables of so many bytes as fp32, to be held in so many bytes, may take the fine codecs."""
     return table_bytes * FINE_RATIO >= source_bytes
+
+
+def takes_small_lists(replaceable: Iterable[tuple[int, int]], table_bytes: int) -> bool:
+    """Whether tables in so many bytes may take the small lists; `replaceable`: (rows, dim) of those that take codes."""
+    return table_bytes < SMALL_SHARE * sum(min(LARGEST_BOOK, 2 * rows) * dim for rows, dim in replaceable)

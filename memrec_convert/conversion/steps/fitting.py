@@ -24,8 +24,8 @@ from memrec_convert.distill.stages import SampleRows, Stage
 from memrec_convert.distill.survey import Sample, Survey, ValueClasses, survey_table
 from memrec_convert.distill.weights import TableWeights
 from memrec_convert.parallel import ALONE, ordered_map
-from memrec_convert.planning.curves import STAGE_LISTS, ListCurve, TableCurves
-from memrec_convert.planning.search import FormMemo, takes_fine_codecs
+from memrec_convert.planning.curves import SMALL_LISTS, STAGE_LISTS, ListCurve, TableCurves
+from memrec_convert.planning.search import FormMemo, takes_fine_codecs, takes_small_lists
 
 SAMPLE_BYTES = 512 << 20
 """The samples of all large tables together take no more."""
@@ -70,11 +70,14 @@ def fit_subject(
     """
     source, fault = choose_source(subject, options.weights)
     # Stored rows over the mean need no codes: one list stands for all.
-    lists = () if options.method == "int8" else STAGE_LISTS
+    lists = () if options.method == "int8" else (*STAGE_LISTS, *SMALL_LISTS)
     sample_rows = _choose_sample(subject)
     fine = options.method == "auto"
-    if fine and budget_bytes is not None:
-        fine = takes_fine_codecs(subject.table_bytes, budget_bytes - subject.dense_bytes(options.dense))
+    if budget_bytes is not None:
+        for_tables = budget_bytes - subject.dense_bytes(options.dense)
+        fine = fine and takes_fine_codecs(subject.table_bytes, for_tables)
+        shapes = [(site.rows, site.dim) for site in subject.sites if _is_replaceable(site, options)]
+        lists = lists if takes_small_lists(shapes, for_tables) else lists[: len(STAGE_LISTS)]
     about = f"{source}, {sample_rows}, {len(lists)}" + (", fine" if fine else "")
     names = [f"fit of {number}, {about}" for number in range(len(subject.sites))]
     found: dict[int, TableFit] = {
