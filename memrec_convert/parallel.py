@@ -22,6 +22,11 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def even_out(workers: int, tasks: int) -> int:
+    """Threads for so many long tasks: one more than `workers` where the last of a few would run alone."""
+    return workers + 1 if 1 < workers < tasks <= 2 * workers + 1 else workers
+
+
 def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], *, workers: int = 1) -> Iterator[Result]:
     """`function` of each item, in the items' order, computed by up to `workers` threads a few items ahead."""
     if workers <= 1:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from memrec_convert import compress
+from memrec_convert.conversion.steps import fitting
 from memrec_convert.conversion.steps import hashed_base as cold
 from memrec_convert.kernels.hashing import FIRST_HASH_SEED, hash_ids, token_numbers
 from memrec_convert.lookup import spread_state
@@ -62,8 +63,10 @@ class Beside(Tables):
         return 0.1 * super().forward(pair[0]) + 0.5 * self.user(pair[1], torch.arange(len(pair[1]))).sum(dim=1)
 
 
-def test_codes_beside_hashed_tokens_still_move():
+def test_codes_beside_hashed_tokens_still_move(monkeypatch):
     """In fine-tuning rows that are coded move by themselves, though another table's are hashed."""
+    monkeypatch.setattr(fitting, "SMALL_LISTS", ())  # with which every row of the other table has codes of a level
+    monkeypatch.setattr(fitting, "STAGE_LISTS", ((16, 16, 64, 64, 64, 64, 64, 64, 64, 64), (4, 8, 16, 32, 64, 128)))
     wanted, draw = made_of_tokens(cold.SHARES["mean"][0]), torch.Generator().manual_seed(3)
     model, truth = Beside(wanted, 0), Beside(wanted, 1)
     batches = []

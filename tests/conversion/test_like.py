@@ -90,7 +90,7 @@ def test_rows_that_did_not_move_keep_their_codes(tiny: TinyModel, yesterday: Pat
     found = told(report)
     assert found["reason"] == ""
     assert sum(table["coded"] for table in found["tables"]) > 1000
-    assert sum(table["kept"] for table in found["tables"]) > 0.85 * sum(table["coded"] for table in found["tables"])
+    assert sum(table["kept"] for table in found["tables"]) > 0.8 * sum(table["coded"] for table in found["tables"])
     assert verify(tmp_path / "new.safetensors", against=today).tables == len(ROWS)
     assert report.fine_tune is None
     old, new = codes_of(yesterday), codes_of(tmp_path / "new.safetensors")
@@ -301,7 +301,7 @@ def test_where_a_fresh_conversion_ranks_better_it_is_made(
         monkeypatch.setattr(workspace, "HELD_BYTES", 0)
     spec = SyntheticSpec(tables=ROWS, dense=2, train_rows=1, val_rows=100_000, test_rows=1)
     logs = {"data": tiny.train, "val": write_synthetic_log(spec, tmp_path / "logs").val, "assume": {"pairs": "lower"}}
-    convert(tiny.bare, "6kB", weights="uniform", out=tmp_path / "old")
+    convert(tiny.bare, "9kB", weights="uniform", out=tmp_path / "old")
     found = told(convert(tiny.bare, like=tmp_path / "old", out=tmp_path / "new", **logs, epochs=0))
     says = "AUC drop of 0\\.0.* a fresh fit of a sample loses .* less" if large else "AUC of a fresh conversion is 0"
     assert re.search(says, found["reason"])
@@ -314,7 +314,7 @@ def test_where_a_fresh_conversion_ranks_better_it_is_made(
 def test_a_small_hold_out_does_not_tell(tiny: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A gain in AUC whose interval reaches below zero may be luck, and does not decide."""
     monkeypatch.setattr(carrying, "MOST_LOST", float("inf"))
-    convert(tiny.bare, "8kB", weights="uniform", out=tmp_path / "old")
+    convert(tiny.bare, "9kB", weights="uniform", out=tmp_path / "old")
     logs = {"data": tiny.train, "val": tiny.val}
     assert told(convert(tiny.bare, like=tmp_path / "old", out=tmp_path / "new", **logs))["reason"] == ""
 

@@ -44,7 +44,7 @@ from memrec_convert.lookup import (
     own_state,
 )
 from memrec_convert.lookup.copying import copy_model
-from memrec_convert.parallel import ordered_map
+from memrec_convert.parallel import even_out, ordered_map
 from memrec_convert.planning.forms import FormChoice
 from memrec_convert.planning.membership import LevelCandidates, Membership, assign_levels
 from memrec_convert.planning.search import CountFile, TablePlan, plan_tables
@@ -182,7 +182,8 @@ def build_tables(
 
     # Ranks take one step at a time, and a large table has all threads.
     alone = search.subject.crew.size == 1 and not refined
-    built = list(ordered_map(build, range(len(specs)), workers=search.options.workers if alone else 1))
+    workers = even_out(search.options.workers, len(specs)) if alone else 1
+    built = list(ordered_map(build, range(len(specs)), workers=workers))
     return [module for module, _ in built], sum(loss for _, loss in built)
 
 
@@ -222,7 +223,8 @@ def _refine_large(search: Search, members: Membership) -> dict[int, tuple[Stage,
         return refine_on_sample(search.fitted.fits[number], stages[number], depths, workers=1)
 
     names = [_name_finished(n, spec, members.choices[n], members.levels[n]) for n, spec in specs.items()]
-    found = subject.crew.map(f"refined {names}", refine, list(specs), workers=search.options.workers, classes=(Stage,))
+    workers = even_out(search.options.workers, len(specs))
+    found = subject.crew.map(f"refined {names}", refine, list(specs), workers=workers, classes=(Stage,))
     return dict(zip(specs, found, strict=True))
 
 

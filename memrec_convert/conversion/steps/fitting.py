@@ -23,7 +23,7 @@ from memrec_convert.distill.rows import is_large
 from memrec_convert.distill.stages import SampleRows, Stage
 from memrec_convert.distill.survey import Sample, Survey, ValueClasses, survey_table
 from memrec_convert.distill.weights import TableWeights
-from memrec_convert.parallel import ALONE, ordered_map
+from memrec_convert.parallel import ALONE, even_out, ordered_map
 from memrec_convert.planning.curves import SMALL_LISTS, STAGE_LISTS, ListCurve, TableCurves
 from memrec_convert.planning.search import FormMemo, takes_fine_codecs, takes_small_lists
 
@@ -152,6 +152,7 @@ def fit_chosen(subject: Subject, fitted: Fitted, keys: Iterable[ListKey], option
         return fit_stages(fitted.fits[key[0]], key[1], seed=options.seed)
 
     workers = min(options.workers, MOST_LARGE_FITS) if subject.large_bytes else options.workers
+    workers = even_out(workers, len(missing))
     name = f"stages of {missing}, {fitted.source}"
     found = subject.crew.map(name, fit, missing, workers=workers, classes=(Stage,))
     fitted.stages.update(zip(missing, found, strict=True))
