@@ -101,20 +101,22 @@ def plan_tables(
     if smallest.nbytes > budget_bytes:
         highest, smallest = _BEYOND, at(2.0**_BEYOND)
     if smallest.nbytes > budget_bytes:
-        raise BudgetTooSmallError(
-            f"{format_bytes(budget_bytes)} ({budget_bytes} bytes) cannot hold this model; smallest reachable budget: "
-            f"{format_bytes(smallest.nbytes)} ({smallest.nbytes} bytes, all {len(curves)} tables at their minimum).",
-            smallest_bytes=smallest.nbytes,
-        )
-    fixed_bytes = smallest.nbytes - count_table_bytes(_list_specs(smallest.choices, curves))
-    replaceable = [(one.rows, one.dim) for one in curves if one.lists]
-    small = takes_small_lists(replaceable, budget_bytes - fixed_bytes)
+        raise _describe_lack(budget_bytes, smallest.nbytes, len(curves))
+    for_tables = budget_bytes - (smallest.nbytes - count_table_bytes(_list_specs(smallest.choices, curves)))
+    small = takes_small_lists([(one.rows, one.dim) for one in curves if one.lists], for_tables)
     found = [search(fine=False)]
-    source_bytes = sum(4 * one.rows * one.dim for one in curves)
-    if methods == "auto" and takes_fine_codecs(source_bytes, budget_bytes - fixed_bytes):
+    if methods == "auto" and takes_fine_codecs(sum(4 * one.rows * one.dim for one in curves), for_tables):
         found.append(search(fine=True))
     best = min(found, key=lambda plan: plan.distortion)
     return replace(best, between=found[-1].between)
+
+
+def _describe_lack(budget_bytes: int, least: int, tables: int) -> BudgetTooSmallError:
+    return BudgetTooSmallError(
+        f"{format_bytes(budget_bytes)} ({budget_bytes} bytes) cannot hold this model; smallest reachable budget: "
+        f"{format_bytes(least)} ({least} bytes, all {tables} tables at their minimum).",
+        smallest_bytes=least,
+    )
 
 
 def _without_small(curves: TableCurves) -> TableCurves:

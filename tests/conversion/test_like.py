@@ -301,7 +301,7 @@ def test_where_a_fresh_conversion_ranks_better_it_is_made(
         monkeypatch.setattr(workspace, "HELD_BYTES", 0)
     spec = SyntheticSpec(tables=ROWS, dense=2, train_rows=1, val_rows=100_000, test_rows=1)
     logs = {"data": tiny.train, "val": write_synthetic_log(spec, tmp_path / "logs").val, "assume": {"pairs": "lower"}}
-    convert(tiny.bare, "9kB", weights="uniform", out=tmp_path / "old")
+    convert(tiny.bare, "6kB", weights="uniform", out=tmp_path / "old")
     found = told(convert(tiny.bare, like=tmp_path / "old", out=tmp_path / "new", **logs, epochs=0))
     says = "AUC drop of 0\\.0.* a fresh fit of a sample loses .* less" if large else "AUC of a fresh conversion is 0"
     assert re.search(says, found["reason"])
