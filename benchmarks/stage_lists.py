@@ -98,6 +98,8 @@ def price_model(path: str, data: str | None, ratios: Sequence[int]) -> tuple[lis
     fitted = fit_subject(job.subject, job.options, stay_silent, Stopwatch())
     prices = find_prices(job, fitted, ratios)
     fits = [one for one in fitted.fits if one.curves.lists and one.curves.rows >= LEAST_ROWS]
+    if not fits or not prices:
+        raise SystemExit(f"{path}: expected a table of {LEAST_ROWS} rows or more, and a ratio that it can reach.")
     return [ratio for ratio, _ in prices], np.stack([price_table(one, prices) for one in fits])
 
 
@@ -111,12 +113,14 @@ def main() -> None:
     """Prices every model's tables, and prints what sets of lists lose."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="checkpoints")
-    parser.add_argument("--data", nargs="*", default=[], help="training logs of the first of them")
+    parser.add_argument("--data", nargs="*", default=[], help="training logs, one for each of the first of them")
     parser.add_argument("--ratios", default="10,20,33,60,100,150,200,300,500,1000")
     parser.add_argument("--most", type=int, default=6, help="lists of the largest set that is grown")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     ratios = [int(one) for one in options.ratios.split(",")]
+    if len(options.data) > len(options.models):
+        parser.error(f"{len(options.data)} logs for {len(options.models)} models; expected at most one for each.")
     logs = [*options.data, *[None] * len(options.models)]
     models = [price_model(path, log, ratios) for path, log in zip(options.models, logs, strict=False)]
     everything = range(len(CANDIDATES))

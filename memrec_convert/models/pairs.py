@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.compiler import is_dynamo_compiling
 
 from memrec_convert.kernels.loading import load_kernel
@@ -32,10 +33,9 @@ def pair_places(vectors: int, *, lower: bool, itself: bool) -> Tensor:
     """The way back: where in `pair_index` each pair i * vectors + j of j <= i is, int32, and -1 where it is not."""
     pairs = pair_index(vectors, lower=lower, itself=itself)
     left, right = pairs // vectors, pairs % vectors
-    places = torch.full((vectors * vectors,), -1, dtype=torch.int32)
-    places[torch.maximum(left, right) * vectors + torch.minimum(left, right)] = torch.arange(
-        len(pairs), dtype=torch.int32
-    )
+    places = torch.full((vectors * vectors,), -1, dtype=torch.int32, device="cpu")
+    numbers = torch.arange(len(pairs), dtype=torch.int32, device="cpu")
+    places[torch.maximum(left, right) * vectors + torch.minimum(left, right)] = numbers
     return places
 
 
@@ -57,12 +57,28 @@ def _kept_places(vectors: int, lower: bool, itself: bool) -> Tensor:
 
 
 def _can_learn(stacked: Tensor) -> bool:
-    """Whether gradients of these vectors are wanted, and the kernel can give them: no graph is being recorded."""
-    if not (torch.is_grad_enabled() and stacked.requires_grad) or is_dynamo_compiling() or is_transformed():
+    """Whether gradients of these vectors are wanted backwards, and the kernel can give them."""
+    if not (torch.is_grad_enabled() and stacked.requires_grad) or _has_forward_gradients() or not _has_memory(stacked):
         return False
-    plain = type(stacked) is Tensor and stacked.device.type == "cpu" and stacked.dtype == torch.float32
-    traced = torch._C._get_tracing_state() is not None
-    return plain and not traced and not stacked.shape[2] % _WIDTH_UNIT and load_kernel() is not None
+    plain = stacked.device.type == "cpu" and stacked.dtype == torch.float32
+    return plain and not stacked.shape[2] % _WIDTH_UNIT and load_kernel() is not None
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    """Whether a tensor's own numbers can be read here: nothing records, transforms or watches the call."""
+    if is_dynamo_compiling() or is_transformed() or type(tensor) is not Tensor:
+        return False
+    if torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack():
+        return False
+    try:
+        tensor.data_ptr()
+    except RuntimeError:  # gradients that come in batches
+        return False
+    return True
+
+
+def _has_forward_gradients() -> bool:
+    return forward_ad._current_level >= 0
 
 
 class _Pairs(torch.autograd.Function):
@@ -78,7 +94,7 @@ class _Pairs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, pulls: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
         native, (stacked, index, places) = load_kernel(), ctx.saved_tensors
-        if torch.is_grad_enabled():  # a gradient of this gradient may be asked for
+        if torch.is_grad_enabled() or not _has_memory(pulls):  # a gradient of this gradient may be asked for
             vectors = stacked.shape[1]
             square = pulls.new_zeros(len(pulls), vectors * vectors).index_copy(1, index, pulls)
             square = square.view(-1, vectors, vectors)

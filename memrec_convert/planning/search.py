@@ -23,8 +23,11 @@ FINE_RATIO = 30
 Beyond it, codes are ahead of them, and files stay of format 1.
 """
 
-SMALL_SHARE = 1.5
-"""Small lists are among the forms up to so many times the bytes that the largest codebooks of all tables take."""
+SMALL_SHARE, NARROW = 1.5, 4
+"""Small lists are among the forms up to so many times the bytes that the largest codebooks of all tables take.
+
+Of tables up to so many columns they always are: these have small codebooks anyway, and are fitted in no time.
+"""
 
 STEPS = 26
 ROUGH_STEPS = 14
@@ -121,7 +124,7 @@ def _describe_lack(budget_bytes: int, least: int, tables: int) -> BudgetTooSmall
 
 def _without_small(curves: TableCurves) -> TableCurves:
     lists = tuple(one for one in curves.lists if one.sizes not in SMALL_LISTS)
-    return curves if len(lists) == len(curves.lists) else replace(curves, lists=lists)
+    return curves if curves.dim <= NARROW or len(lists) == len(curves.lists) else replace(curves, lists=lists)
 
 
 def _list_specs(choices: Sequence[FormChoice], curves: Sequence[TableCurves]) -> list[TableSpec]:

@@ -6,6 +6,8 @@ import itertools
 
 import pytest
 import torch
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from memrec_convert.models.pairs import multiply_pairs, pair_index
 
@@ -77,3 +79,25 @@ def test_a_recorded_graph_has_torch_s_own_product():
     program = torch.export.export(Interaction(), (stacked,))
     assert any("bmm" in str(node.target) for node in program.graph.nodes)
     assert torch.allclose(program.module()(stacked), Interaction()(stacked), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_other_devices_modes_and_kinds_of_gradients_have_torch_s_own_product():
+    """A default device without memory, forward gradients, gradients in batches, and graphs of operators."""
+    stacked = torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(5)).requires_grad_()
+    index = pair_index(5, lower=True, itself=False)
+
+    def products(vectors: torch.Tensor) -> torch.Tensor:
+        return multiply_pairs(vectors, index, lower=True, itself=False)
+
+    with torch.device("meta"):
+        found = torch.autograd.grad(products(stacked).square().sum(), stacked)[0]
+    plain = torch.autograd.grad(products(stacked.double()).square().sum(), stacked)[0]
+    assert torch.allclose(found, plain, rtol=1e-4, atol=1e-3)
+    batched = torch.autograd.functional.jacobian(products, stacked, vectorize=True)
+    assert torch.allclose(batched, torch.autograd.functional.jacobian(products, stacked), atol=1e-5)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(stacked, torch.ones_like(stacked))
+        assert forward_ad.unpack_dual(products(dual)).tangent is not None
+    graph = make_fx(products)(stacked)
+    assert torch.allclose(graph(stacked + 1), products(stacked + 1), atol=1e-4)

@@ -25,13 +25,16 @@ from memrec_convert.distill.survey import Sample, Survey, ValueClasses, survey_t
 from memrec_convert.distill.weights import TableWeights
 from memrec_convert.parallel import ALONE, even_out, ordered_map
 from memrec_convert.planning.curves import SMALL_LISTS, STAGE_LISTS, ListCurve, TableCurves
-from memrec_convert.planning.search import FormMemo, takes_fine_codecs, takes_small_lists
+from memrec_convert.planning.search import NARROW, FormMemo, takes_fine_codecs, takes_small_lists
 
 SAMPLE_BYTES = 512 << 20
 """The samples of all large tables together take no more."""
 
 PASSES_TO_FIT = 1
 """Passes over a large table, for its values; of what tells its centre, and of its sample, a few rows are read."""
+
+MOST_HEADER = 1 << 15
+"""Bytes of a budget that a file's header may take: so many more may ask for small lists than are sure to."""
 
 LEAST_SAMPLE_ROWS = 4096
 MOST_LARGE_FITS = 2
@@ -70,15 +73,15 @@ def fit_subject(
     """
     source, fault = choose_source(subject, options.weights)
     # Stored rows over the mean need no codes: one list stands for all.
-    lists = () if options.method == "int8" else (*STAGE_LISTS, *SMALL_LISTS)
+    lists, all_lists = () if options.method == "int8" else (*STAGE_LISTS, *SMALL_LISTS), True
     sample_rows = _choose_sample(subject)
     fine = options.method == "auto"
     if budget_bytes is not None:
         for_tables = budget_bytes - subject.dense_bytes(options.dense)
         fine = fine and takes_fine_codecs(subject.table_bytes, for_tables)
         shapes = [(site.rows, site.dim) for site in subject.sites if _is_replaceable(site, options)]
-        lists = lists if takes_small_lists(shapes, for_tables) else lists[: len(STAGE_LISTS)]
-    about = f"{source}, {sample_rows}, {len(lists)}" + (", fine" if fine else "")
+        all_lists = takes_small_lists(shapes, for_tables - MOST_HEADER)
+    about = f"{source}, {sample_rows}, {len(lists)}" + ", small" * all_lists + (", fine" if fine else "")
     names = [f"fit of {number}, {about}" for number in range(len(subject.sites))]
     found: dict[int, TableFit] = {
         number: held for number, name in enumerate(names) if (held := subject.work.find(name, FIT_CLASSES)) is not None
@@ -107,7 +110,8 @@ def fit_subject(
         found.update(map(measure, large))
         found.update(ordered_map(measure, small, workers=options.workers))
         fits, stages = list[TableFit](), dict[ListKey, tuple[Stage, ...]]()
-        for one, own in _fit_curves(subject, about, [found[number] for number in range(len(names))], lists, options):
+        of_site = [lists if all_lists or site.dim <= NARROW else lists[: len(STAGE_LISTS)] for site in subject.sites]
+        for one, own in _fit_curves(subject, about, [found[number] for number in range(len(names))], of_site, options):
             stages |= {(len(fits), sizes): fitted for sizes, fitted in own.items()}
             fits.append(one)
             if not reading:
@@ -120,13 +124,20 @@ def _is_replaceable(site: TableSite, options: Options) -> bool:
 
 
 def _fit_curves(
-    subject: Subject, about: str, measured: Sequence[TableFit], lists: Sequence[tuple[int, ...]], options: Options
+    subject: Subject,
+    about: str,
+    measured: Sequence[TableFit],
+    lists: Sequence[Sequence[tuple[int, ...]]],
+    options: Options,
 ) -> Iterator[tuple[TableFit, dict[tuple[int, ...], tuple[Stage, ...]]]]:
-    """The tables' fits with the curves of all lists that each may take, and the stages of those that are final.
+    """The tables' fits with the curves of those of its `lists` that each may take, and the stages of the final ones.
 
     `about` is what they depend on.
     """
-    groups = [group_lists(site.rows, lists) if _is_replaceable(site, options) else [] for site in subject.sites]
+    groups = [
+        group_lists(site.rows, own) if _is_replaceable(site, options) else []
+        for site, own in zip(subject.sites, lists, strict=True)
+    ]
     tasks = [(number, group) for number, own in enumerate(groups) for group in own]
     order = sorted(range(len(tasks)), key=lambda n: -count_list_work(measured[tasks[n][0]], tasks[n][1]))
 
