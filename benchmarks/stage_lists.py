@@ -25,7 +25,7 @@ from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.preparing import Job, prepare, stay_silent
 from memrec_convert.conversion.steps.fitting import Fitted, fit_subject
 from memrec_convert.distill.curves import TableFit, group_lists, measure_lists
-from memrec_convert.encoding.spec import TableSpec, count_table_bytes
+from memrec_convert.encoding.spec import count_table_bytes
 from memrec_convert.errors import BudgetTooSmallError
 from memrec_convert.planning.curves import SMALL_LISTS, STAGE_LISTS
 from memrec_convert.planning.forms import choose_form
@@ -81,15 +81,10 @@ def find_prices(job: Job, fitted: Fitted, ratios: Sequence[int]) -> list[tuple[i
     curves = [fit.curves for fit in fitted.fits]
     for ratio in ratios:
         try:
-            found.append((ratio, plan_tables(curves, subject.table_bytes // ratio, count_tables).price))
+            found.append((ratio, plan_tables(curves, subject.table_bytes // ratio, count_table_bytes).price))
         except BudgetTooSmallError:
             continue
     return found
-
-
-def count_tables(specs: Sequence[TableSpec]) -> int:
-    """Bytes of the tables alone."""
-    return count_table_bytes(specs)
 
 
 def price_model(path: str, data: str | None, ratios: Sequence[int]) -> tuple[list[int], np.ndarray]:

@@ -23,7 +23,7 @@ def usable_cores() -> int:
 
 
 def even_out(workers: int, tasks: int) -> int:
-    """Threads for so many long tasks: one more than `workers` where the last of a few would run alone."""
+    """Threads for so many long tasks: one more than `workers` for a few more tasks, so that none ends alone."""
     return workers + 1 if 1 < workers < tasks <= 2 * workers + 1 else workers
 
 
@@ -53,7 +53,7 @@ class Hands:
         self._pool = ThreadPoolExecutor(workers - 1) if workers > 1 else None
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """`function` of each item, in the items' order; an error is raised once no thread is at work."""
+        """`function` of each item, in the items' order; an item's error is raised once no thread is at work."""
         if self._pool is None or len(items) < 2:
             return [function(item) for item in items]
         others = [self._pool.submit(function, item) for item in items[1:]]

@@ -10,7 +10,6 @@ from memrec_convert.encoding.spec import LevelSpec, TableSpec, count_bytes
 from memrec_convert.errors import OptionError
 from memrec_convert.lab.shapes.zipf import (
     BYTES_PER_TENSOR,
-    STAGE_LISTS,
     ZipfForm,
     ZipfLevel,
     choose_zipf_form,
@@ -18,7 +17,7 @@ from memrec_convert.lab.shapes.zipf import (
     count_index,
     weigh_table,
 )
-from memrec_convert.planning.curves import STAGE_LISTS as FITTED_LISTS
+from memrec_convert.planning.curves import STAGE_LISTS
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.7, 1.0, 1.05, 2.0])
@@ -82,11 +81,6 @@ def to_spec(form: ZipfForm) -> TableSpec:
         base_depth=depths[form.base_bits],
         levels=levels,
     )
-
-
-def test_the_lists_are_some_of_those_that_are_fitted():
-    """A forecast plans with stage lists that a conversion can choose."""
-    assert set(STAGE_LISTS) <= set(FITTED_LISTS)
 
 
 def test_forms_say_what_they_are():

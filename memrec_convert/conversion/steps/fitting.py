@@ -34,11 +34,11 @@ PASSES_TO_FIT = 1
 """Passes over a large table, for its values; of what tells its centre, and of its sample, a few rows are read."""
 
 MOST_HEADER = 1 << 15
-"""Bytes of a budget that a file's header may take: so many more may ask for small lists than are sure to."""
+"""Bytes that a file's header may take, which only the planner counts: small lists are fitted where it may want them."""
 
 LEAST_SAMPLE_ROWS = 4096
 MOST_LARGE_FITS = 2
-"""Fits at a time where tables are large: each takes a few hundred megabytes beside its sample."""
+"""Fits at a time where tables are large: each takes hundreds of megabytes beside its sample. `even_out` may add one."""
 
 FIT_CLASSES = (ListCurve, Sample, SampleRows, Survey, TableCurves, TableFit, ValueClasses)
 """The dataclasses of which a fit consists."""

@@ -244,37 +244,52 @@ PyObject* run_network(PyObject*, PyObject* const* args, Py_ssize_t count) {
     Py_RETURN_NONE;
 }
 
-// (vectors [samples, count, width], samples, count, width, places, pairs, out [samples, pairs])
+namespace {
+
+// Vectors [samples, count, width], and where the products of their pairs are in each sample's.
+struct PairBatch {
+    const float* vectors;
+    int64_t samples, count, width;
+    const int32_t* places;
+    int64_t pairs;
+
+    int64_t first(int64_t sample) const { return sample * count * width; }
+};
+
+// PairBatch as six numbers, then `more` addresses; false and a Python error where they are not that.
+bool read_pairs(PyObject* const* args, Py_ssize_t count, PairBatch& batch, int64_t* addresses, Py_ssize_t more) {
+    int64_t given[6];
+    if (count != 6 + more) return complain("pairs: another number of arguments");
+    if (!read_numbers(args, 6, given) || !read_numbers(args + 6, static_cast<int>(more), addresses)) return false;
+    batch = {at<const float>(given[0]), given[1], given[2], given[3], at<const int32_t>(given[4]), given[5]};
+    return true;
+}
+
+}  // namespace
+
+// (the six of a PairBatch, out [samples, pairs])
 PyObject* multiply_pairs(PyObject*, PyObject* const* args, Py_ssize_t count) {
-    int64_t given[7];
-    if (count != 7) return complain("multiply_pairs: seven numbers");
-    if (!read_numbers(args, 7, given)) return nullptr;
-    const auto* vectors = at<const float>(given[0]);
-    const auto* places = at<const int32_t>(given[4]);
-    auto* out = at<float>(given[6]);
+    PairBatch batch;
+    int64_t out;
+    if (!read_pairs(args, count, batch, &out, 1)) return nullptr;
     Py_BEGIN_ALLOW_THREADS;
     const DenseKernel& kernel = active_dense();
-    for (int64_t n = 0; n < given[1]; ++n)
-        kernel.pairs(vectors + n * given[2] * given[3], given[2], given[3], places, out + n * given[5]);
+    for (int64_t n = 0; n < batch.samples; ++n)
+        kernel.pairs(batch.vectors + batch.first(n), batch.count, batch.width, batch.places, at<float>(out) + n * batch.pairs);
     Py_END_ALLOW_THREADS;
     Py_RETURN_NONE;
 }
 
-// (vectors, samples, count, width, places, pairs, pulls [samples, pairs], out like vectors)
+// (the six of a PairBatch, pulls [samples, pairs], out like vectors)
 PyObject* pull_pairs(PyObject*, PyObject* const* args, Py_ssize_t count) {
-    int64_t given[8];
-    if (count != 8) return complain("pull_pairs: eight numbers");
-    if (!read_numbers(args, 8, given)) return nullptr;
-    const auto* vectors = at<const float>(given[0]);
-    const auto* places = at<const int32_t>(given[4]);
-    const auto* pulls = at<const float>(given[6]);
-    auto* out = at<float>(given[7]);
+    PairBatch batch;
+    int64_t more[2];
+    if (!read_pairs(args, count, batch, more, 2)) return nullptr;
     Py_BEGIN_ALLOW_THREADS;
     const DenseKernel& kernel = active_dense();
-    for (int64_t n = 0; n < given[1]; ++n) {
-        const int64_t first = n * given[2] * given[3];
-        kernel.pull_pairs(vectors + first, given[2], given[3], places, pulls + n * given[5], out + first);
-    }
+    for (int64_t n = 0; n < batch.samples; ++n)
+        kernel.pull_pairs(batch.vectors + batch.first(n), batch.count, batch.width, batch.places,
+                          at<const float>(more[0]) + n * batch.pairs, at<float>(more[1]) + batch.first(n));
     Py_END_ALLOW_THREADS;
     Py_RETURN_NONE;
 }

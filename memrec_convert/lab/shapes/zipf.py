@@ -14,9 +14,7 @@ import numpy as np
 
 from memrec_convert.bench.settings import STEEPEST
 from memrec_convert.errors import OptionError
-
-STAGE_LISTS = ((256,) * 7, (4, 4, *(256,) * 6), (64,) * 10, (2, 2, 4, 4, *(16,) * 9))
-"""Those of a conversion, but for the small ones."""
+from memrec_convert.planning.curves import STAGE_LISTS
 
 BITS = np.array([0, 1, 2, 3, 4, 5, 6, 8, 12, 16, 20, 24, 32, 40, 48, 56], dtype=np.float64)
 LEFT = np.array(
