@@ -28,6 +28,15 @@ WIDE = {
     "dense_avx512.cpp": AVX512_VNNI,
     "dense_avx512_bf16.cpp": (*AVX512_VNNI, "-mavx512bf16"),
 }
+AMX = ("-mamx-tile", "-mamx-int8", "-mamx-bf16")
+AVX_VNNI = ("-mavxvnni",)
+NEWER = {
+    "encoder_avx_vnni.cpp": (AVX2, AVX_VNNI),
+    "products_avx_vnni.cpp": (AVX2, AVX_VNNI),
+    "encoder_amx.cpp": (AVX512_VNNI, AMX),
+    "dense_amx.cpp": ((*AVX512_VNNI, "-mavx512bf16"), AMX),
+}
+"""Options that a compiler may lack, after those that it has."""
 OPTIONS = ("-std=c++17", "-O1", "-ffp-contract=off", "-fopenmp-simd", "-Wno-psabi", f"-I{RUNTIME}")
 
 
@@ -51,12 +60,19 @@ def compile_engine(compiler: str, *, wide: bool) -> tuple[str, ...]:
     """The engine's object files; those of the wide instruction sets with their own options."""
     folder = Path(tempfile.mkdtemp(prefix="memrec-engine-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    options = WIDE | {name: (*own, *newer) for name, (own, newer) in NEWER.items() if wide and _knows(compiler, newer)}
     objects = []
     for source in sorted(RUNTIME.rglob("*.cpp")):
-        own = WIDE.get(source.name, ()) if wide else ()
+        own = options.get(source.name, ()) if wide else ()
         objects.append(str(folder / f"{source.stem}.o"))
         subprocess.run([compiler, *OPTIONS, *own, "-c", str(source), "-o", objects[-1]], check=True, timeout=300)
     return tuple(objects)
+
+
+@functools.cache
+def _knows(compiler: str, options: tuple[str, ...]) -> bool:
+    tried = [compiler, *options, "-x", "c++", "-fsyntax-only", os.devnull]
+    return subprocess.run(tried, capture_output=True, timeout=60, check=False).returncode == 0
 
 
 def build_program(source: Path, folder: Path, *, compiler: str, wide: bool) -> Path:

@@ -1,4 +1,4 @@
-"""Integer products and the encoder without Python: every instruction set, here and on an emulated AArch64."""
+"""Integer products, layers and the encoder without Python: every instruction set, here and on an emulated AArch64."""
 
 from __future__ import annotations
 
@@ -14,19 +14,28 @@ PRODUCTS = TESTS / "kernels" / "native" / "products.cpp"
 ENCODER = TESTS / "kernels" / "native" / "encoder.cpp"
 AARCH64_LIBRARIES = Path("/usr/aarch64-linux-gnu")
 CASES = 8 * 8 * 9
-CODED = 6 * 3
+CODED = 7 * 3
+LAYERS = TESTS / "kernels" / "native" / "layers.cpp"
+LAYER_CASES = 3 * 5 * 4 * 7
 
 
-def run(command: list[str]) -> dict[str, int]:
+def run(command: list[str], cases: int = CASES) -> dict[str, int]:
     """Per instruction set how many of all cases are wrong."""
     ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert ran.returncode in (0, 1), ran.stderr
-    return {name: int(count) for name, count in re.findall(rf"^(\w+): {CASES} cases, (\d+) wrong$", ran.stdout, re.M)}
+    return {name: int(count) for name, count in re.findall(rf"^(\w+): {cases} cases, (\d+) wrong$", ran.stdout, re.M)}
 
 
 def test_every_instruction_set_has_the_exact_sums(tmp_path: Path) -> None:
     """Shapes that fill tiles and such that do not, with the extremes of int8 everywhere."""
     wrong = run([str(build_program(PRODUCTS, tmp_path, compiler=find_compiler(), wide=is_x86()))])
+    assert "scalar" in wrong
+    assert set(wrong.values()) == {0}
+
+
+def test_every_instruction_set_has_its_layers_right(tmp_path: Path) -> None:
+    """Int8 has the scalar bits, the others are near exact sums, and a row has the same bits alone and among others."""
+    wrong = run([str(build_program(LAYERS, tmp_path, compiler=find_compiler(), wide=is_x86()))], LAYER_CASES)
     assert "scalar" in wrong
     assert set(wrong.values()) == {0}
 

@@ -25,7 +25,7 @@ struct Avx2Products : PlainProducts {
     }
 };
 
-const DenseKernel kernel = {"avx2", false, true, run_layer<Avx2Products>, multiply_pairs, pull_pairs};
+const DenseKernel kernel = {"avx2", false, true, kMostRows, kSmallCache, run_layer<Avx2Products>, multiply_pairs, pull_pairs};
 
 }  // namespace
 

@@ -1,21 +1,11 @@
 // Layers in AVX-512 with VNNI and products of bf16, as Cooper Lake, Sapphire Rapids and Zen 4 have them.
 #if defined(__AVX512BF16__) && defined(__AVX512VNNI__) && defined(__AVX512BW__)
-#include "vnni.h"
+#include "bf16.h"
 
 namespace memrec {
 namespace {
 
-struct Bf16Products : VnniProducts {
-    MEMREC_FORCED static void add_halves(Floats& sum, uint32_t word, const uint8_t* line) {
-        const __m512i row = _mm512_set1_epi32(static_cast<int>(word)), weights = _mm512_loadu_si512(line);
-        __m512bh both[2];
-        std::memcpy(&both[0], &row, sizeof row);
-        std::memcpy(&both[1], &weights, sizeof weights);
-        sum = _mm512_dpbf16_ps(sum, both[0], both[1]);
-    }
-};
-
-const DenseKernel kernel = {"avx512 bf16", true, true, run_layer<Bf16Products>, multiply_pairs, pull_pairs};
+const DenseKernel kernel = {"avx512 bf16", true, true, kMostRows, kSmallCache, run_layer<Bf16Products>, multiply_pairs, pull_pairs};
 
 }  // namespace
 

@@ -5,7 +5,8 @@
 
 namespace memrec {
 
-// Rows as a layer's products take them: `steps` words each, and what an int8 row is to be multiplied by.
+// Rows as a layer's products take them: words, a layer's stride from row to row, and what an int8 row is to be multiplied by.
+// There is room for whole tiles of rows.
 struct Operand {
     uint32_t* words;
     float* scale;
@@ -14,6 +15,8 @@ struct Operand {
 struct DenseKernel {
     const char* name;
     bool fast_bf16, fast_int8;  // whether the processor has instructions for these products
+    int64_t rows;               // that are multiplied together
+    int64_t cache_bytes;        // of a second-level cache
 
     // out[r] = layer(rows[r]), with room for whole columns in each row of `out` where `padded`; `out` may be `rows`.
     void (*run)(const Layer&, const float* rows, int64_t stride, int64_t count, const Operand& scratch, float* out,
@@ -35,5 +38,6 @@ const DenseKernel* scalar_dense();
 const DenseKernel* avx2_dense();    // null where this build has none
 const DenseKernel* avx512_dense();  // F, BW, VL, VNNI
 const DenseKernel* avx512_bf16_dense();
+const DenseKernel* amx_dense();
 
 }  // namespace memrec

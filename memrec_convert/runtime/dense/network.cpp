@@ -10,7 +10,6 @@
 namespace memrec {
 namespace {
 
-constexpr int64_t kCacheBytes = 1 << 20;  // a second-level cache
 constexpr int64_t kLeastBlock = 16, kMostBlock = 192;
 constexpr int64_t kChunk = 32;  // samples whose vectors lie side by side before their pairs are multiplied
 constexpr int64_t kProductsPerThread = 1 << 20;
@@ -25,9 +24,8 @@ struct Plan {
         for (const auto* part : {&network.bottom, &network.cross, &network.top})
             for (const Layer* layer : *part) {
                 hidden = std::max(hidden, layer->columns * kLanes);
-                words = std::max(words, layer->steps);
+                words = std::max(words, layer->stride);
             }
-        words += kLanes;  // the last row is written in whole vectors
         table_width = 0;
         for (const int64_t width : network.widths) table_width += width;
         dense_width = network.bottom.empty() ? network.dense_inputs : network.bottom.back()->outputs;
@@ -39,11 +37,13 @@ struct Plan {
         crossed = network.interaction == Interaction::crossed ? joined : 0;
     }
     int64_t per_sample() const { return hidden + joined + crossed + words + kLanes; }
-    int64_t block() const {
-        const int64_t fits = (kCacheBytes / 4 - slots * kChunk) / per_sample();
+    int64_t block(const DenseKernel& kernel) const {
+        const int64_t fits = (kernel.cache_bytes / 4 - slots * kChunk) / per_sample();
         return std::min(kMostBlock, std::max(kLeastBlock, fits / kLeastBlock * kLeastBlock));
     }
-    int64_t floats(int64_t block) const { return block * per_sample() + slots * std::min(block, kChunk) + 2 * kLanes; }
+    int64_t floats(int64_t block) const {
+        return round_up(block, kTileRows) * per_sample() + slots * std::min(block, kChunk) + 2 * kLanes;
+    }
 };
 
 // A thread's memory, kept from call to call.
@@ -69,7 +69,7 @@ class Block {
         crossed_ = take(count * plan.crossed);
         slots_ = take(std::min(count, kChunk) * plan.slots);
         scratch_.scale = take(count);
-        scratch_.words = reinterpret_cast<uint32_t*>(take(count * plan.words));
+        scratch_.words = reinterpret_cast<uint32_t*>(take(round_up(count, kTileRows) * plan.words));
     }
 
     // False where an id is outside its table.
@@ -241,7 +241,7 @@ void run_rows(void* context, int64_t number) {
     auto& work = *static_cast<LayerWork*>(context);
     const int64_t first = number * kMostBlock, count = std::min(kMostBlock, work.rows.count - first);
     try {
-        float* memory = take_memory(count * (work.layer.steps + 1) + 3 * kLanes);
+        float* memory = take_memory(round_up(count, kTileRows) * (work.layer.stride + 1) + kLanes);
         const Operand scratch = {reinterpret_cast<uint32_t*>(memory + round_up(count, kLanes)), memory};
         work.kernel.run(work.layer, work.rows.start + first * work.rows.stride, work.rows.stride, count, scratch,
                         work.out + first * work.out_stride, work.out_stride, false);
@@ -275,8 +275,8 @@ Outcome run_network(const Network& network, const DenseKernel& kernel, const Sam
     const int64_t worth = 1 + samples.count * network.products() / kProductsPerThread;
     const int64_t used = !pool ? 1 : std::min<int64_t>(threads, worth);
     if (block < 1) {  // blocks alike, as many as there are turns of all threads
-        const int64_t turns = round_up((samples.count + plan.block() - 1) / plan.block(), used);
-        block = round_up((samples.count + turns - 1) / turns, kMostRows);
+        const int64_t turns = round_up((samples.count + plan.block(kernel) - 1) / plan.block(kernel), used);
+        block = round_up((samples.count + turns - 1) / turns, kernel.rows);
     }
     Work work{network, kernel, samples, plan, logits, block};
     const int64_t count = (samples.count + block - 1) / block;

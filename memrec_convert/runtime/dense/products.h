@@ -94,27 +94,33 @@ struct Target {
     bool padded;
 };
 
+// A row's 16 sums from output n on become what the layer says, in `out`, the row's place.
+template <class Of>
+MEMREC_FORCED void finish_sums(const Layer& layer, const typename Of::Sum& sum, float row_scale, int64_t n, const Target& to,
+                               float* out) {
+    const int64_t left = layer.outputs - n;
+    Floats result;
+    Of::finish(layer, sum, row_scale, n, result);
+    if (layer.relu) result = result < 0.0f ? Floats{} : result;  // NaN stays
+    if (to.padded || left >= kLanes)
+        store(out + n, result);
+    else
+        std::memcpy(out + n, &result, sizeof(float) * static_cast<size_t>(left));
+}
+
 template <class Of, int rows, int wide>
 void multiply_tile(const Layer& layer, const Operand& from, int64_t first, const uint8_t* lines, int64_t n, const Target& to) {
     typename Of::Sum sums[rows][wide] = {};
-    const uint32_t* words = from.words + first * layer.steps;
+    const uint32_t* words = from.words + first * layer.stride;
     for (int64_t step = 0; step < layer.steps; ++step, lines += wide * kLine) {
         if (rows < 3) __builtin_prefetch(lines + 2048);  // few rows: as fast as the weights come
         for (int r = 0; r < rows; ++r)
-            for (int c = 0; c < wide; ++c) Of::add(sums[r][c], words[r * layer.steps + step], lines + c * kLine);
+            for (int c = 0; c < wide; ++c) Of::add(sums[r][c], words[r * layer.stride + step], lines + c * kLine);
     }
     for (int r = 0; r < rows; ++r) {
         float* out = to.out + (first + r) * to.stride;
-        for (int c = 0; c < wide; ++c) {
-            const int64_t start = n + c * kLanes, left = layer.outputs - start;
-            Floats result;
-            Of::finish(layer, sums[r][c], from.scale[first + r], start, result);
-            if (layer.relu) result = result < 0.0f ? Floats{} : result;  // NaN stays
-            if (to.padded || left >= kLanes)
-                store(out + start, result);
-            else
-                std::memcpy(out + start, &result, sizeof(float) * static_cast<size_t>(left));
-        }
+        for (int c = 0; c < wide; ++c)
+            finish_sums<Of>(layer, sums[r][c], from.scale[first + r], n + c * kLanes, to, out);
     }
 }
 
@@ -136,7 +142,7 @@ void multiply_panel(const Layer& layer, const Operand& from, int64_t count, cons
 template <class Of>
 void multiply(const Layer& layer, const Operand& from, int64_t count, const Target& to) {
     for (int64_t column = 0; column < layer.columns; column += kPanel) {
-        const uint8_t* lines = layer.lines + column * layer.steps * kLine;
+        const uint8_t* lines = layer.lines + column * layer.stride * kLine;
         const int64_t n = column * kLanes;
         switch (layer.columns - column) {
             case 1: multiply_panel<Of, 1>(layer, from, count, lines, n, to); break;
@@ -161,6 +167,8 @@ MEMREC_FORCED void for_each_16(const float* row, int64_t count, F f) {
     std::memcpy(&values, row + k, sizeof(float) * static_cast<size_t>(count - k));
     f(values, k);
 }
+
+constexpr int64_t kSmallCache = 1 << 20;
 
 constexpr float kLeastRow = 1e-30f;  // a row without larger values is one of zeros
 
@@ -203,10 +211,10 @@ void take_halves(const float* row, int64_t count, uint32_t* words) {
     });
 }
 
-// Words of rows lie one behind the other, so that a row's filling-up is written over by the next; the last one has room.
+// Words up to the next row's are zeros, but for bytes of a layer that is not positive, which meet weights of zero.
 void take_in(const Layer& layer, const float* rows, int64_t stride, int64_t count, const Operand& to) {
     for (int64_t r = 0; r < count; ++r) {
-        uint32_t* words = to.words + r * layer.steps;
+        uint32_t* words = to.words + r * layer.stride;
         const float* row = rows + r * stride;
         to.scale[r] = 1.0f;
         if (layer.precision == Precision::int8)
@@ -215,6 +223,10 @@ void take_in(const Layer& layer, const float* rows, int64_t stride, int64_t coun
             take_halves(row, layer.inputs, words);
         else
             std::memcpy(words, row, sizeof(float) * static_cast<size_t>(layer.inputs));
+        const int64_t filled = layer.precision == Precision::int8   ? round_up(layer.inputs, kLanes) / 4
+                               : layer.precision == Precision::bf16 ? round_up(layer.inputs, kLanes) / 2
+                                                                    : layer.stride;
+        std::memset(words + filled, 0, sizeof(uint32_t) * static_cast<size_t>(layer.stride - filled));
     }
 }
 

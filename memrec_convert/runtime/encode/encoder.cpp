@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/cpu.h"
 #include "products/products.h"
 
 namespace memrec {
@@ -18,7 +19,7 @@ void fill_quick(Book& book, const float* entries, int32_t dim) {
     book.unit = widest / 127;
     const float inverse = widest > 0 ? 127 / widest : 0;
     book.quick_stride = (dim + kGroup - 1) / kGroup * kGroup;
-    book.quick.assign(static_cast<size_t>(rows * book.quick_stride), 0);
+    book.quick.assign(static_cast<size_t>(rows * book.quick_stride + kSpare), 0);
     book.sums.assign(static_cast<size_t>(rows), 0);
     book.half_norms.resize(static_cast<size_t>(rows), kBeyond);
     for (int64_t row = 0; row < book.size; ++row)
@@ -48,6 +49,8 @@ Book make_book(const float* entries, int32_t size, int32_t dim) {
 }
 
 const Encoder* choose_encoder(const char* engine) {
+    static const bool has_tiles = detect_features().amx && amx_encoder();
+    if (has_tiles && (!std::strcmp(engine, "avx512") || !std::strcmp(engine, "amx"))) return amx_encoder();
     const char* name = choose_products(engine)->name;
     for (const Encoder* one : {avx512_encoder(), avx_vnni_encoder(), avx2_encoder(), neon_encoder()})
         if (one && !std::strcmp(one->name, name)) return one;

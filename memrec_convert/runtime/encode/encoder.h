@@ -15,6 +15,7 @@
 namespace memrec {
 
 constexpr int kMostCoded = 64, kMostBeam = 64, kMostEntries = 256;
+constexpr int kSpare = 64;  // bytes that may be read past the last quick row
 
 // The entries of one stage (or up to 256 of more centres), in the metric, and what is asked first.
 struct Book {
@@ -24,7 +25,7 @@ struct Book {
     float unit = 0;                     // of the int8 entries
     Lines<float> entries;               // [size, width], zeros past dim
     std::vector<float> half_norms;      // |entry|^2 / 2, past the last entry beyond all scores
-    Lines<int8_t> quick;                // [quick_rows, quick_stride]
+    Lines<int8_t> quick;                // [quick_rows, quick_stride], and kSpare bytes more
     std::vector<int32_t> sums;          // of the quick rows
 };
 
@@ -72,13 +73,14 @@ struct Encoder {
     bool (*solve)(double* matrix, int64_t n, double* right, int64_t width);
 };
 
-const Encoder* avx512_encoder();  // null where this build has none
+const Encoder* amx_encoder();  // null where this build has none
+const Encoder* avx512_encoder();
 const Encoder* avx_vnni_encoder();
 const Encoder* avx2_encoder();
 const Encoder* neon_encoder();
 const Encoder* scalar_encoder();
 
-// The encoder that goes with an instruction set of the engine.
+// The encoder that goes with an instruction set of the engine: with AVX-512 that of AMX, where there is one.
 const Encoder* choose_encoder(const char* engine);
 
 }  // namespace memrec

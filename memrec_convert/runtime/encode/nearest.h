@@ -26,8 +26,9 @@ class Nearest {
     using Floats = typename Isa::Floats;
 
     explicit Nearest(int32_t dim)
-        : width_((dim + 15) / 16 * 16), depth_((dim + kGroup - 1) / kGroup * kGroup), bytes_(panel_bytes(dim)),
-          panels_(static_cast<size_t>(kPoints / kPanelColumns * bytes_)), rounded_(static_cast<size_t>(16 * width_)) {}
+        : width_((dim + 15) / 16 * 16), depth_((dim + kGroup - 1) / kGroup * kGroup), tiles_(depth_),
+          bytes_(tiles_.depth() * kPanelColumns), panels_(static_cast<size_t>(kPoints / kPanelColumns * bytes_)),
+          rounded_(static_cast<size_t>(16 * width_)) {}
 
     // points [count, width], at most kPoints of them.
     void find(const Book& book, const float* points, int count, Two* found, Ahead& ahead) {
@@ -61,6 +62,21 @@ class Nearest {
   private:
     static constexpr uint32_t kLabel = 255;
 
+    // Where there are no tiles, vectors are not cut.
+    struct Whole {
+        explicit Whole(int64_t depth) : depth_(depth) {}
+        int64_t depth() const { return depth_; }
+        int64_t depth_;
+    };
+    template <class Has, bool has_tiles>
+    struct CutOf {
+        using Type = Whole;
+    };
+    template <class Has>
+    struct CutOf<Has, true> {
+        using Type = typename Has::Cut;
+    };
+
     static int32_t entry_of(float key) {
         uint32_t bits;
         std::memcpy(&bits, &key, 4);
@@ -71,6 +87,8 @@ class Nearest {
         constexpr int wide = Isa::panels_at_once;
         const int panels = (count + 15) / 16;
         for (int p = 0; p < panels; ++p) round_points(points + static_cast<int64_t>(16 * p) * width_, count - 16 * p, p);
+        if constexpr (Isa::has_tiles)
+            if (book.quick_rows % 16 == 0) return score_in_tiles(book, panels, ahead);
         int p = 0;
         for (; p + wide <= panels; p += wide) score<wide>(book, p, ahead);
         for (; p < panels; ++p) score<1>(book, p, ahead);
@@ -94,8 +112,10 @@ class Nearest {
                 std::memset(to, 0, static_cast<size_t>(width_));
         }
         int8_t* to = &panels_[static_cast<size_t>(panel * bytes_)];
-        for (int64_t k = 0; k < depth_; k += kGroup)
-            for (int i = 0; i < 16; ++i, to += kGroup) std::memcpy(to, &rounded_[static_cast<size_t>(i * width_ + k)], kGroup);
+        int64_t k = 0;
+        for (; k + 16 <= depth_; k += 16) Isa::copy_four_groups(&rounded_[static_cast<size_t>(k)], width_, to + k * kPanelColumns);
+        if (k < depth_) copy_groups(&rounded_[static_cast<size_t>(k)], width_, depth_ - k, to + k * kPanelColumns);
+        // What follows up to the panel's end stays zero.
     }
 
     // A score is half the entry's square less its product with the point; its lowest bits are the entry's number.
@@ -125,6 +145,47 @@ class Nearest {
         }
         for (int p = 0; p < P; ++p)
             for (int c = 0; c < 4; ++c) Isa::store(keys_[panel + p] + 16 * c, lowest[p][c]);
+    }
+
+    // The same scores, from products of 32 entries and 32 points at a time; the next ones are under way while these are taken.
+    void score_in_tiles(const Book& book, int panels, Ahead& ahead) {
+        for (int p = 0; p < panels; ++p) {
+            Isa::store(units_ + 16 * p, Isa::multiply_floats(Isa::load(units_ + 16 * p), Isa::fill(book.unit)));
+            for (int c = 0; c < 4; ++c) Isa::store(keys_[p] + 16 * c, Isa::fill(std::numeric_limits<float>::max()));
+        }
+        const int pairs = (panels + 1) / 2, steps = (book.quick_rows + 31) / 32 * pairs;
+        for (int step = 0; step <= steps; ++step) {
+            if (step < steps) {
+                const int entry = step / pairs * 32, p = step % pairs * 2;
+                tiles_.multiply(&book.quick[static_cast<size_t>(entry * book.quick_stride)], book.quick_stride,
+                                entry + 16 < book.quick_rows, &panels_[static_cast<size_t>(p * bytes_)], bytes_,
+                                std::min(2, panels - p), products_[step % 2]);
+            }
+            if (!step) continue;
+            const int before = step - 1, entry = before / pairs * 32, p = before % pairs * 2;
+            for (int half = 0; half < 2 && entry + 16 * half < book.quick_rows; ++half)
+                for (int n = 0; n < 2 && p + n < panels; ++n)
+                    take_scores(book, entry + 16 * half, p + n, products_[before % 2] + 512 * half + 256 * n, ahead);
+        }
+    }
+
+    // Scores of 16 entries and a panel's points into the lowest four.
+    void take_scores(const Book& book, int32_t entry, int panel, const int32_t* products, Ahead& ahead) {
+        const Floats unit = Isa::load(units_ + 16 * panel);
+        Floats lowest[4];
+        for (int c = 0; c < 4; ++c) lowest[c] = Isa::load(keys_[panel] + 16 * c);
+        for (int first = 0; first < 16; first += 8) {
+            ahead.fetch_one();
+            Floats keys[8];
+            for (int r = 0; r < 8; ++r) {
+                const int32_t own = entry + first + r;
+                const Floats product = Isa::multiply_floats(Isa::to_floats(tiles_.load(products + 16 * (first + r))), unit);
+                const Floats exact = Isa::subtract(Isa::fill(book.half_norms[static_cast<size_t>(own)]), product);
+                keys[r] = Isa::label(exact, static_cast<uint32_t>(own), kLabel);
+            }
+            keep_lowest(keys, lowest);
+        }
+        for (int c = 0; c < 4; ++c) Isa::store(keys_[panel] + 16 * c, lowest[c]);
     }
 
     MEMREC_ALWAYS static void order(Floats& low, Floats& high) {
@@ -201,10 +262,13 @@ class Nearest {
     }
 
     int32_t width_;
-    int64_t depth_, bytes_;
+    int64_t depth_;
+    typename CutOf<Isa, Isa::has_tiles>::Type tiles_;
+    int64_t bytes_;
     Lines<int8_t> panels_, rounded_;
     alignas(64) float units_[kPoints];
     alignas(64) float keys_[kPoints / 16][64];
+    alignas(64) int32_t products_[2][Isa::has_tiles ? 1024 : 16];
 };
 
 }  // namespace

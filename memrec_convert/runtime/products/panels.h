@@ -42,6 +42,12 @@ inline void pack_panel(const int8_t* rows, int64_t stride, int64_t count, int64_
             panel[(k / kGroup * kPanelColumns + column) * kGroup + k % kGroup] = rows[column * stride + k];
 }
 
+// Groups of 16 rows, `stride` bytes apart, as a panel has them: group by group, in a group row by row.
+inline void copy_groups(const int8_t* rows, int64_t stride, int64_t depth, int8_t* panel) {
+    for (int64_t k = 0; k < depth; k += kGroup)
+        for (int i = 0; i < kPanelColumns; ++i, panel += kGroup) std::memcpy(panel, rows + i * stride + k, kGroup);
+}
+
 inline void sum_rows_of(const int8_t* rows, int64_t stride, int64_t count, int64_t depth, int32_t* sums) {
     for (int64_t row = 0; row < count; ++row) {
         int32_t sum = 0;
