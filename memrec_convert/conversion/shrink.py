@@ -17,7 +17,7 @@ from memrec_convert.conversion.steps.candidates import confirm, find_candidates
 from memrec_convert.conversion.steps.carrying import carry_over
 from memrec_convert.conversion.steps.fitting import Fitted, fit_subject
 from memrec_convert.conversion.steps.outcome import Candidate, Shrunk, TakenOver, describe_wish
-from memrec_convert.conversion.steps.recoding import teach_rows
+from memrec_convert.conversion.steps.recoding import Taught, teach_rows
 from memrec_convert.conversion.steps.sizing import complete_metadata, make_counter
 from memrec_convert.conversion.steps.weighting import NO_DATA_WARNING, warn_of_untrained
 from memrec_convert.conversion.steps.yesterday import Yesterday
@@ -53,39 +53,31 @@ def shrink(
         budget_bytes = budget.resolve(table_bytes=subject.table_bytes, dense_bytes=subject.dense_bytes("fp32"))
         trained = train and _prepare_training(subject, options)
         describe = partial(_describe, subject, budget, budget_bytes, options, profile)
-        fitted, ranked, taken = _rank(
-            subject,
-            like,
-            fitted,
-            budget_bytes,
-            options,
-            describe,
-            progress=progress,
-            watch=watch,
-            rivals=rivals,
-            refine=refine,
-        )
+        rank = partial(_rank, progress=progress, watch=watch, rivals=rivals, refine=refine)
+        fitted, ranked, taken = rank(subject, like, fitted, budget_bytes, options, describe)
         (chosen, *lost), blank = ranked, describe(fitted.source)
         with watch.stage("compare plans"):
             model = chosen.as_model(subject)
             settle_precision(model, blank)
-        metadata = complete_metadata(subject, blank, chosen.specs, oov=options.oov)
-        fine_tuning = None
+        taught = Taught(model, chosen)
         if trained and (taken is None or taken.reason):
             with watch.stage("fine-tune"):
-                model, fine_tuning = teach_rows(subject, fitted, chosen, model, options, progress=progress)
-                settle_precision(model, blank)
+                count = make_counter(subject, blank, oov=options.oov)
+                taught = teach_rows(subject, fitted, chosen, model, options, budget_bytes, count, progress=progress)
+                settle_precision(taught.model, blank)
+        metadata = complete_metadata(subject, blank, taught.candidate.specs, oov=options.oov)
     return Shrunk(
-        model,
+        taught.model,
         metadata,
-        chosen,
+        taught.candidate,
         tuple(lost),
         budget_bytes,
         fitted.source,
         fitted,
-        fine_tuning,
-        _warn(subject, fitted, chosen, options, budget_bytes, train=train, told=fine_tuning, taken=taken),
+        taught.told,
+        _warn(subject, fitted, chosen, options, budget_bytes, train=train, told=taught.told, taken=taken),
         taken,
+        taught.before,
     )
 
 

@@ -147,6 +147,19 @@ def test_rows_coded_to_different_depths_have_no_map_in_common(monkeypatch):
     assert seen == [["item"]]
 
 
+def test_ids_change_levels_once_their_rows_are_trained(tmp_path):
+    """Which ids are coded finely is decided by the rows that are coded, within the budget, and the file says it."""
+    problem = make_problem(40 * ROWS, skew=9)
+    plain, small = (shrink(problem, 10_000, epochs=epochs)[0] for epochs in (0, 1))
+    before, after = (dict(named_tables(model))["item"].forms_of_rows() for model in (plain, small))
+    assert 0 < int((before != after).sum()) < 4 * ROWS
+    save(small, tmp_path / "a.safetensors")
+    assert 9_900 < (tmp_path / "a.safetensors").stat().st_size <= 10_000
+    user, item, _ = problem[2][0]
+    again = load(tmp_path / "a.safetensors", into=Model(3, 40 * ROWS))
+    assert torch.equal(again(user, item), small(user, item))
+
+
 def test_the_same_inputs_give_the_same_codes(problem):
     """Twice the same conversion, twice the same numbers."""
     first, second = (shrink(problem, 10_000)[0].state_dict() for _ in range(2))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 from memrec_convert.conversion.inputs.from_checkpoint import LogBatches
 from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.subject import Progress, Subject
@@ -54,7 +52,4 @@ def judge_outcome(
 def _run_control(subject: Subject, shrunk: Shrunk, options: Options, progress: Progress) -> Control:
     mapped = find_mapped(subject, shrunk.chosen)
     model, training = teach_control(subject, options, progress=progress, mapped=mapped)
-    untrained = copy.deepcopy(shrunk.model)
-    if shrunk.fine_tuning is not None and shrunk.fine_tuning.start:
-        untrained.load_state_dict(shrunk.fine_tuning.start)
-    return Control(model, untrained, training)
+    return Control(model, shrunk.untrained(), training)

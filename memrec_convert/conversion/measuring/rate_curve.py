@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from memrec_convert.conversion.inputs.subject import Subject
@@ -28,11 +27,7 @@ def foresee(subject: Subject, shrunk: Shrunk, options: Options) -> list[dict[str
             return []
         hold_out = subject.hold_out
         if hold_out is not None and hold_out.has_labels:
-            untrained = shrunk.model
-            if shrunk.fine_tuning is not None and shrunk.fine_tuning.start:
-                untrained = copy.deepcopy(shrunk.model)
-                untrained.load_state_dict(shrunk.fine_tuning.start)
-            measured = measure_drop(subject, untrained, hold_out, workers=options.workers)
+            measured = measure_drop(subject, shrunk.untrained(), hold_out, workers=options.workers)
             if measured is not None:
                 model = model.calibrate(shrunk.chosen.planned, measured)
         count = make_counter(subject, shrunk.metadata, oov=options.oov)

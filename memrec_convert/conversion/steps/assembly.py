@@ -276,10 +276,16 @@ def code_anew(
 
     Centre and codebooks start from those of `frame`; levels int8 [rows] numbers the level of the spec of each id.
     """
-    stages = split_codebook(frame.get_buffer("codebook"), spec.stages, spec.shifts) if spec.stages else ()
+    stages = split_frame(frame) if spec.stages else ()
     survey = replace(fit.survey, centre=frame.get_buffer("frame")[1:].clone())
     tensors, _ = _refine(TensorRows(rows), survey, spec, stages, levels, workers=workers, beam=WIDE_BEAM)
     return make_module(site, spec, tensors, oov=oov)
+
+
+def split_frame(module: CompressedModule) -> tuple[Stage, ...]:
+    """The codebooks of a finished table; none where it has none."""
+    spec = module.spec
+    return split_codebook(module.get_buffer("codebook"), spec.stages, spec.shifts) if spec.stages else ()
 
 
 class Frame(TypedDict):

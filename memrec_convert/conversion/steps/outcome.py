@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,7 +105,10 @@ class TakenOver:
 
 @dataclass(frozen=True)
 class Shrunk:
-    """The outcome: the model with its metadata, the candidate behind it, those that lost, and how training went."""
+    """The outcome: the model with its metadata, the candidate behind it, those that lost, and how training went.
+
+    before   the model before its training, where training made another one
+    """
 
     model: nn.Module
     metadata: Metadata
@@ -116,6 +120,17 @@ class Shrunk:
     fine_tuning: FineTuning | None
     warnings: tuple[str, ...]
     taken: TakenOver | None = None
+    before: nn.Module | None = None
+
+    def untrained(self) -> nn.Module:
+        """The converted model before its training."""
+        if self.before is not None:
+            return self.before
+        if self.fine_tuning is None or not self.fine_tuning.start:
+            return self.model
+        copied = copy.deepcopy(self.model)
+        copied.load_state_dict(self.fine_tuning.start)
+        return copied
 
 
 def describe_wish(text: str, budget_bytes: int, method: str) -> dict[str, Any]:

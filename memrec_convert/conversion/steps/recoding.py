@@ -1,14 +1,15 @@
 """Fine-tuning in which coded rows move by themselves, and are coded anew at the end.
 
 Codes that stay can only move together, with their codebooks. So in training a coded row is a row, and what it has
-become is coded as it was before, at the same depth, in the same bytes. Where all rows of a table are coded to the same
-depth they move together besides, by a linear map; where depths differ, rows coded coarsely would be moved by what the
-others need.
+become is coded by the same stages; which ids go to which level is decided anew, within the same bytes. Where all rows
+of a table are coded to the same depth they move together besides, by a linear map; where depths differ, rows coded
+coarsely would be moved by what the others need.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,69 +17,149 @@ from torch import Tensor, nn
 
 from memrec_convert.conversion.inputs.subject import Progress, Subject, TableSite
 from memrec_convert.conversion.options import Options
-from memrec_convert.conversion.steps.assembly import code_anew, make_module, swap_tables, table_at
+from memrec_convert.conversion.steps.assembly import code_anew, make_module, split_frame, swap_tables, table_at
 from memrec_convert.conversion.steps.fitting import Fitted
 from memrec_convert.conversion.steps.outcome import Candidate
 from memrec_convert.conversion.steps.teaching import make_mark, teach
-from memrec_convert.distill.rows import is_large
+from memrec_convert.distill.finish import code_table
+from memrec_convert.distill.rows import TensorRows, is_large, read_chunks
 from memrec_convert.encoding import LevelSpec, TableSpec
 from memrec_convert.encoding.index import order_ids
 from memrec_convert.finetune.loop import FineTuning
 from memrec_convert.finetune.stored_rows import MOST_TRAINED
 from memrec_convert.lookup import CompressedModule
+from memrec_convert.planning.forms import FormChoice
+from memrec_convert.planning.membership import LevelCandidates, Membership, assign_levels
+from memrec_convert.planning.search import CountFile
 
 ROWS_AT_ONCE = 1 << 16
 
 
+@dataclass(frozen=True)
+class Taught:
+    """What came of fine-tuning: the model, the candidate that it is of, and how it went.
+
+    before   the model as it was, where another one took its place
+    """
+
+    model: nn.Module
+    candidate: Candidate
+    told: FineTuning | None = None
+    before: nn.Module | None = None
+
+
 def teach_rows(
-    subject: Subject, fitted: Fitted, chosen: Candidate, model: nn.Module, options: Options, *, progress: Progress
-) -> tuple[nn.Module, FineTuning]:
-    """Fine-tunes a candidate's model; gives it back trained, or another one of the same specs, and how it went.
+    subject: Subject,
+    fitted: Fitted,
+    chosen: Candidate,
+    model: nn.Module,
+    options: Options,
+    budget_bytes: int,
+    count: CountFile,
+    *,
+    progress: Progress,
+) -> Taught:
+    """Fine-tunes a candidate's model, within the budget; `count` gives the exact bytes of a file.
 
     Where tables are too large to be held as rows, their codebooks train alone. Where coding the trained rows leaves
     nothing of the gain on the hold-out, the model is given back as it came.
     """
     members = chosen.members
-    if members is None:
-        return model, teach(subject, model, options, progress=progress)
-    loose: dict[int, CompressedModule] = {}
-    apart = list[CompressedModule]()
-    for number, (site, levels) in enumerate(zip(subject.sites, members.levels, strict=True)):
-        module = table_at(model, site)
-        if _can_move(site, module.spec):
-            loose[number] = _loosen(site, module, levels, options.oov)
-            if not _is_even(module.spec):
-                apart.append(loose[number])
-    if not loose:
-        return model, teach(subject, model, options, progress=progress)
-    start = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    student = swap_tables(subject, model, loose)
-    mark = make_mark(subject, options)
-    told = replace(teach(subject, student, options, progress=progress, apart=apart, mark=mark), start=start)
+    loose = {} if members is None else _loosen_all(subject, model, members, options)
+    if members is None or not loose:
+        return Taught(model, chosen, teach(subject, model, options, progress=progress))
+    apart = [rows for number, rows in loose.items() if not _is_even(table_at(model, subject.sites[number]).spec)]
+    student, mark = swap_tables(subject, model, loose), make_mark(subject, options)
+    told = replace(teach(subject, student, options, progress=progress, apart=apart, mark=mark), start={})
     if told.best_step == 0:
-        return model, told
-    modules: dict[int, CompressedModule] = {}
-    for number in loose:
-        site = subject.sites[number]
-        before, trained = table_at(model, site), table_at(student, site)
-        modules[number] = code_anew(
-            site,
-            fitted.fits[number],
-            before.spec,
-            trained if trained.spec.form == before.spec.form else before,
-            _decode(trained, torch.arange(site.rows)),
-            members.levels[number],
-            oov=options.oov,
-            workers=options.workers,
-        )
+        return Taught(model, chosen, told)
+    moved = _find_moved(subject, fitted, members, model, student, loose, options)
+    placed = moved.place_anew(budget_bytes, count, price=chosen.price) or members
+    modules = moved.code(placed)
     coded = swap_tables(subject, student, modules)
     found = mark(coded)
     assert told.came is not None
     doubt = found.doubt(told.came)
     if doubt:
         refused = f"once coded anew, {doubt}" if found.score > told.came.score else ""
-        return model, replace(told, best_step=0, recoded=told.history[0][1], refused=refused)
-    return coded, replace(told, recoded=found.score)
+        return Taught(model, chosen, replace(told, best_step=0, recoded=told.history[0][1], refused=refused))
+    every = tuple(modules.get(number, module) for number, module in enumerate(chosen.modules))
+    chosen = replace(chosen, modules=every, nbytes=placed.nbytes, members=placed)
+    return Taught(coded, chosen, replace(told, recoded=found.score), before=model)
+
+
+@dataclass(frozen=True)
+class _Moved:
+    """Tables whose rows have moved by themselves, by number.
+
+    rows     float32 [rows, dim], as training left them; those that were one mean row are the original's
+    frames   where centre and codebooks are taken from
+    """
+
+    subject: Subject
+    fitted: Fitted
+    members: Membership
+    rows: Mapping[int, Tensor]
+    frames: Mapping[int, CompressedModule]
+    options: Options
+
+    def place_anew(self, budget_bytes: int, count: CountFile, *, price: float) -> Membership | None:
+        """The level of every id by what the rows lose now; None where codes of other tables stay, or nothing fits."""
+        candidates = list[LevelCandidates]()
+        for number, (site, choice) in enumerate(zip(self.subject.sites, self.members.choices, strict=True)):
+            losses, shifts = np.zeros((1, 0), dtype=np.float32), tuple[int, ...]()
+            if not choice.kept:
+                if number not in self.rows:
+                    return None
+                losses, shifts = self._weigh(number, choice), self.members.specs[number].shifts
+            candidates.append(LevelCandidates(choice, site.rows, site.dim, shifts, losses))
+        return assign_levels(candidates, budget_bytes, count, price=price, workers=self.options.workers)
+
+    def _weigh(self, number: int, choice: FormChoice) -> np.ndarray:
+        frame = self.frames[number]
+        survey = replace(self.fitted.fits[number].survey, centre=frame.get_buffer("frame")[1:].clone())
+        wanted = [choice.base_depth, *(level.codec or level.depth for level in choice.levels)]
+        rows = TensorRows(self.rows[number])
+        return code_table(rows, survey, split_frame(frame), wanted, workers=self.options.workers).losses
+
+    def code(self, members: Membership) -> dict[int, CompressedModule]:
+        """The tables coded anew, with the levels of `members`."""
+        return {
+            number: code_anew(
+                self.subject.sites[number],
+                self.fitted.fits[number],
+                members.specs[number],
+                self.frames[number],
+                rows,
+                members.levels[number],
+                oov=self.options.oov,
+                workers=self.options.workers,
+            )
+            for number, rows in self.rows.items()
+        }
+
+
+def _find_moved(
+    subject: Subject,
+    fitted: Fitted,
+    members: Membership,
+    model: nn.Module,
+    student: nn.Module,
+    numbers: Collection[int],
+    options: Options,
+) -> _Moved:
+    """The tables of these numbers, of a model before its training and of a student with rows in their place."""
+    rows, frames = dict[int, Tensor](), dict[int, CompressedModule]()
+    for number in numbers:
+        site = subject.sites[number]
+        before, trained = table_at(model, site), table_at(student, site)
+        rows[number] = _decode(trained, torch.arange(site.rows))
+        frames[number] = trained if trained.spec.form == before.spec.form else before
+        if not before.spec.base_depth:
+            for start, chunk in read_chunks(site.reader):
+                mean = torch.from_numpy(members.levels[number][start : start + len(chunk)] < 0)
+                rows[number][start : start + len(chunk)][mean] = chunk[mean]
+    return _Moved(subject, fitted, members, rows, frames, options)
 
 
 def find_mapped(subject: Subject, chosen: Candidate) -> tuple[str, ...]:
@@ -103,6 +184,18 @@ def _can_move(site: TableSite, spec: TableSpec) -> bool:
     coded = spec.base_depth > 0 or any(level.kind == "codes" for level in spec.levels)
     few = spec.rows * spec.dim <= MOST_TRAINED and not is_large(site.reader.shape)
     return spec.form != "kept" and spec.hashing is None and coded and few
+
+
+def _loosen_all(
+    subject: Subject, model: nn.Module, members: Membership, options: Options
+) -> dict[int, CompressedModule]:
+    """By number, the tables whose rows can move by themselves, as rows."""
+    modules = [table_at(model, site) for site in subject.sites]
+    return {
+        number: _loosen(site, module, members.levels[number], options.oov)
+        for number, (site, module) in enumerate(zip(subject.sites, modules, strict=True))
+        if _can_move(site, module.spec)
+    }
 
 
 def _loosen(site: TableSite, module: CompressedModule, levels: np.ndarray, oov: str) -> CompressedModule:
