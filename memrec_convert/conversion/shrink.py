@@ -78,6 +78,7 @@ def shrink(
         _warn(subject, fitted, chosen, options, budget_bytes, train=train, told=taught.told, taken=taken),
         taken,
         taught.before,
+        taught.mapped,
     )
 
 

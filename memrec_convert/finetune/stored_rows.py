@@ -28,15 +28,17 @@ def spread_of(values: Tensor) -> float:
 class TrainableRows(nn.Module):
     """Rows in units of their own spread, which one learning rate serves, and on request the map of all of them.
 
-    parts: what the codec holds, of all rows.
+    parts: what the codec holds, of all rows; pace: how fast they move, float32 [rows, 1] or [1, 1].
     """
 
-    def __init__(self, codec: str, parts: Mapping[str, Tensor], dim: int, *, mapped: bool = False) -> None:
+    def __init__(
+        self, codec: str, parts: Mapping[str, Tensor], dim: int, *, mapped: bool = False, pace: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.codec = CODECS[codec]
         values = self.codec.decode(parts, torch.arange(len(next(iter(parts.values())))), dim)
-        self.spread = spread_of(values)
-        self.rows = nn.Parameter(values / self.spread)
+        self.units = spread_of(values) * (torch.ones(1, 1) if pace is None else pace)
+        self.rows = nn.Parameter(values / self.units)
         self.map = make_map(values) if mapped else None
 
     @property
@@ -47,14 +49,15 @@ class TrainableRows(nn.Module):
     def look_up(self, numbers: Tensor) -> Tensor:
         """Rows of these numbers (int64 [n]) as the codec would hold them, float32 [n, dim]; gradients pass straight."""
         if len(self.rows) < len(numbers) and not self.is_sparse:
-            return functional.embedding(numbers, self._round(self._place(self.rows)))
+            return functional.embedding(numbers, self._round(self._place(self.rows, self.units)))
         # Gradients add up in one order on any threads.
-        return self._round(self._place(functional.embedding(numbers, self.rows, sparse=self.is_sparse)))
+        units = self.units if len(self.units) == 1 else self.units[numbers]
+        return self._round(self._place(functional.embedding(numbers, self.rows, sparse=self.is_sparse), units))
 
     @torch.no_grad()
     def encode(self) -> dict[str, Tensor]:
         """What the codec holds of them now."""
-        return self.codec.encode(self._place(self.rows))
+        return self.codec.encode(self._place(self.rows, self.units))
 
     def _round(self, rows: Tensor) -> Tensor:
         if self.codec is FP32:
@@ -63,16 +66,17 @@ class TrainableRows(nn.Module):
             change = self.codec.decode(self.codec.encode(rows), torch.arange(len(rows)), rows.shape[1]) - rows
         return rows + change
 
-    def _place(self, rows: Tensor) -> Tensor:
-        rows = rows * self.spread
+    def _place(self, rows: Tensor, units: Tensor) -> Tensor:
+        rows = rows * units
         return rows if self.map is None else self.map(rows)
 
 
 class TrainableKept(TrainableRows):
     """All rows of a kept table."""
 
-    def __init__(self, table: CompressedTable, *, mapped: bool) -> None:
-        super().__init__(table.spec.codec, dict(table.named_buffers(recurse=False)), table.spec.dim, mapped=mapped)
+    def __init__(self, table: CompressedTable, *, mapped: bool, pace: Tensor | None = None) -> None:
+        held = dict(table.named_buffers(recurse=False))
+        super().__init__(table.spec.codec, held, table.spec.dim, mapped=mapped, pace=pace)
         self.held = [table]  # in a list: the table is not a part of this module
 
     def decode(self, ids: Tensor) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import Thread
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ ROWS_EPSILON, SHARED_EPSILON = 4e-3, 0.1
 
 With next to none, a row that is seen once moves about as far as one that is seen in every step.
 """
+
+NO_PACES: Mapping[nn.Module, Tensor] = MappingProxyType({})
 
 
 class TrainableGroup(nn.Module):
@@ -72,7 +75,7 @@ class TrainableGroup(nn.Module):
 class TrainableTable(nn.Module):
     """Codebook, centre and stored rows of one replaced table as float parameters; codes and index stay."""
 
-    def __init__(self, table: CompressedTable, group: TrainableGroup | None) -> None:
+    def __init__(self, table: CompressedTable, group: TrainableGroup | None, paces: Tensor | None = None) -> None:
         super().__init__()
         self.held = [table]
         self.shared_group = [group] if group is not None else []
@@ -88,7 +91,9 @@ class TrainableTable(nn.Module):
         stored = [number for number, level in enumerate(spec.levels) if level.kind == "rows"]
         self.stored = nn.ModuleDict(
             {
-                str(n): TrainableRows(spec.levels[n].codec, self._parts_of(n), spec.dim)
+                str(n): TrainableRows(
+                    spec.levels[n].codec, self._parts_of(n), spec.dim, pace=None if paces is None else paces[n : n + 1]
+                )
                 for n in stored
                 if self._is_small(n)
             }
@@ -215,29 +220,31 @@ class CodesTrainee:
 
 
 @contextmanager
-def open_codes(model: nn.Module, *, apart: Collection[nn.Module] = (), workers: int = 1) -> Iterator[CodesTrainee]:
+def open_codes(
+    model: nn.Module, *, paces: Mapping[nn.Module, Tensor] = NO_PACES, workers: int = 1
+) -> Iterator[CodesTrainee]:
     """The model's tables decode through float parameters while this is open; see `trainable_tables`."""
-    with trainable_tables(model, apart=apart) as parts:
+    with trainable_tables(model, paces=paces) as parts:
         yield CodesTrainee(parts, workers)
 
 
 @contextmanager
-def trainable_tables(model: nn.Module, *, apart: Collection[nn.Module] = ()) -> Iterator[list[Part]]:
+def trainable_tables(model: nn.Module, *, paces: Mapping[nn.Module, Tensor] = NO_PACES) -> Iterator[list[Part]]:
     """Lets the model's tables decode through float parameters; the parts hold them and write them back.
 
-    Rows that are too many (MOST_TRAINED) stay as they are. The rows of a kept table go through a map, unless it is one
-    of those `apart`.
+    Rows that are too many (MOST_TRAINED) stay as they are. The rows of a kept table go through a map, unless `paces`
+    has it, which tells how fast rows move: float32 [rows, 1] of a kept table, [levels, 1] of another.
     """
     groups: dict[int, TrainableGroup] = {}
     tables: list[TrainableTable | TrainableKept] = []
     for module in find_tables(model):
         if module.spec.form == "kept":
             if module.spec.rows * module.spec.dim <= MOST_TRAINED:
-                tables.append(TrainableKept(module, mapped=module not in apart))
+                tables.append(TrainableKept(module, mapped=module not in paces, pace=paces.get(module)))
         else:
             group = module.group
             shared = None if group is None else groups.setdefault(id(group), TrainableGroup(group))
-            tables.append(TrainableTable(module, shared))
+            tables.append(TrainableTable(module, shared, paces.get(module)))
     try:
         for table in tables:
             table.held[0].decoder = table.decode

@@ -135,9 +135,11 @@ def test_rows_coded_to_different_depths_have_no_map_in_common(monkeypatch):
     """A table is set apart where its ids differ in depth, and its rows have a map in common where they do not."""
     seen, real = [], recoding.teach
 
-    def watch(subject, student, options, *, apart, **choices):
-        seen.append([name for name, table in named_tables(student) if table in apart])
-        return real(subject, student, options, apart=apart, **choices)
+    def watch(subject, student, options, *, paces, **choices):
+        seen.append([name for name, table in named_tables(student) if table in paces])
+        coarse, fine = paces[dict(named_tables(student))["item"]].unique().sort(descending=True).values[:2]
+        assert coarse > fine
+        return real(subject, student, options, paces=paces, **choices)
 
     monkeypatch.setattr(recoding, "teach", watch)
     _, report = shrink(make_problem(40 * ROWS, skew=9), 10_000)

@@ -131,7 +131,7 @@ def test_stored_rows_move_by_themselves():
     assert len(stored)
     (trainable.decode(stored).sum() + 0 * trainable.centre.sum() + 0 * trainable.codebook.sum()).backward()
     (rows,) = trainable.stored.values()
-    assert torch.allclose(rows.rows.grad, torch.full(rows.rows.shape, rows.spread))
+    assert torch.allclose(rows.rows.grad, rows.units.expand(rows.rows.shape))
     assert not bool(trainable.codebook.grad.any())
     assert not bool(trainable.centre.grad.any())
 
@@ -198,7 +198,7 @@ def test_rows_of_a_table_apart_move_each_by_themselves():
     """A kept table has a map, by which a row that is not seen moves too; one that is set apart has none."""
     first, second = make_table("kept"), make_table("kept", seed=1)
     model = nn.ModuleList([first, second])
-    with trainable.open_codes(model, apart=[second]) as trainee:
+    with trainable.open_codes(model, paces={second: torch.ones(ROWS, 1)}) as trainee:
         (adam,) = trainee.make_optimizers(model, rate=0.01, dense_rate=1.0, train_dense=False)
         before = [table.decode(IDS).detach() for table in trainee.parts]
         sum(table.decode(IDS[:1]).sum() for table in trainee.parts).backward()
@@ -208,6 +208,23 @@ def test_rows_of_a_table_apart_move_each_by_themselves():
         ]
     assert moved[0].float().mean() > 0.9
     assert moved[1].nonzero().flatten().tolist() == [0]
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_rows_move_at_their_own_pace(monkeypatch, sparse):
+    """One step of equal gradients moves a row of twice the pace about twice as far, and none moves before it."""
+    monkeypatch.setattr(stored_rows, "MANY_ROWS", ROWS if sparse else ROWS + 1)
+    table = make_table("kept")
+    paces = 1 + torch.arange(ROWS).remainder(2).unsqueeze(1).to(torch.float32)
+    with trainable.open_codes(nn.ModuleList([table]), paces={table: paces}) as trainee:
+        (adam,) = trainee.make_optimizers(nn.Module(), rate=1e-4, dense_rate=1.0, train_dense=False)
+        held = trainee.parts[0]
+        before = (held.rows * held.units).detach()
+        assert torch.allclose(before, table.read_rows(IDS), atol=1e-6)
+        held.decode(IDS).sum().backward()
+        adam.step()
+        moved = ((held.rows * held.units).detach() - before).abs().mean(dim=1)
+    assert torch.allclose(moved[1::2] / moved[::2], torch.full((ROWS // 2,), 2.0), rtol=0.02)
 
 
 def test_a_row_that_is_seen_once_hardly_moves():
@@ -246,7 +263,7 @@ def test_many_rows_have_sparse_gradients_and_learn_alike(monkeypatch):
     monkeypatch.setattr(stored_rows, "MANY_ROWS", ROWS)
     table = make_table("kept")
     model = nn.ModuleList([table])
-    with trainable.open_codes(model, apart=[table]) as trainee:
+    with trainable.open_codes(model, paces={table: torch.ones(ROWS, 1)}) as trainee:
         (adam,) = trainee.make_optimizers(model, rate=0.01, dense_rate=1.0, train_dense=False)
         assert isinstance(adam, RowAdam)
         before = trainee.parts[0].decode(IDS).detach()

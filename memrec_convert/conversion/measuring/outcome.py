@@ -9,7 +9,6 @@ from memrec_convert.conversion.measuring.control import Control
 from memrec_convert.conversion.measuring.judging import Judgement, judge
 from memrec_convert.conversion.options import Extras, Options
 from memrec_convert.conversion.steps.outcome import Shrunk
-from memrec_convert.conversion.steps.recoding import find_mapped
 from memrec_convert.conversion.steps.teaching import teach_control
 from memrec_convert.parallel import single_threaded_torch
 
@@ -50,6 +49,5 @@ def judge_outcome(
 
 
 def _run_control(subject: Subject, shrunk: Shrunk, options: Options, progress: Progress) -> Control:
-    mapped = find_mapped(subject, shrunk.chosen)
-    model, training = teach_control(subject, options, progress=progress, mapped=mapped)
+    model, training = teach_control(subject, options, progress=progress, mapped=shrunk.mapped)
     return Control(model, shrunk.untrained(), training)

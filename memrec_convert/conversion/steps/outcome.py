@@ -108,6 +108,7 @@ class Shrunk:
     """The outcome: the model with its metadata, the candidate behind it, those that lost, and how training went.
 
     before   the model before its training, where training made another one
+    mapped   paths of the tables whose rows went through a map in training
     """
 
     model: nn.Module
@@ -121,6 +122,7 @@ class Shrunk:
     warnings: tuple[str, ...]
     taken: TakenOver | None = None
     before: nn.Module | None = None
+    mapped: tuple[str, ...] = ()
 
     def untrained(self) -> nn.Module:
         """The converted model before its training."""

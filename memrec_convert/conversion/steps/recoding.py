@@ -34,18 +34,24 @@ from memrec_convert.planning.search import CountFile
 
 ROWS_AT_ONCE = 1 << 16
 
+PACE, PACE_FALL = 1.1, 0.4
+"""Rows coded in b bits per dim move PACE * b**-PACE_FALL times as fast as others, with b within the bounds below."""
+LEAST_PACED, MOST_PACED = 0.05, 2.0
+
 
 @dataclass(frozen=True)
 class Taught:
     """What came of fine-tuning: the model, the candidate that it is of, and how it went.
 
     before   the model as it was, where another one took its place
+    mapped   paths of the tables whose rows went through a map: those held alike, each in one module
     """
 
     model: nn.Module
     candidate: Candidate
     told: FineTuning | None = None
     before: nn.Module | None = None
+    mapped: tuple[str, ...] = ()
 
 
 def teach_rows(
@@ -64,15 +70,20 @@ def teach_rows(
     Where tables are too large to be held as rows, their codebooks train alone. Where coding the trained rows leaves
     nothing of the gain on the hold-out, the model is given back as it came.
     """
-    members = chosen.members
+    members, mapped = chosen.members, find_mapped(subject, chosen)
     loose = {} if members is None else _loosen_all(subject, model, members, options)
     if members is None or not loose:
-        return Taught(model, chosen, teach(subject, model, options, progress=progress))
-    apart = [rows for number, rows in loose.items() if not _is_even(table_at(model, subject.sites[number]).spec)]
+        return Taught(model, chosen, teach(subject, model, options, progress=progress), mapped=mapped)
+    paces: dict[nn.Module, Tensor] = {
+        module: _pace_rows(spec, members.levels[number])
+        for number, module in loose.items()
+        for spec in [table_at(model, subject.sites[number]).spec]
+        if not _is_even(spec)
+    }
     student, mark = swap_tables(subject, model, loose), make_mark(subject, options)
-    told = replace(teach(subject, student, options, progress=progress, apart=apart, mark=mark), start={})
+    told = replace(teach(subject, student, options, progress=progress, paces=paces, mark=mark), start={})
     if told.best_step == 0:
-        return Taught(model, chosen, told)
+        return Taught(model, chosen, told, mapped=mapped)
     moved = _find_moved(subject, fitted, members, model, student, loose, options)
     placed = moved.place_anew(budget_bytes, count, price=chosen.price) or members
     modules = moved.code(placed)
@@ -82,10 +93,12 @@ def teach_rows(
     doubt = found.doubt(told.came)
     if doubt:
         refused = f"once coded anew, {doubt}" if found.score > told.came.score else ""
-        return Taught(model, chosen, replace(told, best_step=0, recoded=told.history[0][1], refused=refused))
+        return Taught(
+            model, chosen, replace(told, best_step=0, recoded=told.history[0][1], refused=refused), mapped=mapped
+        )
     every = tuple(modules.get(number, module) for number, module in enumerate(chosen.modules))
     chosen = replace(chosen, modules=every, nbytes=placed.nbytes, members=placed)
-    return Taught(coded, chosen, replace(told, recoded=found.score), before=model)
+    return Taught(coded, chosen, replace(told, recoded=found.score), model, mapped)
 
 
 @dataclass(frozen=True)
@@ -104,15 +117,15 @@ class _Moved:
     options: Options
 
     def place_anew(self, budget_bytes: int, count: CountFile, *, price: float) -> Membership | None:
-        """The level of every id by what the rows lose now; None where codes of other tables stay, or nothing fits."""
+        """The level of every id by what the rows lose now; None where levels of other tables stay, or nothing fits."""
         candidates = list[LevelCandidates]()
         for number, (site, choice) in enumerate(zip(self.subject.sites, self.members.choices, strict=True)):
-            losses, shifts = np.zeros((1, 0), dtype=np.float32), tuple[int, ...]()
-            if not choice.kept:
+            spec, losses = self.members.specs[number], np.zeros((1, 0), dtype=np.float32)
+            if choice.levels or spec.hashing:
                 if number not in self.rows:
                     return None
-                losses, shifts = self._weigh(number, choice), self.members.specs[number].shifts
-            candidates.append(LevelCandidates(choice, site.rows, site.dim, shifts, losses))
+                losses = self._weigh(number, choice)
+            candidates.append(LevelCandidates(choice, site.rows, site.dim, spec.shifts, losses))
         return assign_levels(candidates, budget_bytes, count, price=price, workers=self.options.workers)
 
     def _weigh(self, number: int, choice: FormChoice) -> np.ndarray:
@@ -163,7 +176,7 @@ def _find_moved(
 
 
 def find_mapped(subject: Subject, chosen: Candidate) -> tuple[str, ...]:
-    """Paths of the tables whose rows `teach_rows` sends through a map: those held alike, each in one module."""
+    """Paths of the tables whose rows `teach_rows` sends through a map."""
     paths = list[str]()
     for site, module in zip(subject.sites, chosen.modules, strict=True):
         spec = module.spec
@@ -177,6 +190,17 @@ def find_mapped(subject: Subject, chosen: Candidate) -> tuple[str, ...]:
 def _is_even(spec: TableSpec) -> bool:
     """Whether all rows that have a code have one of the same depth."""
     return not any(level.kind == "codes" for level in spec.levels)
+
+
+def _pace_rows(spec: TableSpec, levels: np.ndarray) -> Tensor:
+    """How fast rows move that are coded to several depths, the coarser the faster: they are met more seldom.
+
+    float32 [rows, 1] where the base is coded, else [levels, 1].
+    """
+    depths = [spec.base_depth, *(level.depth if level.kind == "codes" else None for level in spec.levels)]
+    bits = [MOST_PACED if depth is None else sum(spec.stage_bits[:depth]) / spec.dim for depth in depths]
+    paces = torch.tensor([PACE * min(max(own, LEAST_PACED), MOST_PACED) ** -PACE_FALL for own in bits]).unsqueeze(1)
+    return paces[torch.from_numpy(levels + 1).long()] if spec.base_depth else paces[1:]
 
 
 def _can_move(site: TableSite, spec: TableSpec) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,10 +22,10 @@ from memrec_convert.evaluation.objectives import BINARY, OwnLoss, Regression, ti
 from memrec_convert.evaluation.support import ScoredRows
 from memrec_convert.finetune.loop import FineTuning, HoldOut, HoldOutScore, Lesson, Lessons, TrainingPlan, fine_tune
 from memrec_convert.finetune.rows import open_rows
-from memrec_convert.finetune.trainable import open_codes
+from memrec_convert.finetune.trainable import NO_PACES, open_codes
 from memrec_convert.parallel import ordered_map
 
-LABEL_SHARE = 0.2
+LABEL_SHARE = 0.35
 """Of mixed targets, how much of each is the label; the rest is the original's own prediction."""
 
 PARTS = 2
@@ -38,13 +38,13 @@ def teach(
     options: Options,
     *,
     progress: Progress,
-    apart: Collection[nn.Module] = (),
+    paces: Mapping[nn.Module, Tensor] = NO_PACES,
     mark: HoldOut | None = None,
 ) -> FineTuning:
     """Trains `model` on the subject's training data and keeps its best state on the hold-out.
 
-    Of the kept tables those `apart` have rows that move each by themselves alone. `mark` scores states, where the
-    caller has one already.
+    paces: of tables whose rows move each by themselves alone, how fast: see `trainable_tables`. `mark` scores states,
+    where the caller has one already.
     """
     train = _require_train(subject)
     own = isinstance(subject.goal.objective, OwnLoss)  # which finds its labels in the batch itself
@@ -61,7 +61,7 @@ def teach(
             plan,
             hold_out=mark or make_mark(subject, options),
             progress=progress,
-            open_model=partial(open_codes, apart=apart, workers=plan.workers),
+            open_model=partial(open_codes, paces=paces, workers=plan.workers),
         )
     finally:
         model.requires_grad_(False)

@@ -51,7 +51,7 @@ uint64_t saved_state() {
 bool has(uint32_t word, uint32_t bits) { return (word & bits) == bits; }
 
 // Linux saves a process's tiles once it has asked for that. Elsewhere nobody has tried it.
-bool may_use_tiles() {
+bool ask_for_tiles() {
 #if defined(__linux__) && defined(SYS_arch_prctl)
     constexpr long request = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM
     return syscall(SYS_arch_prctl, request, tile_data) == 0;
@@ -77,12 +77,18 @@ Features detect_features() {
     features.avx512_vnni = features.avx512 && has(wide.c, vnni);
     features.avx512_bf16 = features.avx512_vnni && wide.a >= 1 && has(ask(7, 1).a, bf16);
     constexpr uint32_t amx = 1u << 22 | 1u << 24 | 1u << 25;  // bf16, tiles, int8
-    features.amx = features.avx512_bf16 && (saved & 0x60000) == 0x60000 && has(wide.d, amx) && may_use_tiles();
+    features.amx = features.avx512_bf16 && (saved & 0x60000) == 0x60000 && has(wide.d, amx);
     features.avx_vnni = features.avx2 && wide.a >= 1 && has(ask(7, 1).a, narrow_vnni);
     return features;
 }
+
+bool take_tiles() {
+    static const bool taken = detect_features().amx && ask_for_tiles();
+    return taken;
+}
 #else
 Features detect_features() { return {}; }
+bool take_tiles() { return false; }
 #endif
 
 }  // namespace memrec

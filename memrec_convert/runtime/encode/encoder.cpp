@@ -49,8 +49,8 @@ Book make_book(const float* entries, int32_t size, int32_t dim) {
 }
 
 const Encoder* choose_encoder(const char* engine) {
-    static const bool has_tiles = detect_features().amx && amx_encoder();
-    if (has_tiles && (!std::strcmp(engine, "avx512") || !std::strcmp(engine, "amx"))) return amx_encoder();
+    const bool wide = !std::strcmp(engine, "avx512") || !std::strcmp(engine, "amx");
+    if (wide && amx_encoder() && take_tiles()) return amx_encoder();
     const char* name = choose_products(engine)->name;
     for (const Encoder* one : {avx512_encoder(), avx_vnni_encoder(), avx2_encoder(), neon_encoder()})
         if (one && !std::strcmp(one->name, name)) return one;

@@ -3,7 +3,7 @@
 // A row less its centre, in the metric, is a point. Which entries lie near a point is asked in integers: points and entries
 // as int8, each point and each codebook with a scale of its own. Among the best four the exact distance decides, and that
 // is summed in one order on every machine: 16 sums of every 16th square, folded in halves, nothing fused. So codes and
-// distances have the same bits on every instruction set; ties go to the lower number. In one or two dimensions more than four of many
+// distances of finite rows have the same bits on every instruction set; ties go to the lower number. In one or two dimensions more than four of many
 // entries may be as near as int8 can tell; the best of four of them is taken then.
 #pragma once
 

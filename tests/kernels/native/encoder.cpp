@@ -44,7 +44,7 @@ Result code(const Encoder& encoder, const RowSource& rows, const std::vector<Boo
 bool is_of_this_machine(const Encoder* encoder) {
     static const Features features = detect_features();
     if (!encoder) return false;
-    if (encoder == amx_encoder()) return features.amx;
+    if (encoder == amx_encoder()) return take_tiles();
     if (encoder == avx512_encoder()) return features.avx512_vnni;
     if (encoder == avx_vnni_encoder()) return features.avx_vnni;
     return encoder != avx2_encoder() || features.avx2;

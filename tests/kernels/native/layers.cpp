@@ -113,7 +113,7 @@ int main() {
     add(features.avx2, avx2_dense());
     add(features.avx512_vnni, avx512_dense());
     add(features.avx512_bf16, avx512_bf16_dense());
-    add(features.amx, amx_dense());
+    add(take_tiles(), amx_dense());
     for (const DenseKernel* kernel : kernels) {
         state = 1;
         int cases = 0, wrong = 0;
