@@ -34,9 +34,9 @@ from memrec_convert.planning.search import CountFile
 
 ROWS_AT_ONCE = 1 << 16
 
-PACE, PACE_FALL = 1.1, 0.4
+PACE, PACE_FALL = 0.9, 0.4
 """Rows coded in b bits per dim move PACE * b**-PACE_FALL times as fast as others, with b within the bounds below."""
-LEAST_PACED, MOST_PACED = 0.05, 2.0
+LEAST_PACED, MOST_PACED = 0.2, 2.0
 
 
 @dataclass(frozen=True)
