@@ -153,7 +153,7 @@ training_options = add(
     choose(
         "--targets",
         Targets,
-        "Targets of fine-tuning: the original's predictions (soft), the labels, or 80 % soft and 20 % labels (mixed).",
+        "Targets of fine-tuning: the original's predictions (soft), the labels, or 65 % soft and 35 % labels (mixed).",
     ),
     click.option("--train-dense", is_flag=True, default=None, help="Fine-tune the dense part too."),
 )
