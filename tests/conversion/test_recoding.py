@@ -99,8 +99,10 @@ def test_what_is_saved_is_what_was_scored(problem, tmp_path):
     assert torch.equal(before, Model(0).user.weight)  # the original was not trained
 
 
-def test_codes_that_undo_the_training_are_not_taken(problem, monkeypatch):
-    """Where coding leaves nothing of the gain, the model is as it was converted."""
+@pytest.mark.parametrize("levels", [False, True])
+def test_codes_that_undo_the_training_are_not_taken(problem, monkeypatch, levels):
+    """Where coding leaves nothing of the gain, the model is as it was converted, mean rows under levels included."""
+    problem = make_problem(40 * ROWS, skew=9) if levels else problem
     real = recoding.code_anew
 
     def spoil(*arguments, **choices):

@@ -228,7 +228,7 @@ def _loosen(site: TableSite, module: CompressedModule, levels: np.ndarray, oov: 
     if spec.base_depth:
         rows = {"rows": _decode(module, torch.arange(spec.rows))}
         return make_module(site, TableSpec(spec.rows, spec.dim, "kept", codec="fp32"), rows, oov=oov)
-    tensors = dict(module.named_buffers(recurse=False))
+    tensors = {name: tensor.clone() for name, tensor in module.named_buffers(recurse=False)}
     changed = list[LevelSpec]()
     for number, level in enumerate(spec.levels):
         if level.kind == "codes":
