@@ -276,7 +276,7 @@ def code_anew(
 
     Centre and codebooks start from those of `frame`; levels int8 [rows] numbers the level of the spec of each id.
     """
-    stages = split_frame(frame) if spec.stages else ()
+    stages = split_frame(frame)[: len(spec.stages)]
     survey = replace(fit.survey, centre=frame.get_buffer("frame")[1:].clone())
     tensors, _ = _refine(TensorRows(rows), survey, spec, stages, levels, workers=workers, beam=WIDE_BEAM)
     return make_module(site, spec, tensors, oov=oov)

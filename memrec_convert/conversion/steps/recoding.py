@@ -70,7 +70,7 @@ def teach_rows(
     Where tables are too large to be held as rows, their codebooks train alone. Where coding the trained rows leaves
     nothing of the gain on the hold-out, the model is given back as it came.
     """
-    members, mapped = chosen.members, find_mapped(subject, chosen)
+    members, mapped = chosen.members, _find_mapped(subject, chosen)
     loose = {} if members is None else _loosen_all(subject, model, members, options)
     if members is None or not loose:
         return Taught(model, chosen, teach(subject, model, options, progress=progress), mapped=mapped)
@@ -93,9 +93,8 @@ def teach_rows(
     doubt = found.doubt(told.came)
     if doubt:
         refused = f"once coded anew, {doubt}" if found.score > told.came.score else ""
-        return Taught(
-            model, chosen, replace(told, best_step=0, recoded=told.history[0][1], refused=refused), mapped=mapped
-        )
+        told = replace(told, best_step=0, recoded=told.history[0][1], refused=refused)
+        return Taught(model, chosen, told, mapped=mapped)
     every = tuple(modules.get(number, module) for number, module in enumerate(chosen.modules))
     chosen = replace(chosen, modules=every, nbytes=placed.nbytes, members=placed)
     return Taught(coded, chosen, replace(told, recoded=found.score), model, mapped)
@@ -175,7 +174,7 @@ def _find_moved(
     return _Moved(subject, fitted, members, rows, frames, options)
 
 
-def find_mapped(subject: Subject, chosen: Candidate) -> tuple[str, ...]:
+def _find_mapped(subject: Subject, chosen: Candidate) -> tuple[str, ...]:
     """Paths of the tables whose rows `teach_rows` sends through a map."""
     paths = list[str]()
     for site, module in zip(subject.sites, chosen.modules, strict=True):
@@ -193,7 +192,7 @@ def _is_even(spec: TableSpec) -> bool:
 
 
 def _pace_rows(spec: TableSpec, levels: np.ndarray) -> Tensor:
-    """How fast rows move that are coded to several depths, the coarser the faster: they are met more seldom.
+    """How fast rows move that are coded to several depths: the coarser, the faster.
 
     float32 [rows, 1] where the base is coded, else [levels, 1].
     """

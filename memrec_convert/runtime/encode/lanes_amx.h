@@ -10,12 +10,13 @@ namespace memrec {
 namespace {
 
 struct AmxLanes : Avx512Lanes {
-    static constexpr bool has_tiles = true;
     static constexpr int kMostGroups = 16;
 
     // How vectors of so many groups of four bytes are cut: in `cuts` of `groups` each, the last filled up.
     class Cut {
       public:
+        static constexpr bool has_tiles = true;
+
         explicit Cut(int64_t depth)
             : cuts_(static_cast<int>(std::max<int64_t>(1, (depth / kGroup + kMostGroups - 1) / kMostGroups))),
               groups_(static_cast<int>((depth / kGroup + cuts_ - 1) / cuts_)), tiles_(groups_) {}

@@ -16,7 +16,7 @@ inline __m128 fold_half(__m256 a) { return _mm_add_ps(_mm256_castps256_ps128(a),
 
 template <class Tile>
 struct Avx2LanesOver : Tile {
-    static constexpr bool has_tiles = false;  // products of whole blocks at once
+    using Cut = Uncut;
     static void copy_four_groups(const int8_t* rows, int64_t stride, int8_t* panel) { copy_groups(rows, stride, 16, panel); }
     using Ints = typename Tile::Ints;
     struct Floats {

@@ -8,7 +8,7 @@ namespace memrec {
 namespace {
 
 struct Avx512Lanes : Avx512Tile {
-    static constexpr bool has_tiles = false;  // products of whole blocks at once
+    using Cut = Uncut;
     using Floats = __m512;
     static Floats load(const float* p) { return _mm512_loadu_ps(p); }
     static void store(float* p, Floats a) { _mm512_storeu_ps(p, a); }

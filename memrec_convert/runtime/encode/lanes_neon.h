@@ -7,7 +7,7 @@ namespace memrec {
 namespace {
 
 struct NeonLanes : NeonTile {
-    static constexpr bool has_tiles = false;  // products of whole blocks at once
+    using Cut = Uncut;
     static void copy_four_groups(const int8_t* rows, int64_t stride, int8_t* panel) { copy_groups(rows, stride, 16, panel); }
     struct Floats {
         float32x4_t of[4];

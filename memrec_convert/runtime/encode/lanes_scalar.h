@@ -10,7 +10,7 @@ namespace memrec {
 namespace {
 
 struct ScalarLanes : ScalarTile {
-    static constexpr bool has_tiles = false;  // products of whole blocks at once
+    using Cut = Uncut;
     static void copy_four_groups(const int8_t* rows, int64_t stride, int8_t* panel) { copy_groups(rows, stride, 16, panel); }
     struct Floats {
         float of[16];

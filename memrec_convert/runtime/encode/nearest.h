@@ -62,21 +62,6 @@ class Nearest {
   private:
     static constexpr uint32_t kLabel = 255;
 
-    // Where there are no tiles, vectors are not cut.
-    struct Whole {
-        explicit Whole(int64_t depth) : depth_(depth) {}
-        int64_t depth() const { return depth_; }
-        int64_t depth_;
-    };
-    template <class Has, bool has_tiles>
-    struct CutOf {
-        using Type = Whole;
-    };
-    template <class Has>
-    struct CutOf<Has, true> {
-        using Type = typename Has::Cut;
-    };
-
     static int32_t entry_of(float key) {
         uint32_t bits;
         std::memcpy(&bits, &key, 4);
@@ -87,7 +72,7 @@ class Nearest {
         constexpr int wide = Isa::panels_at_once;
         const int panels = (count + 15) / 16;
         for (int p = 0; p < panels; ++p) round_points(points + static_cast<int64_t>(16 * p) * width_, count - 16 * p, p);
-        if constexpr (Isa::has_tiles)
+        if constexpr (Isa::Cut::has_tiles)
             if (book.quick_rows % 16 == 0) return score_in_tiles(book, panels, ahead);
         int p = 0;
         for (; p + wide <= panels; p += wide) score<wide>(book, p, ahead);
@@ -263,12 +248,12 @@ class Nearest {
 
     int32_t width_;
     int64_t depth_;
-    typename CutOf<Isa, Isa::has_tiles>::Type tiles_;
+    typename Isa::Cut tiles_;
     int64_t bytes_;
     Lines<int8_t> panels_, rounded_;
     alignas(64) float units_[kPoints];
     alignas(64) float keys_[kPoints / 16][64];
-    alignas(64) int32_t products_[2][Isa::has_tiles ? 1024 : 16];
+    alignas(64) int32_t products_[2][Isa::Cut::has_tiles ? 1024 : 16];
 };
 
 }  // namespace

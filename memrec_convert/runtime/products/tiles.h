@@ -19,6 +19,17 @@
 namespace memrec {
 namespace {
 
+// How an instruction set without tiles of AMX takes vectors of so many bytes: whole.
+class Uncut {
+  public:
+    static constexpr bool has_tiles = false;
+    explicit Uncut(int64_t depth) : depth_(depth) {}
+    int64_t depth() const { return depth_; }
+
+  private:
+    int64_t depth_;
+};
+
 template <class Isa, int R, int P, class Epilogue>
 MEMREC_ALWAYS void one_tile(const int8_t* a, int64_t stride, int64_t row, const int32_t* sums, const Panels& panels,
                             int64_t panel, Epilogue& epilogue) {
