@@ -23,7 +23,6 @@ from memrec_convert.conversion.steps.weighting import NO_DATA_WARNING, warn_of_u
 from memrec_convert.conversion.steps.yesterday import Yesterday
 from memrec_convert.errors import OptionError
 from memrec_convert.finetune.loop import FineTuning
-from memrec_convert.finetune.trainable import prepare_optimizers
 from memrec_convert.parallel import single_threaded_torch
 from memrec_convert.units import Budget
 
@@ -51,7 +50,7 @@ def shrink(
     _refuse_pooled(options)
     with single_threaded_torch():
         budget_bytes = budget.resolve(table_bytes=subject.table_bytes, dense_bytes=subject.dense_bytes("fp32"))
-        trained = train and _prepare_training(subject, options)
+        trained = train and _can_train(subject, options)
         describe = partial(_describe, subject, budget, budget_bytes, options, profile)
         rank = partial(_rank, progress=progress, watch=watch, rivals=rivals, refine=refine)
         fitted, ranked, taken = rank(subject, like, fitted, budget_bytes, options, describe)
@@ -123,12 +122,9 @@ def _rank(
         return fitted, *carried.settle(ranked, lambda own, fresh: find_harm(subject, own, fresh, told, options))
 
 
-def _prepare_training(subject: Subject, options: Options) -> bool:
+def _can_train(subject: Subject, options: Options) -> bool:
     """Whether there is something to train with, and this process is the one that does; others need no trained state."""
-    trained = subject.hold_out is not None and subject.train is not None and options.epochs > 0 and subject.crew.leads
-    if trained:
-        prepare_optimizers()
-    return trained
+    return subject.hold_out is not None and subject.train is not None and options.epochs > 0 and subject.crew.leads
 
 
 def _refuse_pooled(options: Options) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from memrec_convert.evaluation.support import ScoredRows, find_doubt
+from memrec_convert.finetune.adam import Optimizer
 from memrec_convert.finetune.trainable import open_codes
 from memrec_convert.lookup import find_tables
 from memrec_convert.parallel import Hands
@@ -121,7 +122,7 @@ class Trainee(Protocol):
 
     def make_optimizers(
         self, model: nn.Module, *, rate: float, dense_rate: float, train_dense: bool
-    ) -> list[torch.optim.Optimizer]:
+    ) -> list[Optimizer]:
         """Optimizers of the tables' numbers, and of the dense part where asked; none where nothing can be trained."""
 
     def write_back(self) -> None:
@@ -158,10 +159,11 @@ def fine_tune(
         )
         if not optimizers:
             return FineTuning(start.name, tuple(history), 0, 0, start=state, came=start)
-        schedules = [torch.optim.lr_scheduler.LambdaLR(one, lambda done: _fall(done, total)) for one in optimizers]
+        rates = [[group["lr"] for group in one.param_groups] for one in optimizers]
         hands = Hands(plan.workers)
         for step, lesson in _number_lessons(lessons, plan.epochs, total):
-            _step(model, lesson, optimizers, schedules, hands)
+            _set_rates(optimizers, rates, _fall(step - 1, total))
+            _step(model, lesson, optimizers, hands)
             progress("fine-tune", step, total)
             if step % check_every == 0 or step == total:
                 trainee.write_back()
@@ -190,13 +192,7 @@ def fine_tune(
     )
 
 
-def _step(
-    model: nn.Module,
-    lesson: Lesson,
-    optimizers: Sequence[torch.optim.Optimizer],
-    schedules: Sequence[torch.optim.lr_scheduler.LRScheduler],
-    hands: Hands,
-) -> None:
+def _step(model: nn.Module, lesson: Lesson, optimizers: Sequence[Optimizer], hands: Hands) -> None:
     trained = [one for optimizer in optimizers for group in optimizer.param_groups for one in group["params"]]
 
     def differentiate(part: Lesson) -> tuple[Tensor | None, ...]:
@@ -209,9 +205,14 @@ def _step(
         for gradient in found:  # in the order of the parts
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-    for optimizer, schedule in zip(optimizers, schedules, strict=True):
+    for optimizer in optimizers:
         optimizer.step()
-        schedule.step()
+
+
+def _set_rates(optimizers: Sequence[Optimizer], rates: Sequence[Sequence[float]], share: float) -> None:
+    for optimizer, own in zip(optimizers, rates, strict=True):
+        for group, rate in zip(optimizer.param_groups, own, strict=True):
+            group["lr"] = rate * share
 
 
 def _fall(done: int, total: int) -> float:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from memrec_convert.finetune.adam import Adam, Optimizer
 from memrec_convert.finetune.row_map import RowMap, make_map
 from memrec_convert.finetune.stored_rows import spread_of
 from memrec_convert.finetune.trainable import MAP_FACTOR, ROWS_EPSILON, ROWS_FACTOR
@@ -48,7 +49,7 @@ class RowsTrainee:
 
     def make_optimizers(
         self, model: nn.Module, *, rate: float, dense_rate: float, train_dense: bool
-    ) -> list[torch.optim.Optimizer]:
+    ) -> list[Optimizer]:
         """Adam on the rows of each batch, in units of the table's spread; maps and dense part at their own rates."""
         trained = [*(table.weight for table in self.tables), *(one.rows for one in self.mapped)]
         of_tables = {id(table.weight) for table in self.tables} | {id(one.table.weight) for one in self.mapped}
@@ -57,13 +58,13 @@ class RowsTrainee:
             for rows in trained
             for spread in [spread_of(rows)]
         ]
-        optimizers: list[torch.optim.Optimizer] = [torch.optim.SparseAdam(groups)] if groups else []
+        optimizers: list[Optimizer] = [torch.optim.SparseAdam(groups)] if groups else []
         if self.mapped:
             matrices = [one.map.matrix for one in self.mapped]
-            optimizers.append(torch.optim.Adam(matrices, lr=rate * MAP_FACTOR, fused=True))
+            optimizers.append(Adam([{"params": matrices, "lr": rate * MAP_FACTOR}]))
         dense = [p for p in model.parameters() if p.requires_grad and id(p) not in of_tables] if train_dense else []
         if dense:
-            optimizers.append(torch.optim.Adam(dense, lr=dense_rate, fused=True))
+            optimizers.append(Adam([{"params": dense, "lr": dense_rate}]))
         return optimizers
 
     def write_back(self) -> None:

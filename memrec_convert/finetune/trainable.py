@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from threading import Thread
 from types import MappingProxyType
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from memrec_convert.encoding.bits import read_fields
 from memrec_convert.encoding.codecs import CODECS
+from memrec_convert.encoding.index import list_ids
+from memrec_convert.finetune.adam import Adam, Optimizer
 from memrec_convert.finetune.row_adam import RowAdam
 from memrec_convert.finetune.row_map import RowMap
 from memrec_convert.finetune.stored_rows import MOST_TRAINED, TrainableKept, TrainableRows, spread_of
@@ -29,6 +32,9 @@ ROWS_EPSILON, SHARED_EPSILON = 4e-3, 0.1
 
 With next to none, a row that is seen once moves about as far as one that is seen in every step.
 """
+
+MOST_LISTED = 1 << 23
+"""Codes of one table that are unpacked before training: of more, each batch unpacks its own."""
 
 NO_PACES: Mapping[nn.Module, Tensor] = MappingProxyType({})
 
@@ -72,6 +78,45 @@ class TrainableGroup(nn.Module):
             group.get_buffer("weights").copy_(self.weights)
 
 
+class _Listed:
+    """What a table knows of all its ids: per level their places, int32 [rows], and the entries of their tokens.
+
+    tokens: int32 [rows, stages], the number behind the last entry where a row has no token; None without stages.
+    """
+
+    def __init__(self, table: CompressedTable) -> None:
+        spec = table.spec
+        members = [list_ids(one.index, table.get_buffer(f"level{n}_index")) for n, one in enumerate(spec.levels)]
+        self.places = [torch.full((spec.rows,), -1, dtype=torch.int32) for _ in members]
+        for place, ids in zip(self.places, members, strict=True):
+            place[ids] = torch.arange(len(ids), dtype=torch.int32)
+        self.tokens: Tensor | None = None
+        if not spec.stages:
+            return
+        self.tokens = torch.full((spec.rows, len(spec.stages)), sum(spec.stages), dtype=torch.int32)
+        if spec.base_depth:
+            own = spec.stage_bits[: spec.base_depth]
+            self.tokens[:, : spec.base_depth] = self._read(table, "base", spec.rows, spec.base_bits(), own, 0)
+        for number, (level, ids) in enumerate(zip(spec.levels, members, strict=True)):
+            if level.kind == "rows":
+                self.tokens[ids] = sum(spec.stages)
+            elif len(ids):
+                own, bits = spec.stage_bits[spec.base_depth : level.depth], spec.level_bits(level)
+                found = self._read(table, f"level{number}_codes", len(ids), bits, own, spec.base_depth)
+                self.tokens[ids, spec.base_depth : level.depth] = found
+
+    def _read(self, table: CompressedTable, name: str, count: int, width: int, bits: Sequence[int], at: int) -> Tensor:
+        """The entries of packed codes, int32 [count, stages], of the stages from `at` on."""
+        fields = read_fields(table.get_buffer(name).numpy(), np.arange(count), entry_bits=width, bits=bits)
+        first = torch.tensor(table.spec.first_entries[at : at + len(bits)], dtype=torch.int32)
+        return torch.from_numpy(fields.astype(np.int32)) + first
+
+    def take(self, ids: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """Places and tokens of some ids (int64 [n]), int64."""
+        tokens = None if self.tokens is None else self.tokens[ids].to(torch.int64)
+        return [one[ids].to(torch.int64) for one in self.places], tokens
+
+
 class TrainableTable(nn.Module):
     """Codebook, centre and stored rows of one replaced table as float parameters; codes and index stay."""
 
@@ -98,13 +143,13 @@ class TrainableTable(nn.Module):
                 if self._is_small(n)
             }
         )
+        few = spec.rows * max(len(spec.stages) + len(spec.levels), 1) <= MOST_LISTED
+        self.listed = _Listed(table) if few else None
 
     def decode(self, ids: Tensor) -> Tensor:
         """Rows of ids (int64 [n]) as float32 [n, dim], with gradients."""
-        table = self.held[0]
-        spec = table.spec
-        places = table.locate(ids)
-        tokens = self._gather_entries(ids, places)
+        spec = self.held[0].spec
+        places, tokens = self._find(ids) if self.listed is None else self.listed.take(ids)
         rows = (self.centre * self.unit).expand(len(ids), -1)
         if tokens is not None:
             values = functional.pad(self._rounded() * self.steps, (0, 0, 0, 1))
@@ -113,10 +158,17 @@ class TrainableTable(nn.Module):
             in_base = torch.stack([place < 0 for place in places]).all(dim=0) if places else torch.ones_like(ids) > 0
             rows = rows + self.shared_group[0].encode(ids, spec.hash_seed) * in_base.unsqueeze(1)
         for number, (level, place) in enumerate(zip(spec.levels, places, strict=True)):
+            if level.kind != "rows":
+                continue
             member = (place >= 0).nonzero().squeeze(1)
-            if level.kind == "rows" and len(member):
+            if len(member):
                 rows = rows.index_copy(0, member, self._look_up_stored(number, place[member]))
         return rows
+
+    def _find(self, ids: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """Per level the place of each id, -1 where it is not in it, and the entries of each id's tokens."""
+        places = self.held[0].locate(ids)
+        return places, self._gather_entries(ids, places)
 
     def _look_up_stored(self, number: int, places: Tensor) -> Tensor:
         trained = dict(self.stored.items()).get(str(number))
@@ -168,12 +220,6 @@ class TrainableTable(nn.Module):
 Part = TrainableTable | TrainableKept | TrainableGroup
 
 
-def prepare_optimizers() -> None:
-    """Makes an optimizer in a thread: torch imports its compiler for the first one, which takes more than a second."""
-    parameters = [nn.Parameter(torch.zeros(1))]
-    Thread(target=lambda: torch.optim.Adam(parameters), name="optimizer", daemon=True).start()
-
-
 class CodesTrainee:
     """The numbers that a model's tables hold: codebooks, centres, hashed tokens and rows."""
 
@@ -182,7 +228,7 @@ class CodesTrainee:
 
     def make_optimizers(
         self, model: nn.Module, *, rate: float, dense_rate: float, train_dense: bool
-    ) -> list[torch.optim.Optimizer]:
+    ) -> list[Optimizer]:
         """Adam; rows at a multiple of the rate, the dense part, of what requires gradients, at its own."""
         held = [module for part in self.parts for module in part.modules() if isinstance(module, TrainableRows)]
         rows = [module.rows for module in held if not module.is_sparse]
@@ -208,9 +254,10 @@ class CodesTrainee:
             {"params": dense, "lr": dense_rate},
         ]
         groups = [group for group in groups if group["params"]]
-        optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(groups, fused=True)] if groups else []
+        optimizers: list[Optimizer] = [Adam(groups, workers=self.workers)] if groups else []
         if sparse:
-            optimizers.append(RowAdam(sparse, lr=rate * ROWS_FACTOR, eps=ROWS_EPSILON, workers=self.workers))
+            own = {"params": sparse, "lr": rate * ROWS_FACTOR, "eps": ROWS_EPSILON}
+            optimizers.append(RowAdam([own], workers=self.workers))
         return optimizers
 
     def write_back(self) -> None:

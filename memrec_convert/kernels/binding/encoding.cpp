@@ -1,9 +1,9 @@
 #include "encoding.h"
 
 #include <algorithm>
-#include <new>
 #include <vector>
 
+#include "arguments.h"
 #include "encode/encoder.h"
 #include "encode/paths.h"
 #include "encode/sums.h"
@@ -11,26 +11,9 @@
 
 namespace {
 
-// Arguments are integers throughout: numbers, and addresses, of which 0 stands for what is left out.
-class Arguments {
+class Arguments : public memrec::Arguments {
   public:
-    Arguments(const char* name, PyObject* const* args, Py_ssize_t count, Py_ssize_t wanted) {
-        if (count != wanted) {
-            PyErr_Format(PyExc_TypeError, "%s takes %zd integers, not %zd", name, wanted, count);
-            return;
-        }
-        for (Py_ssize_t i = 0; i < count; ++i) {
-            values_.push_back(PyLong_AsLongLong(args[i]));
-            if (values_.back() == -1 && PyErr_Occurred()) return;
-        }
-        whole_ = true;
-    }
-    explicit operator bool() const { return whole_; }
-    int64_t number() { return values_[at_++]; }
-    template <class T>
-    T* address() {
-        return reinterpret_cast<T*>(static_cast<uintptr_t>(number()));
-    }
+    using memrec::Arguments::Arguments;
     memrec::RowSource rows() {  // data, kind, stride, count, dim, centre, metric
         memrec::RowSource rows{};
         rows.data = address<const void>();
@@ -42,31 +25,11 @@ class Arguments {
         rows.metric = address<const float>();
         return rows;
     }
-
-  private:
-    std::vector<int64_t> values_;
-    size_t at_ = 0;
-    bool whole_ = false;
 };
 
 constexpr Py_ssize_t kOfRows = 7;
 
 const memrec::Encoder& encoder() { return *memrec::choose_encoder(memrec::active_kernel()->name); }
-
-// Work without the GIL; out of memory becomes a Python error.
-template <class F>
-PyObject* freely(F work) {
-    bool done = true;
-    Py_BEGIN_ALLOW_THREADS;
-    try {
-        work();
-    } catch (const std::bad_alloc&) {
-        done = false;
-    }
-    Py_END_ALLOW_THREADS;
-    if (!done) return PyErr_NoMemory();
-    Py_RETURN_NONE;
-}
 
 }  // namespace
 
@@ -89,7 +52,7 @@ PyObject* encode_rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
         PyErr_SetString(PyExc_ValueError, "encode_rows: too many stages, entries or partial codes");
         return nullptr;
     }
-    return freely([&] {
+    return memrec::freely([&] {
         std::vector<memrec::Book> books;
         for (int32_t stage = 0; stage < coding.stages; ++stage) {
             books.push_back(memrec::make_book(entries, sizes[stage], coding.rows.dim));
@@ -110,7 +73,7 @@ PyObject* assign_rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
     const int64_t number = given.number();
     task.nearest = given.address<int64_t>();
     task.distances = given.address<float>();
-    return freely([&] {
+    return memrec::freely([&] {
         std::vector<memrec::Book> books;
         for (int64_t first = 0; first < number; first += memrec::kMostEntries)
             books.push_back(memrec::make_book(centres + first * task.rows.dim,
@@ -129,7 +92,7 @@ PyObject* measure_rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
     const memrec::RowSource rows = given.rows();
     auto* squared = given.address<float>();
     auto* widest = given.address<float>();
-    return freely([&] { encoder().measure(rows, squared, widest); });
+    return memrec::freely([&] { encoder().measure(rows, squared, widest); });
 }
 
 // (rows, points)
@@ -138,7 +101,7 @@ PyObject* transform_rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
     if (!given) return nullptr;
     const memrec::RowSource rows = given.rows();
     auto* points = given.address<float>();
-    return freely([&] { encoder().transform(rows, points, rows.dim); });
+    return memrec::freely([&] { encoder().transform(rows, points, rows.dim); });
 }
 
 // (points, count, dim, weights, nearest, masses, sums)
@@ -151,7 +114,7 @@ PyObject* add_by_nearest(PyObject*, PyObject* const* args, Py_ssize_t count) {
     const auto* nearest = given.address<const int64_t>();
     auto* masses = given.address<double>();
     auto* sums = given.address<double>();
-    return freely([&] { memrec::add_by_nearest(points, n, dim, weights, nearest, masses, sums); });
+    return memrec::freely([&] { memrec::add_by_nearest(points, n, dim, weights, nearest, masses, sums); });
 }
 
 // (rows, count, dim, norms)
@@ -161,7 +124,7 @@ PyObject* square_norms(PyObject*, PyObject* const* args, Py_ssize_t count) {
     const auto* rows = given.address<const float>();
     const int64_t n = given.number(), dim = given.number();
     auto* norms = given.address<double>();
-    return freely([&] { memrec::square_norms(rows, n, dim, norms); });
+    return memrec::freely([&] { memrec::square_norms(rows, n, dim, norms); });
 }
 
 // (rows, weights, depths, codes, count, dim, stages, firsts, normal, right)
@@ -179,7 +142,7 @@ PyObject* add_to_normal(PyObject*, PyObject* const* args, Py_ssize_t count) {
     named.firsts = given.address<const int64_t>();
     auto* normal = given.address<double>();
     auto* right = given.address<double>();
-    return freely([&] { memrec::add_to_normal(named, normal, right); });
+    return memrec::freely([&] { memrec::add_to_normal(named, normal, right); });
 }
 
 // (values, count, dim, bits, levels, planes, distances); see paths.h
@@ -194,7 +157,7 @@ PyObject* find_paths(PyObject*, PyObject* const* args, Py_ssize_t count) {
     search.levels = given.address<const float>();
     search.planes = given.address<uint8_t>();
     search.distances = given.address<float>();
-    return freely([&] { memrec::find_paths(search); });
+    return memrec::freely([&] { memrec::find_paths(search); });
 }
 
 // (matrix, n, right, width)
@@ -206,7 +169,7 @@ PyObject* solve_positive(PyObject*, PyObject* const* args, Py_ssize_t count) {
     auto* right = given.address<double>();
     const int64_t width = given.number();
     bool solved = false;
-    PyObject* done = freely([&] { solved = encoder().solve(matrix, n, right, width); });
+    PyObject* done = memrec::freely([&] { solved = encoder().solve(matrix, n, right, width); });
     if (!done) return nullptr;
     Py_DECREF(done);
     return PyBool_FromLong(solved);
