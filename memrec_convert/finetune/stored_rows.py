@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from memrec_convert.encoding.codecs import CODECS
+from memrec_convert.encoding.codecs import CODECS, INT8, RowCodec
 from memrec_convert.encoding.codecs.floats import FP32
 from memrec_convert.finetune.row_map import make_map
+from memrec_convert.kernels.loading import load_kernel
 from memrec_convert.lookup import CompressedTable
 
 MOST_TRAINED = 1 << 24
@@ -63,12 +64,23 @@ class TrainableRows(nn.Module):
         if self.codec is FP32:
             return rows
         with torch.no_grad():
-            change = self.codec.decode(self.codec.encode(rows), torch.arange(len(rows)), rows.shape[1]) - rows
+            change = round_as(self.codec, rows) - rows
         return rows + change
 
     def _place(self, rows: Tensor, units: Tensor) -> Tensor:
         rows = rows * units
         return rows if self.map is None else self.map(rows)
+
+
+def round_as(codec: RowCodec, rows: Tensor) -> Tensor:
+    """What a codec holds of rows (float32 [n, dim]); int8 in one call: a step has thousands of the small ones."""
+    native = load_kernel() if codec is INT8 and rows.is_cpu else None
+    if native is None:
+        return codec.decode(codec.encode(rows), torch.arange(len(rows)), rows.shape[1])
+    held = rows.contiguous()
+    out = torch.empty_like(held)
+    native.round_int8(held.data_ptr(), *held.shape, out.data_ptr())
+    return out
 
 
 class TrainableKept(TrainableRows):

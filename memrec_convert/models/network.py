@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from memrec_convert.choices import Compute
 from memrec_convert.errors import ModelError
+from memrec_convert.lookup import CompressedEmbeddingBag
 from memrec_convert.lookup.together import TogetherCache, embed_together
 from memrec_convert.models.narrow import list_layers
 from memrec_convert.models.pipeline import Pipeline, PipelineForm, learns
@@ -67,7 +68,7 @@ class ClickNetwork(nn.Module):
             return together
         if isinstance(ids, Tensor):
             offsets, columns = torch.arange(ids.shape[0], device=ids.device), ids.t().contiguous()
-            return [self.tables[n](columns[i], offsets, None) for n, i in enumerate(self.table_inputs)]
+            return [_look_up(self.tables[n], columns[i], offsets) for n, i in enumerate(self.table_inputs)]
         bags = [(bag[0], bag[1], bag[2] if len(bag) > 2 else None) for bag in ids]
         return [self.tables[n](*bags[i]) for n, i in enumerate(self.table_inputs)]
 
@@ -119,6 +120,13 @@ class ClickNetwork(nn.Module):
                 f"table {number} multiplies quotient and remainder after pooling, so it takes one id per sample without"
                 " a weight; the batch has a bag of several, which no table of rows can stand for."
             )
+
+
+def _look_up(table: nn.Module, ids: Tensor, offsets: Tensor) -> Tensor:
+    """A table's vectors of one id per sample; where it is in training it is told so, and need not look at offsets."""
+    in_training = isinstance(table, CompressedEmbeddingBag) and table.decoder is not None
+    found: Tensor = table(ids.unsqueeze(1)) if in_training else table(ids, offsets, None)
+    return found
 
 
 def read_shapes(architecture: Mapping[str, object], table_count: int) -> list[tuple[int, int]]:

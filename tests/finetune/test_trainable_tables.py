@@ -5,6 +5,7 @@ import torch
 from students import DIM, FORMS, ROWS, SCALE, make_spec, make_student, make_table
 from torch import nn
 
+from memrec_convert.encoding.codecs import CODECS
 from memrec_convert.finetune import stored_rows, trainable
 from memrec_convert.finetune.row_adam import RowAdam
 from memrec_convert.finetune.stored_rows import TrainableKept
@@ -286,3 +287,22 @@ def test_few_rows_are_rounded_before_they_are_looked_up():
             gradients.append(parts[0].rows.grad)
     torch.testing.assert_close(answers[0], answers[1], rtol=0, atol=1e-6)
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-5)
+
+
+def draw_hard_rows():
+    """Rows of every size that int8 rows hold, among them zeros, halves between codes, tiny and huge ones, one cut."""
+    generator = torch.Generator().manual_seed(9)
+    rows = torch.randn(400, 24, generator=generator) * 10.0 ** torch.linspace(-12, 7.5, 400).unsqueeze(1)
+    between = (torch.arange(24) * 10 - 120 + 0.5).repeat(40, 1) * 2.0 ** torch.arange(-30, 10).unsqueeze(1)
+    return torch.cat([rows, between, torch.zeros(1, 24), torch.full((1, 24), 3e38), torch.full((1, 24), -1e-45)])
+
+
+def test_the_kernel_rounds_as_the_codec_does():
+    """To the bit; a row that is not finite stays as it is, for the checks that are made of trained rows."""
+    rows, codec = draw_hard_rows(), CODECS["int8"]
+    wanted = codec.decode(codec.encode(rows), torch.arange(len(rows)), rows.shape[1])
+    assert torch.equal(stored_rows.round_as(codec, rows), wanted)
+    across = torch.randn(24, 50, generator=torch.Generator().manual_seed(2)).T
+    assert torch.equal(stored_rows.round_as(codec, across), stored_rows.round_as(codec, across.contiguous()))
+    broken = torch.tensor([[1.0, torch.nan], [torch.inf, 2.0]])
+    torch.testing.assert_close(stored_rows.round_as(codec, broken), broken, rtol=0, atol=0, equal_nan=True)

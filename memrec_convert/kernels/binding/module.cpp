@@ -391,6 +391,7 @@ PyMethodDef methods[] = {
     {"add_to_normal", as_function(add_to_normal), METH_FASTCALL, "What coded rows add to the normal equations of entries."},
     {"find_paths", as_function(find_paths), METH_FASTCALL, "Codes rows in bit planes by the best paths."},
     {"move_rows", as_function(move_rows), METH_FASTCALL, "A step of Adam on the rows that a batch names."},
+    {"round_int8", as_function(round_int8), METH_FASTCALL, "What int8 rows would hold of float rows."},
     {"solve_positive", as_function(solve_positive), METH_FASTCALL, "Solves a positive definite system in place."},
     {"sum_rows", as_function(sum_rows), METH_FASTCALL, "Sums of int8 rows whose numbers are given."},
     {"instruction_sets", instruction_sets, METH_NOARGS, "What this build and this machine have, best first."},

@@ -1,9 +1,12 @@
 #include "training.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "arguments.h"
+#include "lookup/simd_scalar.h"
 
 namespace {
 
@@ -56,7 +59,59 @@ void move(const Moving& work) {
     }
 }
 
+// The half (IEEE 754 binary16) nearest to a positive float of at most 65504, ties to even.
+uint16_t to_half(float value) {
+    constexpr float kLeastNormal = 6.103515625e-5f;
+    if (value < kLeastNormal) return static_cast<uint16_t>(std::nearbyint(value * 16777216.0f));  // units of 2**-24
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    bits += 0xFFF + (bits >> 13 & 1);
+    return static_cast<uint16_t>((bits >> 13) - (112 << 10));
+}
+
+// The scale of a row of int8 codes, as encoding/codecs/int8.py chooses it.
+float choose_scale(float largest) {
+    constexpr float kMost = 65504.0f;
+    const float wanted = largest / 127;
+    const uint16_t half = to_half(wanted < kMost ? wanted : kMost);
+    const float scale = memrec::half_to_float(half);
+    return largest > 127.5f * scale && scale < kMost ? memrec::half_to_float(static_cast<uint16_t>(half + 1)) : scale;
+}
+
+constexpr float kWhole = 12582912.0f;  // of this size floats are whole numbers, to the nearest of which a sum is rounded
+
+void round_rows(const float* rows, int64_t count, int64_t dim, float* out) {
+    for (int64_t n = 0; n < count; ++n, rows += dim, out += dim) {
+        float largest = 0;
+        bool whole = true;
+        for (int64_t d = 0; d < dim; ++d) {
+            largest = std::max(largest, std::fabs(rows[d]));
+            whole &= std::isfinite(rows[d]);
+        }
+        if (!whole) {
+            std::copy(rows, rows + dim, out);
+            continue;
+        }
+        const float scale = choose_scale(largest), divisor = scale > 0 ? scale : 1.0f;
+#pragma omp simd
+        for (int64_t d = 0; d < dim; ++d) {
+            const float code = std::min(std::max(rows[d] / divisor, -127.0f), 127.0f);
+            out[d] = (code + kWhole - kWhole) * scale;
+        }
+    }
+}
+
 }  // namespace
+
+// (rows, count, dim, out): what int8 rows would hold of them
+PyObject* round_int8(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    memrec::Arguments given("round_int8", args, count, 4);
+    if (!given) return nullptr;
+    const auto* rows = given.address<const float>();
+    const int64_t n = given.number(), dim = given.number();
+    auto* out = given.address<float>();
+    return memrec::freely([&] { round_rows(rows, n, dim, out); });
+}
 
 // (rows, squares, moved, slots, dim, ids, gradients, count, step, rates): see Moving
 PyObject* move_rows(PyObject*, PyObject* const* args, Py_ssize_t count) {

@@ -8,3 +8,4 @@
 #include <Python.h>
 
 PyObject* move_rows(PyObject*, PyObject* const* args, Py_ssize_t count);
+PyObject* round_int8(PyObject*, PyObject* const* args, Py_ssize_t count);
