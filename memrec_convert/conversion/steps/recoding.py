@@ -28,6 +28,7 @@ from memrec_convert.encoding.index import order_ids
 from memrec_convert.finetune.loop import FineTuning
 from memrec_convert.finetune.stored_rows import MOST_TRAINED
 from memrec_convert.lookup import CompressedModule
+from memrec_convert.parallel import even_out, ordered_map
 from memrec_convert.planning.forms import FormChoice
 from memrec_convert.planning.membership import LevelCandidates, Membership, assign_levels
 from memrec_convert.planning.search import CountFile
@@ -135,20 +136,22 @@ class _Moved:
         return code_table(rows, survey, split_frame(frame), wanted, workers=self.options.workers).losses
 
     def code(self, members: Membership) -> dict[int, CompressedModule]:
-        """The tables coded anew, with the levels of `members`."""
-        return {
-            number: code_anew(
+        """The tables coded anew, with the levels of `members`; several side by side."""
+
+        def code(number: int) -> CompressedModule:
+            return code_anew(
                 self.subject.sites[number],
                 self.fitted.fits[number],
                 members.specs[number],
                 self.frames[number],
-                rows,
+                self.rows[number],
                 members.levels[number],
                 oov=self.options.oov,
                 workers=self.options.workers,
             )
-            for number, rows in self.rows.items()
-        }
+
+        workers = even_out(self.options.workers, len(self.rows))
+        return dict(zip(self.rows, ordered_map(code, self.rows, workers=workers), strict=True))
 
 
 def _find_moved(
