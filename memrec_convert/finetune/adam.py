@@ -38,39 +38,41 @@ class Stepper(ABC):
         self.state: dict[int, dict[str, Any]] = {}
         self.hands = Hands(workers)
 
-    @torch.no_grad()
     def step(self) -> None:
         """Moves all parameters that have a gradient."""
         moves = [(one, group) for group in self.param_groups for one in group["params"] if one.grad is not None]
         for one, _ in moves:
             state = self.state.setdefault(id(one), {"step": 0})
             state["step"] += 1
-        self.hands.map(lambda move: self.move(move[0], move[0].grad, self.state[id(move[0])], **_rates(move[1])), moves)
+        self.hands.map(lambda move: self._move(*move), moves)
+
+    @torch.no_grad()  # of the thread that it runs in
+    def _move(self, values: Tensor, group: Mapping[str, Any]) -> None:
+        assert values.grad is not None
+        self.move(values, values.grad, self.state[id(values)], rate=float(group["lr"]), eps=float(group["eps"]))
 
     @abstractmethod
     def move(self, values: Tensor, gradient: Tensor, state: dict[str, Any], *, rate: float, eps: float) -> None:
         """Moves one parameter; state["step"] counts its steps from 1, and the rest of `state` is the optimizer's."""
 
 
-def _rates(group: Mapping[str, Any]) -> dict[str, float]:
-    return {"rate": float(group["lr"]), "eps": float(group["eps"])}
-
-
 class Adam(Stepper):
     """Adam (Kingma and Ba, arXiv 1412.6980) on float32 parameters with dense gradients."""
 
     def move(self, values: Tensor, gradient: Tensor, state: dict[str, Any], *, rate: float, eps: float) -> None:
-        """As torch's fused Adam."""
+        """As torch's fused Adam, which takes memory as it lies: parameters that lie otherwise go without it."""
+        fused = values.is_contiguous() and values.device.type == "cpu"
         if "means" not in state:
             state["means"], state["squares"] = torch.zeros_like(values), torch.zeros_like(values)
         adam(
             [values],
-            [gradient.contiguous()],
+            [gradient.contiguous() if fused else gradient],
             [state["means"]],
             [state["squares"]],
             [],
             [torch.tensor(float(state["step"] - 1))],
-            fused=values.device.type == "cpu",
+            foreach=False,
+            fused=fused,
             lr=rate,
             eps=eps,
             beta1=FIRST_BETA,

@@ -74,7 +74,7 @@ class TrainableRows(nn.Module):
 
 def round_as(codec: RowCodec, rows: Tensor) -> Tensor:
     """What a codec holds of rows (float32 [n, dim]); int8 in one call: a step has thousands of the small ones."""
-    native = load_kernel() if codec is INT8 and rows.is_cpu else None
+    native = load_kernel() if codec is INT8 and rows.is_cpu and rows.dtype == torch.float32 else None
     if native is None:
         return codec.decode(codec.encode(rows), torch.arange(len(rows)), rows.shape[1])
     held = rows.contiguous()

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 from torch import nn
 
@@ -54,6 +55,31 @@ def test_gradients_of_any_layout_are_taken():
     for one in (plain, across):
         Adam([{"params": [one], "lr": 0.1}]).step()
     assert torch.equal(plain, across)
+
+
+@pytest.mark.parametrize("lie", [lambda one: one.t(), lambda one: one.repeat(1, 2)[:, ::2]], ids=["across", "apart"])
+def test_parameters_of_any_layout_are_moved(lie):
+    """Parameters, and gradients like them, that do not lie row by row without gaps."""
+    start = torch.randn(6, 6, generator=torch.Generator().manual_seed(4))
+    plain, other = nn.Parameter(lie(start).contiguous()), nn.Parameter(lie(start))
+    assert not other.is_contiguous()
+    optimizers = [Adam([{"params": [one], "lr": 0.1}]) for one in (plain, other)]
+    for step in range(10):
+        pulls = torch.randn(6, 6, generator=torch.Generator().manual_seed(step))
+        plain.grad, other.grad = lie(pulls).contiguous(), lie(pulls)
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(plain, other, rtol=1e-5, atol=1e-6)
+
+
+def test_threads_move_rows_without_the_kernel(monkeypatch):
+    """Each by itself, where gradients may be recorded."""
+    monkeypatch.setattr(row_adam, "load_kernel", lambda: None)
+    tables = [nn.Parameter(torch.ones(10, 3)) for _ in range(4)]
+    for table in tables:
+        table.grad = torch.sparse_coo_tensor([[1, 2]], torch.ones(2, 3), (10, 3), check_invariants=True)
+    RowAdam([{"params": tables, "lr": 0.1}], workers=2).step()
+    assert all((table[1] < 1).all() and (table[0] == 1).all() for table in tables)
 
 
 def test_rows_move_alike_with_and_without_the_kernel(monkeypatch):

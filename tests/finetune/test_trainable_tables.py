@@ -304,5 +304,8 @@ def test_the_kernel_rounds_as_the_codec_does():
     assert torch.equal(stored_rows.round_as(codec, rows), wanted)
     across = torch.randn(24, 50, generator=torch.Generator().manual_seed(2)).T
     assert torch.equal(stored_rows.round_as(codec, across), stored_rows.round_as(codec, across.contiguous()))
+    for dtype in (torch.float64, torch.bfloat16):  # which the kernel does not take
+        told = codec.decode(codec.encode(across.to(dtype)), torch.arange(50), 24)
+        assert torch.equal(stored_rows.round_as(codec, across.to(dtype)), told)
     broken = torch.tensor([[1.0, torch.nan], [torch.inf, 2.0]])
     torch.testing.assert_close(stored_rows.round_as(codec, broken), broken, rtol=0, atol=0, equal_nan=True)
