@@ -123,7 +123,7 @@ class ClickNetwork(nn.Module):
 
 
 def _look_up(table: nn.Module, ids: Tensor, offsets: Tensor) -> Tensor:
-    """A table's vectors of one id per sample; where it is in training it is told so, and need not look at offsets."""
+    """A table's vectors of one id per sample; one in training takes ids that need no offsets, which it would check."""
     in_training = isinstance(table, CompressedEmbeddingBag) and table.decoder is not None
     found: Tensor = table(ids.unsqueeze(1)) if in_training else table(ids, offsets, None)
     return found

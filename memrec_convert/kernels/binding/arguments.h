@@ -1,15 +1,11 @@
 // What Python hands to the extension's functions.
 #pragma once
 
-#ifndef Py_LIMITED_API
-#define Py_LIMITED_API 0x030A0000
-#endif
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-
 #include <cstdint>
 #include <new>
 #include <vector>
+
+#include "stable_python.h"
 
 namespace memrec {
 

@@ -1,11 +1,7 @@
 // Linear layers and whole networks for Python.
 #pragma once
 
-#ifndef Py_LIMITED_API
-#define Py_LIMITED_API 0x030A0000
-#endif
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "stable_python.h"
 
 namespace memrec {
 

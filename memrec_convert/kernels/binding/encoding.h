@@ -1,11 +1,7 @@
 // The encoder for Python: addresses and numbers in, results written to memory of the caller, the GIL released meanwhile.
 #pragma once
 
-#ifndef Py_LIMITED_API
-#define Py_LIMITED_API 0x030A0000
-#endif
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "stable_python.h"
 
 PyObject* encode_rows(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* assign_rows(PyObject*, PyObject* const* args, Py_ssize_t count);

@@ -1,17 +1,12 @@
 // The Python side: tables described by dictionaries become a capsule; lookups take addresses and release the GIL.
-#ifndef Py_LIMITED_API
-#define Py_LIMITED_API 0x030A0000
-#endif
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-
 #include <algorithm>
 #include <new>
 #include <vector>
 
+#include "dense.h"
 #include "encoding.h"
 #include "lookup/engine.h"
-#include "dense.h"
+#include "stable_python.h"
 #include "state.h"
 #include "tables.h"
 #include "tensors.h"

@@ -1,15 +1,10 @@
 // Tables as the extension holds them: a capsule, and the bags that a grid of ids makes of it.
 #pragma once
 
-#ifndef Py_LIMITED_API
-#define Py_LIMITED_API 0x030A0000
-#endif
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-
 #include <vector>
 
 #include "lookup/tables.h"
+#include "stable_python.h"
 #include "tensors.h"
 
 namespace memrec {

@@ -47,14 +47,14 @@ void move(const Moving& work) {
     }
     const auto rate = static_cast<float>(work.rates[0]), epsilon = static_cast<float>(work.rates[2]);
     const auto fresh = static_cast<float>(1 - beta);
-    const auto whole = static_cast<float>(1 - std::pow(beta, static_cast<double>(work.step)));
+    const auto seen = static_cast<float>(1 - std::pow(beta, static_cast<double>(work.step)));
     for (size_t n = 0; n < ids.size(); ++n) {
         const float *sum = sums.data() + n * dim, decay = decays[n];
         float *row = work.rows + ids[n] * dim, *squares = work.squares + ids[n] * dim;
 #pragma omp simd
         for (int64_t d = 0; d < dim; ++d) {
             squares[d] = squares[d] * decay + fresh * (sum[d] * sum[d]);
-            row[d] -= rate * (sum[d] / (std::sqrt(squares[d] / whole) + epsilon));
+            row[d] -= rate * (sum[d] / (std::sqrt(squares[d] / seen) + epsilon));
         }
     }
 }
@@ -83,12 +83,12 @@ constexpr float kWhole = 12582912.0f;  // of this size floats are whole numbers,
 void round_rows(const float* rows, int64_t count, int64_t dim, float* out) {
     for (int64_t n = 0; n < count; ++n, rows += dim, out += dim) {
         float largest = 0;
-        bool whole = true;
+        bool finite = true;
         for (int64_t d = 0; d < dim; ++d) {
             largest = std::max(largest, std::fabs(rows[d]));
-            whole &= std::isfinite(rows[d]);
+            finite &= std::isfinite(rows[d]);
         }
-        if (!whole) {
+        if (!finite) {  // left for whoever checks trained rows
             std::copy(rows, rows + dim, out);
             continue;
         }
