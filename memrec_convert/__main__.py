@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memrec_convert.cli import main
+from memrec_convert.cli import run
 
 if __name__ == "__main__":
-    main()
+    run()

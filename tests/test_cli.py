@@ -649,3 +649,29 @@ def test_no_argument_at_all_is_the_help(run):
     assert "Usage: " in ran.out + ran.err
     assert "convert" in ran.out + ran.err
     assert "Traceback" not in ran.err
+
+
+def test_the_process_ends_at_once_and_says_all():
+    """The installed command: what was printed arrives whole, a caller's words too, and no thread is waited for."""
+    code = """
+import sys, threading, time
+from memrec_convert.cli import commands
+threading.Thread(target=time.sleep, args=(60,)).start()
+def main():
+    print("x" * 100_000)
+    sys.exit({end})
+commands.main = main
+commands.run()
+"""
+    for end, status, said in (("None", 0, ""), ("3", 3, ""), ("'some words'", 1, "some words\n")):
+        ran = subprocess.run(
+            [sys.executable, "-c", code.replace("{end}", end)], capture_output=True, text=True, timeout=50, check=False
+        )
+        assert (ran.returncode, len(ran.stdout), ran.stderr) == (status, 100_001, said)
+
+
+def test_a_reader_that_leaves_early_is_no_crash():
+    """`memrec-convert ... | head -1`: no traceback, and a status that says that not all was read."""
+    line = f"{sys.executable} -m memrec_convert convert --help; echo $? >&2"
+    ran = subprocess.run(["bash", "-c", f"({line}) | true"], capture_output=True, text=True, check=False)
+    assert ran.stderr.strip() in ("0", "1")

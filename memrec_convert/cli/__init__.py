@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from memrec_convert.cli.commands import cli, main
+from memrec_convert.cli.commands import cli, main, run
 
-__all__ = ["cli", "main"]
+__all__ = ["cli", "main", "run"]

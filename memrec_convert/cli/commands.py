@@ -15,9 +15,10 @@ from memrec_convert.cli.files import apply, diff, evaluate, export, inspect, ver
 from memrec_convert.cli.reports import report
 from memrec_convert.cli.speed import bench, doctor
 from memrec_convert.cli.study import compare, experiment
-from memrec_convert.errors import MemrecError, RankError
+from memrec_convert.errors import MemrecError
 from memrec_convert.version import __version__
 
+EXIT_BROKEN_PIPE = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
@@ -67,28 +68,41 @@ for command in (
 
 
 def main() -> None:
-    """Entry point: errors that a user can cause are one sentence on stderr and exit code 2; Ctrl-C is 130."""
+    """The command line: errors that a user can cause are one sentence on stderr and exit code 2; Ctrl-C is 130."""
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
         click.echo("Interrupted; no files were left behind.", err=True)
-        _leave(EXIT_INTERRUPTED)
+        code = EXIT_INTERRUPTED
     except click.UsageError as error:
         code = _refuse_usage(error)
     except MemrecError as error:
         click.echo(f"{type(error).__name__.removesuffix('Error')}: {error}", err=True)
         code = error.exit_code
-        if isinstance(error, RankError):
-            _leave(code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+        code = EXIT_BROKEN_PIPE
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _leave(code: int) -> NoReturn:
-    """Ends at once, all being tidied up: Python's own end waits for threads, and torch's for ranks that are lost."""
-    sys.stdout.flush()
+def run() -> NoReturn:
+    """`main` in a process of its own, which then ends at once, all being tidied up.
+
+    Python's own end would take apart all that was imported, for a fifth of a second, and wait for threads; torch's
+    would wait for ranks that are lost.
+    """
+    code: object = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code or 0
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = code or EXIT_BROKEN_PIPE
+    if not isinstance(code, int):  # a caller's own module may end with words
+        print(code, file=sys.stderr)
+        code = 1
     sys.stderr.flush()
     os._exit(code)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from memrec_convert.clicklog.batch import Bag, Batch, LogDigest
+from memrec_convert.clicklog.block import split_places
 from memrec_convert.clicklog.log import ClickLog
 from memrec_convert.clicklog.open import open_log
 from memrec_convert.clicklog.profiles.counts import read_counts
@@ -31,6 +32,7 @@ __all__ = [
     "read_counts",
     "refuse_leak",
     "save_profile",
+    "split_places",
     "take_profile",
     "write_synthetic_log",
 ]

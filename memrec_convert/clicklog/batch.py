@@ -37,13 +37,15 @@ class Batch:
 
     `dense` float32 [B, n], after the dense transform; `ids` int64 [B, T], or a tuple of T `Bag`s as soon as one table
     of the log is multi-hot or a lookup of this batch was dropped (`oov="zero"`); `labels` float32 [B], or None for a
-    log without labels; `groups` int64 [B], equal where the group column is, or None without one.
+    log without labels; `groups` int64 [B], equal where the group column is, or None without one; `places` int64 [B],
+    where in its log each sample stands, or None for samples of no log.
     """
 
     dense: Tensor
     ids: Tensor | tuple[Bag, ...]
     labels: Tensor | None
     groups: Tensor | None = None
+    places: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -53,8 +55,8 @@ class Batch:
     def cut(self, start: int, stop: int) -> Batch:
         """The samples from `start` to before `stop`, as views."""
         ids = tuple(bag.cut(start, stop) for bag in self.ids) if isinstance(self.ids, tuple) else self.ids[start:stop]
-        labels, groups = (one if one is None else one[start:stop] for one in (self.labels, self.groups))
-        return Batch(self.dense[start:stop], ids, labels, groups)
+        beside = (self.labels, self.groups, self.places)
+        return Batch(self.dense[start:stop], ids, *(None if one is None else one[start:stop] for one in beside))
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,9 @@ class LogDigest:
 
 def make_batch(block: Block) -> Batch:
     """A block of rows as tensors; the ids are widened to int64."""
-    labels = None if block.labels is None else torch.from_numpy(block.labels)
-    groups = None if block.groups is None else torch.from_numpy(block.groups)
-    return Batch(dense=torch.from_numpy(block.dense), ids=_make_ids(block.ids), labels=labels, groups=groups)
+    beside = (block.labels, block.groups, block.places)
+    columns = (None if one is None else torch.from_numpy(one) for one in beside)
+    return Batch(torch.from_numpy(block.dense), _make_ids(block.ids), *columns)
 
 
 def _make_ids(ids: np.ndarray | tuple[Ragged, ...]) -> Tensor | tuple[Bag, ...]:

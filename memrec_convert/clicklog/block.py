@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_ROW_BITS = 40
+"""Of a row's place, the bits that number it within its part of the log; those above number the part."""
+
 MISSING_ID = -1
 """Stands in a single-valued column for a lookup that was dropped (`oov="zero"`)."""
 
@@ -62,13 +65,15 @@ class Ragged:
 class Block:
     """B rows of a log: `dense` float32 [B, n]; `ids` int32 or int64 [B, T], or one `Ragged` per table; `labels` [B].
 
-    `groups`, int64 [B], are equal where the group column is; None for a log without one.
+    `groups`, int64 [B], are equal where the group column is; None for a log without one. `places`, int64 [B], say where
+    in the log each row stands (see `split_places`); None outside a log.
     """
 
     dense: np.ndarray
     ids: np.ndarray | tuple[Ragged, ...]
     labels: np.ndarray | None
     groups: np.ndarray | None = None
+    places: np.ndarray | None = None
 
     @property
     def rows(self) -> int:
@@ -86,14 +91,28 @@ class Block:
     def cut(self, start: int, stop: int) -> Block:
         """The rows from `start` to before `stop`, as views."""
         ids = tuple(c.cut(start, stop) for c in self.ids) if isinstance(self.ids, tuple) else self.ids[start:stop]
-        labels, groups = (one if one is None else one[start:stop] for one in (self.labels, self.groups))
-        return Block(self.dense[start:stop], ids, labels, groups)
+        labels, groups, places = (None if one is None else one[start:stop] for one in self._beside())
+        return Block(self.dense[start:stop], ids, labels, groups, places)
 
     def take(self, order: np.ndarray) -> Block:
         """The rows in another order, as copies."""
         ids = tuple(c.take(order) for c in self.ids) if isinstance(self.ids, tuple) else self.ids[order]
-        labels, groups = (one if one is None else one[order] for one in (self.labels, self.groups))
-        return Block(self.dense[order], ids, labels, groups)
+        labels, groups, places = (None if one is None else one[order] for one in self._beside())
+        return Block(self.dense[order], ids, labels, groups, places)
+
+    def _beside(self) -> tuple[np.ndarray | None, ...]:
+        return self.labels, self.groups, self.places
+
+
+def number_places(part: int, first: int, rows: int) -> np.ndarray:
+    """The places, int64 [rows], of consecutive rows of a log's part, from the row `first` on."""
+    places: np.ndarray = (part << _ROW_BITS) + np.arange(first, first + rows, dtype=np.int64)
+    return places
+
+
+def split_places(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each place, which part of the log it is in, and which row of that part, int64 [B] both."""
+    return places >> _ROW_BITS, places & ((1 << _ROW_BITS) - 1)
 
 
 def join_blocks(blocks: Sequence[Block]) -> Block:
@@ -101,15 +120,20 @@ def join_blocks(blocks: Sequence[Block]) -> Block:
     if len(blocks) == 1:
         return blocks[0]
     dense = np.concatenate([block.dense for block in blocks])
-    labels = [block.labels for block in blocks if block.labels is not None]
-    groups = [block.groups for block in blocks if block.groups is not None]
     ragged = [block.ids for block in blocks if isinstance(block.ids, tuple)]
     ids: np.ndarray | tuple[Ragged, ...]
     if ragged:
         ids = tuple(Ragged.join(parts) for parts in zip(*ragged, strict=True))
     else:
         ids = np.concatenate([block.ids for block in blocks if isinstance(block.ids, np.ndarray)])
-    return Block(dense, ids, np.concatenate(labels) if labels else None, np.concatenate(groups) if groups else None)
+    labels, groups, places = map(_join_columns, zip(*(block._beside() for block in blocks), strict=True))
+    return Block(dense, ids, labels, groups, places)
+
+
+def _join_columns(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """One column of all blocks, which all have or all lack."""
+    found = [part for part in parts if part is not None]
+    return np.concatenate(found) if found else None
 
 
 def rebatch(blocks: Iterable[Block], batch_size: int) -> Iterator[Block]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from memrec_convert.clicklog.batch import Batch, LogDigest, make_batch
-from memrec_convert.clicklog.block import Block, limit_rows, rebatch, shuffle_windows
+from memrec_convert.clicklog.block import Block, limit_rows, number_places, rebatch, shuffle_windows
 from memrec_convert.clicklog.columns import arrow_errors
 from memrec_convert.clicklog.schema import ColumnChoice, LogSchema
 from memrec_convert.errors import LogError
@@ -126,9 +127,11 @@ class ClickLog:
         """The blocks of some of the parts, which may be none."""
         for place in units:
             file, unit = self._units[place]
+            seen = 0
             for block in file.blocks(unit, self.schema, multi_hot=self._multi_hot):
                 if block.rows:
-                    yield block
+                    yield replace(block, places=number_places(place, seen, block.rows))
+                    seen += block.rows
 
     def without_rows(self) -> LogError:
         """The error that says that there are none."""

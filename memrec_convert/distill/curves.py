@@ -26,7 +26,9 @@ FINE_SAMPLE_ROWS = 1024
 FP16_END = 65_504.0
 KMEANS_ITERATIONS = 10
 CHOOSING_ITERATIONS, CHOOSING_ROWS = 5, 16_384
-"""Of the lists of a table with many rows, until one is chosen: about enough to tell them apart."""
+"""Of a large table's lists, until one is chosen: about enough to tell them apart."""
+CHOOSING_FROM = 4 * CHOOSING_ROWS
+"""Rows of a table from which fitting the chosen list once more is the lesser part of it."""
 MANY_ROWS = 8 * SAMPLE_ROWS
 """Rows of a table whose sample is a small part of it anyway."""
 
@@ -92,26 +94,28 @@ def measure_lists(
 ) -> tuple[tuple[ListCurve, tuple[Stage, ...]], ...]:
     """What these lists of stages would cost, fitted on the table's sample, and the stages.
 
-    Of a table with many rows they are fitted on a part of the sample, and there are no stages: they would not be the
-    best.
+    Of a table of CHOOSING_FROM rows they are fitted on a part of the sample, and there are no stages: they would not be
+    the best.
     """
-    many = has_many_rows((fit.curves.rows, fit.curves.dim))
-    sample = _thin_out(fit.sample, CHOOSING_ROWS) if many else fit.sample
+    choosing = _is_chosen_first(fit)
+    sample = _thin_out(fit.sample, CHOOSING_ROWS) if choosing else fit.sample
     number = _class_of(sample, fit.classes)
-    fitted = _fit_lists(sample, fit.survey, lists, CHOOSING_ITERATIONS if many else KMEANS_ITERATIONS, seed)
-    return tuple(
-        (ListCurve(one.sizes, _sum_by_class(one.distances, sample, number, fit.classes)), () if many else one.stages)
-        for one in fitted
-    )
+    fitted = _fit_lists(sample, fit.survey, lists, CHOOSING_ITERATIONS if choosing else KMEANS_ITERATIONS, seed)
+    curves = ((one, _sum_by_class(one.distances, sample, number, fit.classes)) for one in fitted)
+    return tuple((ListCurve(one.sizes, curve), () if choosing else one.stages) for one, curve in curves)
 
 
 def count_list_work(fit: TableFit, lists: Sequence[tuple[int, ...]]) -> int:
     """About how much `measure_lists` has to do, in a unit of its own; lists share what they begin with."""
-    shape = (fit.curves.rows, fit.curves.dim)
     rows = len(fit.sample.numbers)
-    per_entry = min(rows, CHOOSING_ROWS) * CHOOSING_ITERATIONS if has_many_rows(shape) else rows * KMEANS_ITERATIONS
+    brief = min(rows, CHOOSING_ROWS) * CHOOSING_ITERATIONS
+    per_entry = brief if _is_chosen_first(fit) else rows * KMEANS_ITERATIONS
     begun = {sizes[: end + 1] for sizes in lists for end in range(len(sizes))}
-    return per_entry * shape[1] * sum(sizes[-1] for sizes in begun)
+    return per_entry * fit.curves.dim * sum(sizes[-1] for sizes in begun)
+
+
+def _is_chosen_first(fit: TableFit) -> bool:
+    return fit.curves.rows >= CHOOSING_FROM or has_many_rows((fit.curves.rows, fit.curves.dim))
 
 
 def has_many_rows(shape: tuple[int, ...]) -> bool:

@@ -69,10 +69,12 @@ def measure_sensitivities(
     *,
     workers: int = 1,
     pull: Callable[[Tensor, Any, int], Tensor] = pull_clicks,
+    hear: Callable[[Any, Tensor], None] = lambda _batch, _outputs: None,
 ) -> list[Sensitivity]:
     """One backward pass of the model over the batches; a module that is called several times counts each call.
 
     pull   of the outputs, the batch and its number: factors of the outputs, whose weighted sum's gradients are taken
+    hear   takes each batch and its outputs, in the batches' order
 
     `workers` threads take batches, whose sums are added in the batches' order: the result is the same for any number.
     ModelError where the logits carry no gradient.
@@ -83,10 +85,11 @@ def measure_sensitivities(
     ]
     with _watch(tables) as calls:
 
-        def measure(numbered: tuple[int, Any]) -> list[list[_Sums]]:
-            return _measure_batch(model, numbered, forward, tables, calls, pull)
+        def measure(numbered: tuple[int, Any]) -> tuple[Any, Tensor, list[list[_Sums]]]:
+            return numbered[1], *_measure_batch(model, numbered, forward, tables, calls, pull)
 
-        for sums in ordered_map(measure, enumerate(batches), workers=workers):
+        for batch, outputs, sums in ordered_map(measure, enumerate(batches), workers=workers):
+            hear(batch, outputs)
             for table, parts in zip(found, sums, strict=True):
                 for part in parts:
                     table.moment = table.moment + part.moment  # the zero that it starts from takes any shape
@@ -94,6 +97,27 @@ def measure_sensitivities(
                     np.add.at(table.squares, part.ids, part.squares)
                     np.add.at(table.seen, part.ids, np.ones(len(part.ids), dtype=np.int32))  # of its type: fast
     return found
+
+
+def answer_batches(
+    model: nn.Module,
+    tables: Sequence[WatchedTable],
+    batches: Iterable[Any],
+    forward: Callable[[nn.Module, Any], Tensor],
+    *,
+    workers: int = 1,
+) -> Iterator[tuple[Any, Tensor]]:
+    """Each batch and its outputs, to the bit as `measure_sensitivities` has them, without the gradients."""
+    with _watch(tables) as calls:
+
+        def answer(batch: Any) -> tuple[Any, Tensor]:  # noqa: ANN401 - what the caller's loader yields
+            calls.of = {}
+            with torch.enable_grad():
+                outputs = forward(model, batch).detach()
+            calls.of = {}
+            return batch, outputs
+
+        yield from ordered_map(answer, batches, workers=workers)
 
 
 @dataclass(frozen=True)
@@ -150,7 +174,7 @@ def _measure_batch(
     tables: Sequence[WatchedTable],
     calls: _Calls,
     pull: Callable[[Tensor, Any, int], Tensor],
-) -> list[list[_Sums]]:
+) -> tuple[Tensor, list[list[_Sums]]]:
     calls.of = {}
     place, batch = numbered
     with torch.enable_grad():
@@ -169,7 +193,7 @@ def _measure_batch(
         found = torch.zeros_like(call.output) if gradient is None else gradient
         sums[number].append(_sum_call(tables[number], call, found.reshape(-1, found.shape[-1])))
     calls.of = {}
-    return sums
+    return logits.detach(), sums
 
 
 def _sum_call(table: WatchedTable, call: _Call, gradients: Tensor) -> _Sums:

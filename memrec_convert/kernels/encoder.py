@@ -89,6 +89,31 @@ def find_nearest(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     return nearest, squared
 
 
+def find_means(points: Tensor, weights: Tensor, centres: Tensor, *, moves: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Centres (float32 [k, dim]) after up to `moves` steps to the means of the points nearest to them, and the nearest
+    of these to each point (int64 [n]) with its squared distance (float32 [n]).
+
+    points are float32 [n, dim], their weights [n]. A centre that loses all its points moves to the point that
+    contributes most. Ends early where no point changes its centre.
+    """
+    native = load_kernel()
+    if native is None:
+        return reference.find_means(points, weights, centres, moves=moves)
+    own, mass = points.to(torch.float32).contiguous(), weights.to(torch.float32).contiguous()
+    held = centres.to(torch.float32).clone(memory_format=torch.contiguous_format)
+    nearest, squared = torch.empty(len(points), dtype=torch.int64), torch.empty(len(points))
+    native.find_means(
+        own.data_ptr(),
+        *own.shape,
+        mass.data_ptr(),
+        held.data_ptr(),
+        len(held),
+        moves,
+        *map(_address, (nearest, squared)),
+    )
+    return held, (nearest, squared)
+
+
 def measure_rows(rows: Tensor, *, centre: Tensor | None = None, metric: Tensor | None = None) -> tuple[Tensor, float]:
     """The squared length float32 [n] of each row less the centre in the metric; and the largest |entry| before it."""
     native, metric = load_kernel(), _unless_identity(metric)
@@ -115,12 +140,10 @@ def in_metric(rows: Tensor, metric: Tensor) -> Tensor:
 
 def sum_by_nearest(points: Tensor, weights: Tensor, nearest: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Weight float64 [k] and weighted sum float64 [k, dim] of the points (float32 [n, dim]) of each of k centres."""
-    masses, sums = torch.zeros(k, dtype=torch.float64), torch.zeros(k, points.shape[1], dtype=torch.float64)
     native = load_kernel()
     if native is None:
-        masses.index_add_(0, nearest, weights.to(torch.float64))
-        sums.index_add_(0, nearest, (points * weights.unsqueeze(1)).to(torch.float64))
-        return masses, sums
+        return reference.sum_by_nearest(points, weights, nearest, k)
+    masses, sums = torch.zeros(k, dtype=torch.float64), torch.zeros(k, points.shape[1], dtype=torch.float64)
     own, mass, place = points.contiguous(), weights.contiguous(), nearest.contiguous()
     native.add_by_nearest(
         own.data_ptr(), *own.shape, mass.data_ptr(), place.data_ptr(), masses.data_ptr(), sums.data_ptr()

@@ -49,6 +49,37 @@ def find_nearest(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     return nearest, (points - centres[nearest]).square().sum(dim=1)
 
 
+def find_means(points: Tensor, weights: Tensor, centres: Tensor, *, moves: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Centres float32 [k, dim], and the nearest of them to each point; see `encoder.find_means`."""
+    assigned = find_nearest(points, centres)
+    for _ in range(moves):
+        centres, before = _move_to_means(points, weights, assigned, centres), assigned[0]
+        assigned = find_nearest(points, centres)
+        if torch.equal(assigned[0], before):
+            break
+    return centres, assigned
+
+
+def _move_to_means(points: Tensor, weights: Tensor, assigned: tuple[Tensor, Tensor], centres: Tensor) -> Tensor:
+    nearest, distance = assigned
+    mass, sums = sum_by_nearest(points, weights, nearest, len(centres))
+    means = (sums / mass.clamp(min=1e-30).unsqueeze(1)).to(torch.float32)
+    moved = torch.where(mass.unsqueeze(1) > 0, means, centres)
+    empty = (mass == 0).nonzero().squeeze(1)
+    if len(empty):
+        worst = (weights * distance).sort(descending=True, stable=True).indices[: len(empty)]
+        moved[empty[: len(worst)]] = points[worst]
+    return moved
+
+
+def sum_by_nearest(points: Tensor, weights: Tensor, nearest: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Weight float64 [k] and weighted sum float64 [k, dim] of the points of each centre."""
+    masses, sums = torch.zeros(k, dtype=torch.float64), torch.zeros(k, points.shape[1], dtype=torch.float64)
+    masses.index_add_(0, nearest, weights.to(torch.float64))
+    sums.index_add_(0, nearest, (points * weights.unsqueeze(1)).to(torch.float64))
+    return masses, sums
+
+
 def measure_rows(rows: Tensor, *, centre: Tensor | None, metric: Tensor | None) -> tuple[Tensor, float]:
     """Squared lengths float32 [n] in the metric, and the largest |entry| before it."""
     rest = _points(rows, centre, None)

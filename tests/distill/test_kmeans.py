@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memrec_convert.distill.kmeans import assign, fit_centres
+from memrec_convert.kernels.encoder import find_means, find_nearest, sum_by_nearest
 
 
 def make_points(seed, n, dim=3):
@@ -97,3 +98,48 @@ def test_the_seed_alone_decides():
     one, again, other = (fit(points, weights, 16, seed=seed).numpy() for seed in (1, 1, 2))
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.integers(1, 200), st.integers(1, 300), st.integers(0, 4), st.sampled_from([1, 3, 16]))
+def test_the_whole_search_is_its_steps(seed, n, k, moves, dim):
+    """Centres, parts and distances are those of single steps to the bit: with ties, idle weights, bare centres."""
+    points, weights = make_points(seed, n, dim)
+    points = (2 * points).round() if seed % 2 else points  # many alike
+    weights[seed % 3 :: 3] = 0
+    centres = points[torch.randint(0, n, (k,), generator=torch.Generator().manual_seed(seed))].clone()
+    given_centres = centres.clone()
+    found, (nearest, squared) = find_means(points, weights, centres, moves=moves)
+    assert torch.equal(centres, given_centres)
+    assigned = find_nearest(points, centres)
+    for _ in range(moves):
+        centres, before = step_to_means(points, weights, assigned, centres), assigned[0]
+        assigned = find_nearest(points, centres)
+        if torch.equal(before, assigned[0]):
+            break
+    assert torch.equal(found, centres)
+    assert torch.equal(nearest, assigned[0])
+    assert torch.equal(squared, assigned[1])
+
+
+def step_to_means(points, weights, assigned, centres):
+    """Centres at the means of their points; those without any at the points that lose most, the first of equal ones."""
+    nearest, squared = assigned
+    mass, sums = sum_by_nearest(points, weights, nearest, len(centres))
+    moved = centres.clone()
+    moved[mass > 0] = (sums[mass > 0] / mass[mass > 0].clamp(min=1e-30).unsqueeze(1)).to(torch.float32)
+    losses = (weights * squared).tolist()
+    worst = sorted(range(len(points)), key=lambda one: (-losses[one], one))
+    for centre, point in zip((mass == 0).nonzero().flatten().tolist(), worst, strict=False):
+        moved[centre] = points[point]
+    return moved
+
+
+def test_points_that_do_not_lie_row_by_row():
+    """Transposed and strided points are read as what they are."""
+    points, weights = make_points(3, 60, 8)
+    centres, (nearest, _) = find_means(points, weights, points[:5], moves=3)
+    for view in (points.T.contiguous().T, points.repeat(1, 2)[:, :8]):
+        again, (parts, _) = find_means(view, weights, points[:5], moves=3)
+        assert torch.equal(again, centres)
+        assert torch.equal(parts, nearest)

@@ -17,6 +17,7 @@ from memrec_convert.distill.columns import IN_MEMORY, Column, Scratch
 from memrec_convert.distill.rows import RowReader
 from memrec_convert.encoding.spec import TensorShapes, count_bytes
 from memrec_convert.errors import LogError
+from memrec_convert.evaluation.answers import Answers
 from memrec_convert.evaluation.goal import CLICKS, Goal
 from memrec_convert.evaluation.measures import Truth
 from memrec_convert.evaluation.scoring import Forward, score_batches
@@ -137,6 +138,7 @@ class Subject:
     uncopied what copies of the model share with it
     goal     what the outputs are for, and what a conversion is judged by
     crew     who shares the work
+    answers  the model's logits for the training log's samples, once a pass has found them
     """
 
     model: nn.Module
@@ -157,6 +159,7 @@ class Subject:
     uncopied: tuple[object, ...] = ()
     goal: Goal = CLICKS
     crew: Crew = ALONE
+    answers: Answers = field(default_factory=Answers)
 
     @property
     def large_bytes(self) -> int:

@@ -16,7 +16,10 @@ from memrec_convert.clicklog import Batch
 from memrec_convert.conversion.inputs.batches import count_rows
 from memrec_convert.conversion.inputs.subject import BatchSource, Progress, Subject, join_groups, read_truth
 from memrec_convert.conversion.options import Options
+from memrec_convert.conversion.steps.weighting import keeps_answers, watch_tables
+from memrec_convert.distill.sensitivity import answer_batches
 from memrec_convert.errors import LogError
+from memrec_convert.evaluation.answers import Answers, PassOver
 from memrec_convert.evaluation.measures import Truth
 from memrec_convert.evaluation.objectives import BINARY, OwnLoss, Regression, tidy
 from memrec_convert.evaluation.support import ScoredRows
@@ -120,11 +123,12 @@ def _make_lessons(subject: Subject, options: Options, targets: str) -> Lessons:
     Where the original may run in several threads, it answers the next batches while the student learns from this one.
     """
     train, objective = _require_train(subject), subject.goal.objective
+    answers = _find_answers(subject, options) if targets != "labels" and keeps_answers(subject) else None
     unit = _find_spread(subject, options) if isinstance(objective, Regression) else 1.0
 
     def prepare(batch: Any) -> Lesson:  # noqa: ANN401 - what the loader yields
         if objective is BINARY:
-            wanted = make_targets(subject, train, batch, targets)
+            wanted = make_targets(subject, train, batch, targets, answers)
             return Lesson(partial(_answer, subject, batch), wanted, parts=_split_lesson(subject, batch, wanted))
         return _make_lesson(subject, train, batch, targets, unit)
 
@@ -133,6 +137,20 @@ def _make_lessons(subject: Subject, options: Options, targets: str) -> Lessons:
         return ordered_map(prepare, batches, workers=subject.scoring_workers(options.workers))
 
     return lessons
+
+
+def _find_answers(subject: Subject, options: Options) -> Answers:
+    """The original's answers to the training log, from a pass in its order where measuring sensitivities made none."""
+    if subject.answers:
+        return subject.answers
+    found, batches = PassOver(), _require_train(subject).stream()
+    workers = subject.scoring_workers(options.workers)
+    for batch, logits in answer_batches(
+        subject.model, watch_tables(subject), batches, subject.forward, workers=workers
+    ):
+        found.add(batch, logits)
+    subject.answers.keep(found)
+    return subject.answers
 
 
 def _split_lesson(subject: Subject, batch: Any, wanted: Tensor) -> tuple[Lesson, ...]:  # noqa: ANN401
@@ -180,15 +198,24 @@ def _make_lesson(subject: Subject, train: BatchSource, batch: Any, targets: str,
     return Lesson(partial(_answer, subject, batch), wanted, loss)
 
 
-def make_targets(subject: Subject, train: BatchSource, batch: Any, targets: str) -> Tensor:  # noqa: ANN401
+def make_targets(
+    subject: Subject,
+    train: BatchSource,
+    batch: Any,  # noqa: ANN401 - what the loader yields
+    targets: str,
+    answers: Answers | None = None,
+) -> Tensor:
     """What to learn from a batch, as probabilities float32 [n]: the original's own ("soft"), the labels, or both.
 
-    "mixed" is soft where the training data has no labels.
+    "mixed" is soft where the training data has no labels. `answers` are the original's, where they are kept.
     """
     if targets == "labels":
         return train.labels_of(batch).to(torch.float32)
-    with torch.no_grad():
-        soft = torch.sigmoid(subject.forward(subject.model, batch).reshape(-1))
+    if answers is not None:
+        soft = torch.sigmoid(answers.of(batch))
+    else:
+        with torch.no_grad():
+            soft = torch.sigmoid(subject.forward(subject.model, batch).reshape(-1))
     if targets == "soft" or not train.has_labels:
         return soft
     return (1 - LABEL_SHARE) * soft + LABEL_SHARE * train.labels_of(batch).to(torch.float32)

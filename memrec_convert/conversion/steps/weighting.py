@@ -11,6 +11,7 @@ from torch import Tensor
 
 from memrec_convert.clicklog import Sensitivity
 from memrec_convert.conversion.inputs.batches import count_rows
+from memrec_convert.conversion.inputs.from_checkpoint import LogBatches
 from memrec_convert.conversion.inputs.subject import BatchSource, Progress, Subject
 from memrec_convert.conversion.options import Options
 from memrec_convert.distill.columns import Column, slices
@@ -24,7 +25,8 @@ from memrec_convert.distill.weights import (
     weigh_uniformly,
 )
 from memrec_convert.errors import LogError, ModelError
-from memrec_convert.evaluation.objectives import OwnLoss
+from memrec_convert.evaluation.answers import PassOver
+from memrec_convert.evaluation.objectives import BINARY, OwnLoss
 
 SENSITIVITY_SAMPLES = 1 << 24
 """Samples of the training data, from its start, that sensitivities are measured on: more would tell little more."""
@@ -120,9 +122,21 @@ def _refuse_steep(name: str, weights: Column) -> None:
         )
 
 
+def watch_tables(subject: Subject) -> list[WatchedTable]:
+    """The tables' modules, to look at what they give and what comes back to them."""
+    return [WatchedTable(site.module, site.rows, site.pooling, site.padding_idx) for site in subject.sites]
+
+
+def keeps_answers(subject: Subject) -> bool:
+    """Whether the original's answers to all training samples are kept: a known network's clicks on a log, within what
+    sensitivities are measured on.
+    """
+    known = subject.architecture is not None and subject.goal.objective is BINARY
+    return known and isinstance(subject.train, LogBatches) and 0 < subject.samples <= SENSITIVITY_SAMPLES
+
+
 def _measure(subject: Subject, train: BatchSource, options: Options, progress: Progress) -> list[Sensitivity]:
-    """The sensitivities of all tables and rows, from a pass over the training data."""
-    tables = [WatchedTable(site.module, site.rows, site.pooling, site.padding_idx) for site in subject.sites]
+    """The sensitivities of all tables and rows, from a pass over the training data; what is answered there is kept."""
     total = max(1, -(-min(subject.samples, SENSITIVITY_SAMPLES) // options.batch_size))
 
     def stream() -> Iterator[Any]:
@@ -138,7 +152,12 @@ def _measure(subject: Subject, train: BatchSource, options: Options, progress: P
         return objective.pull(outputs, train.groups_of(batch), number)
 
     forward = objective.run if isinstance(objective, OwnLoss) else subject.forward
-    workers = subject.scoring_workers(options.workers)
-    found = measure_sensitivities(subject.model, tables, stream(), forward, workers=workers, pull=pull)
+    workers, answered = subject.scoring_workers(options.workers), PassOver()
+    kept = {"hear": answered.add} if keeps_answers(subject) else {}
+    found = measure_sensitivities(
+        subject.model, watch_tables(subject), stream(), forward, workers=workers, pull=pull, **kept
+    )
+    if kept:
+        subject.answers.keep(answered)
     progress("sensitivities", total, total)
     return found

@@ -5,6 +5,7 @@
 
 #include "arguments.h"
 #include "encode/encoder.h"
+#include "encode/means.h"
 #include "encode/paths.h"
 #include "encode/sums.h"
 #include "state.h"
@@ -74,15 +75,28 @@ PyObject* assign_rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
     task.nearest = given.address<int64_t>();
     task.distances = given.address<float>();
     return memrec::freely([&] {
-        std::vector<memrec::Book> books;
-        for (int64_t first = 0; first < number; first += memrec::kMostEntries)
-            books.push_back(memrec::make_book(centres + first * task.rows.dim,
-                                              static_cast<int32_t>(std::min<int64_t>(memrec::kMostEntries, number - first)),
-                                              task.rows.dim));
+        const auto books = memrec::make_books(centres, number, task.rows.dim);
         task.books = books.data();
         task.book_count = static_cast<int32_t>(books.size());
         encoder().assign(task);
     });
+}
+
+// (points, count, dim, weights, centres, count of them, moves, nearest, distances)
+PyObject* find_means(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    Arguments given("find_means", args, count, 9);
+    if (!given) return nullptr;
+    memrec::Clustering task{};
+    task.points = given.address<const float>();
+    task.count = given.number();
+    task.dim = static_cast<int32_t>(given.number());
+    task.weights = given.address<const float>();
+    task.centres = given.address<float>();
+    task.k = given.number();
+    task.moves = given.number();
+    task.nearest = given.address<int64_t>();
+    task.distances = given.address<float>();
+    return memrec::freely([&] { memrec::find_means(encoder(), task); });
 }
 
 // (rows, squared, widest)

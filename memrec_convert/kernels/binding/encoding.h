@@ -5,6 +5,7 @@
 
 PyObject* encode_rows(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* assign_rows(PyObject*, PyObject* const* args, Py_ssize_t count);
+PyObject* find_means(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* measure_rows(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* transform_rows(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* add_by_nearest(PyObject*, PyObject* const* args, Py_ssize_t count);

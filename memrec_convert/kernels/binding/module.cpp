@@ -381,6 +381,7 @@ PyMethodDef methods[] = {
     {"assign_rows", as_function(assign_rows), METH_FASTCALL, "The nearest of some centres to each row."},
     {"measure_rows", as_function(measure_rows), METH_FASTCALL, "The squared length of each row in a metric."},
     {"transform_rows", as_function(transform_rows), METH_FASTCALL, "Rows times a metric."},
+    {"find_means", as_function(find_means), METH_FASTCALL, "Centres, and the nearest of them to each point."},
     {"add_by_nearest", as_function(add_by_nearest), METH_FASTCALL, "Weighted sums of the points of each centre."},
     {"square_norms", as_function(square_norms), METH_FASTCALL, "The squared length of each row, in double."},
     {"add_to_normal", as_function(add_to_normal), METH_FASTCALL, "What coded rows add to the normal equations of entries."},

@@ -48,6 +48,13 @@ Book make_book(const float* entries, int32_t size, int32_t dim) {
     return book;
 }
 
+std::vector<Book> make_books(const float* centres, int64_t count, int32_t dim) {
+    std::vector<Book> books;
+    for (int64_t first = 0; first < count; first += kMostEntries)
+        books.push_back(make_book(centres + first * dim, static_cast<int32_t>(std::min<int64_t>(kMostEntries, count - first)), dim));
+    return books;
+}
+
 const Encoder* choose_encoder(const char* engine) {
     const bool wide = !std::strcmp(engine, "avx512") || !std::strcmp(engine, "amx");
     if (wide && amx_encoder() && take_tiles()) return amx_encoder();

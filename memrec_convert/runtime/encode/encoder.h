@@ -30,6 +30,7 @@ struct Book {
 };
 
 Book make_book(const float* entries, int32_t size, int32_t dim);
+std::vector<Book> make_books(const float* centres, int64_t count, int32_t dim);  // of up to 256 of them each
 
 enum class RowKind : int32_t { fp32 = 0, bf16 = 1, fp16 = 2 };
 
