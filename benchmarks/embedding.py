@@ -131,8 +131,10 @@ def make_tables(
     """Compressed tables of one form.
 
     `mixed` indexes the ids of 80 % of the lookups as codes and hashes the rest; `codes` and `int8` index as many as fit
-    over the mean row; `hashed` hashes all.
+    over the mean row; `hashed` hashes all; `trellis4` stores all rows in 4 bits per value, whatever they take.
     """
+    if form == "trellis4":
+        return [_random_kept(ids.rows, dim, form, name=f"table{number}") for number in range(TABLES)]
     rows = ids.rows
     share = ids.cumulative / ids.cumulative[-1]
     hot = 0 if form == "hashed" else int(np.searchsorted(share, INDEXED_LOOKUPS)) + 1
@@ -165,6 +167,17 @@ def make_tables(
         table.fill(tensors)
         tables.append(table)
     return tables
+
+
+def _random_kept(rows: int, dim: int, codec: str, *, name: str) -> CompressedEmbeddingBag:
+    """A table that stores all rows, of random bytes."""
+    spec = TableSpec(rows, dim, "kept", codec=codec)
+    table = CompressedEmbeddingBag(spec, name=name)
+    scales = {"scale": torch.full((rows,), 0x80, dtype=torch.uint8)}
+    table.fill(
+        {part: torch.randint(0, 256, shape, dtype=dtype) for part, (dtype, shape) in spec.tensors().items()} | scales
+    )
+    return table
 
 
 def _spec(rows: int, dim: int, form: str, hot: int, hashing: HashSpec | None, seed: int = 0) -> TableSpec:
@@ -337,7 +350,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--artifact-mb", type=float, default=24)
-    parser.add_argument("--form", choices=("codes", "hashed", "int8", "mixed"), default="mixed")
+    parser.add_argument("--form", choices=("codes", "hashed", "int8", "mixed", "trellis4"), default="mixed")
     parser.add_argument("--k", type=int, default=2, help="hashed tokens of an id")
     parser.add_argument("--k-weights", type=int, default=4, help="weights of a hashed id")
     parser.add_argument("--batch", default=",".join(str(batch) for batch in BATCHES))
