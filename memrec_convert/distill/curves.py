@@ -28,7 +28,8 @@ KMEANS_ITERATIONS = 10
 CHOOSING_ITERATIONS, CHOOSING_ROWS = 5, 16_384
 """Of a large table's lists, until one is chosen: about enough to tell them apart."""
 CHOOSING_FROM = 4 * CHOOSING_ROWS
-"""Rows of a table from which fitting the chosen list once more is the lesser part of it."""
+"""Rows of a table from which fitting the chosen list once more is the lesser part of it. Weights from a log span orders
+of magnitude, so half of the sample tells lists apart less surely: there MANY_ROWS take the place of this."""
 MANY_ROWS = 8 * SAMPLE_ROWS
 """Rows of a table whose sample is a small part of it anyway."""
 
@@ -90,14 +91,15 @@ def group_lists(rows: int, lists: Sequence[tuple[int, ...]]) -> list[tuple[tuple
 
 
 def measure_lists(
-    fit: TableFit, lists: Sequence[tuple[int, ...]], *, seed: int
+    fit: TableFit, lists: Sequence[tuple[int, ...]], *, seed: int, logged: bool = True
 ) -> tuple[tuple[ListCurve, tuple[Stage, ...]], ...]:
     """What these lists of stages would cost, fitted on the table's sample, and the stages.
 
-    Of a table of CHOOSING_FROM rows they are fitted on a part of the sample, and there are no stages: they would not be
-    the best.
+    logged: whether the rows' weights come from a log.
+
+    Of a large table they are fitted on a part of the sample, and there are no stages: they would not be the best.
     """
-    choosing = _is_chosen_first(fit)
+    choosing = _is_chosen_first(fit, logged)
     sample = _thin_out(fit.sample, CHOOSING_ROWS) if choosing else fit.sample
     number = _class_of(sample, fit.classes)
     fitted = _fit_lists(sample, fit.survey, lists, CHOOSING_ITERATIONS if choosing else KMEANS_ITERATIONS, seed)
@@ -105,17 +107,17 @@ def measure_lists(
     return tuple((ListCurve(one.sizes, curve), () if choosing else one.stages) for one, curve in curves)
 
 
-def count_list_work(fit: TableFit, lists: Sequence[tuple[int, ...]]) -> int:
+def count_list_work(fit: TableFit, lists: Sequence[tuple[int, ...]], *, logged: bool = True) -> int:
     """About how much `measure_lists` has to do, in a unit of its own; lists share what they begin with."""
     rows = len(fit.sample.numbers)
     brief = min(rows, CHOOSING_ROWS) * CHOOSING_ITERATIONS
-    per_entry = brief if _is_chosen_first(fit) else rows * KMEANS_ITERATIONS
+    per_entry = brief if _is_chosen_first(fit, logged) else rows * KMEANS_ITERATIONS
     begun = {sizes[: end + 1] for sizes in lists for end in range(len(sizes))}
     return per_entry * fit.curves.dim * sum(sizes[-1] for sizes in begun)
 
 
-def _is_chosen_first(fit: TableFit) -> bool:
-    return fit.curves.rows >= CHOOSING_FROM or has_many_rows((fit.curves.rows, fit.curves.dim))
+def _is_chosen_first(fit: TableFit, logged: bool) -> bool:
+    return has_many_rows((fit.curves.rows, fit.curves.dim)) or (not logged and fit.curves.rows >= CHOOSING_FROM)
 
 
 def has_many_rows(shape: tuple[int, ...]) -> bool:

@@ -111,7 +111,8 @@ def fit_subject(
         found.update(ordered_map(measure, small, workers=options.workers))
         fits, stages = list[TableFit](), dict[ListKey, tuple[Stage, ...]]()
         of_site = [lists if all_lists or site.dim <= NARROW else lists[: len(STAGE_LISTS)] for site in subject.sites]
-        for one, own in _fit_curves(subject, about, [found[number] for number in range(len(names))], of_site, options):
+        ordered = [found[number] for number in range(len(names))]
+        for one, own in _fit_curves(subject, about, ordered, of_site, options, logged=source == "log"):
             stages |= {(len(fits), sizes): fitted for sizes, fitted in own.items()}
             fits.append(one)
             if not reading:
@@ -129,21 +130,23 @@ def _fit_curves(
     measured: Sequence[TableFit],
     lists: Sequence[Sequence[tuple[int, ...]]],
     options: Options,
+    *,
+    logged: bool,
 ) -> Iterator[tuple[TableFit, dict[tuple[int, ...], tuple[Stage, ...]]]]:
     """The tables' fits with the curves of those of its `lists` that each may take, and the stages of the final ones.
 
-    `about` is what they depend on.
+    `about` is what they depend on; `logged` says whether weights come from a log.
     """
     groups = [
         group_lists(site.rows, own) if _is_replaceable(site, options) else []
         for site, own in zip(subject.sites, lists, strict=True)
     ]
     tasks = [(number, group) for number, own in enumerate(groups) for group in own]
-    order = sorted(range(len(tasks)), key=lambda n: -count_list_work(measured[tasks[n][0]], tasks[n][1]))
+    order = sorted(range(len(tasks)), key=lambda n: -count_list_work(measured[tasks[n][0]], tasks[n][1], logged=logged))
 
     def fit(turn: int) -> tuple[tuple[ListCurve, tuple[Stage, ...]], ...]:
         number, group = tasks[turn]
-        return measure_lists(measured[number], group, seed=options.seed)
+        return measure_lists(measured[number], group, seed=options.seed, logged=logged)
 
     workers = min(options.workers, MOST_LARGE_FITS) if subject.large_bytes else options.workers
     made = subject.crew.map(f"lists, {about}", fit, order, workers=workers, classes=(ListCurve, Stage))
