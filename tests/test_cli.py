@@ -675,3 +675,15 @@ def test_a_reader_that_leaves_early_is_no_crash():
     line = f"{sys.executable} -m memrec_convert convert --help; echo $? >&2"
     ran = subprocess.run(["bash", "-c", f"({line}) | true"], capture_output=True, text=True, check=False)
     assert ran.stderr.strip() in ("0", "1")
+
+
+@pytest.mark.parametrize("words", ["--version", "inspect {file}", "inspect {file} --json"])
+def test_output_that_cannot_be_written_is_one_sentence(tiny, words):
+    """On a full device: a status and a sentence; into a closed stream nothing is said, as by any other program."""
+    line = f"{sys.executable} -m memrec_convert {words.format(file=tiny.checkpoint)}"
+    if Path("/dev/full").exists():  # which Linux has
+        ran = subprocess.run(["bash", "-c", f"{line} > /dev/full"], capture_output=True, text=True, check=False)
+        assert ran.returncode == 1
+        assert ran.stderr.startswith("Output: it could not be written (No space left on device); send it elsewhere")
+    ran = subprocess.run(["bash", "-c", f"{line} >&-"], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")

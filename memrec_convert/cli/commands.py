@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
@@ -93,18 +95,30 @@ def run() -> NoReturn:
     """
     code: object = 0
     try:
-        main()
-    except SystemExit as end:
-        code = end.code or 0
-    try:
-        sys.stdout.flush()
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         code = code or EXIT_BROKEN_PIPE
-    if not isinstance(code, int):  # a caller's own module may end with words
-        print(code, file=sys.stderr)
+    except OSError as error:
+        if not _is_unwritten(error):
+            raise
+        code = f"Output: it could not be written ({error.strerror}); send it elsewhere, or make room."
+    if not isinstance(code, int):  # a caller's own module may end with words too
+        click.echo(code, err=True)
         code = 1
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError):  # none where it was closed before
+            stream.flush()
     os._exit(code)
+
+
+def _is_unwritten(error: OSError) -> bool:
+    """Whether what failed is a write to an open stream, as that of a full device: errors of files name them."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) and error.filename is None
 
 
 def _refuse_usage(error: click.UsageError) -> int:

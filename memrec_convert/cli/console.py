@@ -66,7 +66,9 @@ def show_charted(
 
 def text_width() -> int:
     """Columns for text: the terminal's, at most 100; 80 where stdout is none."""
-    return min(100, shutil.get_terminal_size((80, 24)).columns) if sys.stdout.isatty() else 80
+    return (
+        min(100, shutil.get_terminal_size((80, 24)).columns) if sys.stdout is not None and sys.stdout.isatty() else 80
+    )
 
 
 class Progress:
@@ -114,7 +116,7 @@ class Progress:
 
     def _begin(self, stage: str, total: int) -> None:
         self.stage, self.started, self.told = stage, time.monotonic(), time.monotonic()
-        if not sys.stderr.isatty():
+        if sys.stderr is None or not sys.stderr.isatty():
             click.echo(f"{stage} ...", err=True)
             return
         from tqdm import tqdm
