@@ -28,8 +28,10 @@ class Answers:
         units, rows = split_places(batch.places.numpy())
         return torch.from_numpy(self._logits[self._starts[units] + rows])
 
-    def keep(self, found: PassOver) -> None:
-        """Takes what a whole pass has found."""
+    def keep(self, found: PassOver, *, limit: int) -> None:
+        """Takes what a pass has found; nothing where it came to its limit of samples, and may have missed some."""
+        if found.samples >= limit:
+            return
         self._logits, self._starts = found.join()
 
 
@@ -39,7 +41,7 @@ class PassOver:
     def __init__(self) -> None:
         self._logits: list[np.ndarray] = []
         self._starts: list[int] = []
-        self._samples = 0
+        self.samples = 0
 
     def add(self, batch: Batch, logits: Tensor) -> None:
         """The next batch in the log's order, and its logits [B]."""
@@ -47,9 +49,9 @@ class PassOver:
         units, rows = split_places(batch.places.numpy())
         for first in np.flatnonzero(rows == 0):
             self._starts += [-1] * (int(units[first]) - len(self._starts))  # units without rows
-            self._starts.append(self._samples + int(first))
+            self._starts.append(self.samples + int(first))
         self._logits.append(logits.detach().reshape(-1).to(torch.float32).numpy())
-        self._samples += batch.rows
+        self.samples += batch.rows
 
     def join(self) -> tuple[np.ndarray, np.ndarray]:
         """All logits float32 [samples], and where those of each part of the log begin, int64 [parts]."""

@@ -16,7 +16,7 @@ from memrec_convert.clicklog import Batch
 from memrec_convert.conversion.inputs.batches import count_rows
 from memrec_convert.conversion.inputs.subject import BatchSource, Progress, Subject, join_groups, read_truth
 from memrec_convert.conversion.options import Options
-from memrec_convert.conversion.steps.weighting import keeps_answers, watch_tables
+from memrec_convert.conversion.steps.weighting import SENSITIVITY_SAMPLES, keeps_answers, watch_tables
 from memrec_convert.distill.sensitivity import answer_batches
 from memrec_convert.errors import LogError
 from memrec_convert.evaluation.answers import Answers, PassOver
@@ -139,18 +139,18 @@ def _make_lessons(subject: Subject, options: Options, targets: str) -> Lessons:
     return lessons
 
 
-def _find_answers(subject: Subject, options: Options) -> Answers:
+def _find_answers(subject: Subject, options: Options) -> Answers | None:
     """The original's answers to the training log, from a pass in its order where measuring sensitivities made none."""
     if subject.answers:
         return subject.answers
-    found, batches = PassOver(), _require_train(subject).stream()
+    found, batches = PassOver(), _require_train(subject).stream(limit=SENSITIVITY_SAMPLES)
     workers = subject.scoring_workers(options.workers)
     for batch, logits in answer_batches(
         subject.model, watch_tables(subject), batches, subject.forward, workers=workers
     ):
         found.add(batch, logits)
-    subject.answers.keep(found)
-    return subject.answers
+    subject.answers.keep(found, limit=SENSITIVITY_SAMPLES)
+    return subject.answers or None
 
 
 def _split_lesson(subject: Subject, batch: Any, wanted: Tensor) -> tuple[Lesson, ...]:  # noqa: ANN401

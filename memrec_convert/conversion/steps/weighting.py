@@ -129,7 +129,7 @@ def watch_tables(subject: Subject) -> list[WatchedTable]:
 
 def keeps_answers(subject: Subject) -> bool:
     """Whether the original's answers to all training samples are kept: a known network's clicks on a log, within what
-    sensitivities are measured on.
+    sensitivities are measured on. The count of samples may be another log's: a pass that is cut keeps nothing.
     """
     known = subject.architecture is not None and subject.goal.objective is BINARY
     return known and isinstance(subject.train, LogBatches) and 0 < subject.samples <= SENSITIVITY_SAMPLES
@@ -158,6 +158,6 @@ def _measure(subject: Subject, train: BatchSource, options: Options, progress: P
         subject.model, watch_tables(subject), stream(), forward, workers=workers, pull=pull, **kept
     )
     if kept:
-        subject.answers.keep(answered)
+        subject.answers.keep(answered, limit=SENSITIVITY_SAMPLES)
     progress("sensitivities", total, total)
     return found
