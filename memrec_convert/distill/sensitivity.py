@@ -16,6 +16,7 @@ from memrec_convert.clicklog import Sensitivity
 from memrec_convert.distill.columns import IN_MEMORY, Column, Scratch, slices
 from memrec_convert.errors import ModelError
 from memrec_convert.evaluation.objectives import BINARY
+from memrec_convert.kernels.ordered import compose, find_spectrum, sum_moment
 from memrec_convert.parallel import ordered_map
 
 EIGENVALUE_FLOOR = 1e-4
@@ -199,10 +200,10 @@ def _measure_batch(
 def _sum_call(table: WatchedTable, call: _Call, gradients: Tensor) -> _Sums:
     """The sums over a call's lookups, from the gradient of each of its vectors (rows, or bags of rows) [n, dim]."""
     ids, vectors = call.ids.detach().reshape(-1).to("cpu", torch.int64), len(gradients)
-    wide = gradients.to("cpu", torch.float64)
-    squares = wide.square().sum(dim=1)
+    gradients = gradients.to("cpu", torch.promote_types(gradients.dtype, torch.float32))
     if len(ids) == vectors and call.weights is None:  # one lookup each: what is pooled is the row
-        return _Sums((wide.T @ wide).numpy(), ids.numpy(), squares.to(torch.float32).numpy())
+        moment, squares = sum_moment(gradients)
+        return _Sums(moment.numpy(), ids.numpy(), squares.numpy())
     bags = _find_bags(len(ids), call.offsets, vectors)
     ids = ids[: len(bags)]
     shares = torch.ones(len(ids), dtype=torch.float64)
@@ -213,7 +214,7 @@ def _sum_call(table: WatchedTable, call: _Call, gradients: Tensor) -> _Sums:
     if table.pooling == "mean":
         shares = shares / _sum_bags((shares != 0).to(torch.float64), bags, vectors).clamp(min=1)[bags]
     shares = shares.square()
-    moment = (wide * _sum_bags(shares, bags, vectors).unsqueeze(1)).T @ wide
+    moment, squares = sum_moment(gradients, _sum_bags(shares, bags, vectors))
     return _Sums(moment.numpy(), ids.numpy(), (shares * squares[bags]).to(torch.float32).numpy())
 
 
@@ -232,10 +233,9 @@ def _sum_bags(values: Tensor, bags: Tensor, vectors: int) -> Tensor:
 
 def root_of(sensitivity: Tensor) -> Tensor:
     """The metric A = G^(1/2), float32 [dim, dim], of a sensitivity (float64 [dim, dim]); identity for zero."""
-    values, vectors = torch.linalg.eigh((sensitivity + sensitivity.T) / 2)
+    values, vectors = find_spectrum((sensitivity + sensitivity.T) / 2)
     mean = float(values.clamp(min=0).mean())
     if mean <= 0:
         return torch.eye(len(sensitivity))
     floored = values.clamp(min=EIGENVALUE_FLOOR * mean)
-    root: Tensor = ((vectors * floored.sqrt()) @ vectors.T).to(torch.float32)
-    return root
+    return compose(vectors, floored.sqrt()).to(torch.float32)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from memrec_convert.kernels.ordered import find_spectrum, multiply, sum_moment
+
 LEAST_ROWS_PER_DIM = 4
 """A table of fewer rows than so many times its dim gets no map: its rows can say each for itself what they learn."""
 
@@ -24,19 +26,20 @@ class RowMap(nn.Module):
 
     def __init__(self, rows: Tensor) -> None:
         super().__init__()
-        values = rows.detach().to(torch.float64)
-        mean = values.mean(dim=0)
-        energies, directions = torch.linalg.eigh((values - mean).T @ (values - mean) / len(values))
-        reach = energies.clamp(min=max(float(energies[-1]) * LEAST_ENERGY, 1e-30)).sqrt()
-        matrix = (directions * reach).T.to(torch.float32).contiguous()
+        values = rows.detach().to(torch.float32)
+        sums, _ = sum_moment(torch.cat([values, torch.ones(len(values), 1)], dim=1))
+        mean = sums[-1, :-1] / len(values)
+        energies, directions = find_spectrum(sums[:-1, :-1] / len(values) - mean.unsqueeze(1) * mean)
+        reach = energies.clamp(min=max(float(energies[-1]) * LEAST_ENERGY, 1e-30)).sqrt().unsqueeze(1)
+        matrix = (directions * reach).to(torch.float32)
         self.spread = max(float(matrix.square().mean().sqrt()), 1e-12)
         self.matrix = nn.Parameter(matrix / self.spread)
         self.register_buffer("mean", mean.to(torch.float32))
-        self.register_buffer("whitening", (directions / reach).to(torch.float32))
+        self.register_buffer("whitening", (directions / reach).T.to(torch.float32).contiguous())
 
     def forward(self, rows: Tensor) -> Tensor:
         """Rows float32 [n, dim] as the table is to have them."""
-        return self.mean + (rows - self.mean) @ self.whitening @ (self.matrix * self.spread)
+        return self.mean + multiply(multiply(rows - self.mean, self.whitening), self.matrix * self.spread)
 
 
 def make_map(rows: Tensor) -> RowMap | None:

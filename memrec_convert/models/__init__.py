@@ -16,7 +16,7 @@ from memrec_convert.models.deepfm import DeepFM
 from memrec_convert.models.dlrm import DLRM
 from memrec_convert.models.dlrm_dcn import DlrmDcn
 from memrec_convert.models.narrow import list_fast
-from memrec_convert.models.network import ClickNetwork, read_table_inputs
+from memrec_convert.models.network import ClickNetwork, ordered_products, read_table_inputs
 from memrec_convert.models.sample_pooled import SamplePooled
 from memrec_convert.models.stored_table import StoredTable
 from memrec_convert.models.table_set import TableSet
@@ -31,6 +31,7 @@ __all__ = [
     "build_model",
     "build_original",
     "load_dense",
+    "ordered_products",
     "read_pooling",
     "read_table_inputs",
     "settle_compute",

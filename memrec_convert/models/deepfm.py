@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from memrec_convert.errors import ModelError
 from memrec_convert.models.narrow import list_layers
@@ -49,7 +48,7 @@ class DeepFM(ClickNetwork):
         rows = factors.flatten(1)
         logits: Tensor = self.run_part(self.top, torch.cat([rows, dense], dim=1)) + self._pairs(factors)
         if self.first_order is not None:
-            logits = logits + functional.linear(rows if self.linear == "rows" else dense, self.first_order)
+            logits = logits + self.multiply(rows if self.linear == "rows" else dense, self.first_order)
         for part in parts[self.fields :]:
             logits = logits + part
         return logits.flatten()
@@ -65,8 +64,10 @@ class DeepFM(ClickNetwork):
             first_order=[] if self.first_order is None else self.first_order.detach().flatten().tolist(),
         )
 
-    @staticmethod
-    def _pairs(factors: Tensor) -> Tensor:
+    def _pairs(self, factors: Tensor) -> Tensor:
         """Sum of the products of all pairs of factors [B, T, dim]: [B, 1]."""
         square_of_sum, sum_of_squares = factors.sum(dim=1).square(), factors.square().sum(dim=1)
-        return 0.5 * (square_of_sum - sum_of_squares).sum(dim=1, keepdim=True)
+        products = square_of_sum - sum_of_squares
+        if self.ordered is not None:
+            return self.multiply(products, torch.full((1, products.shape[1]), 0.5))
+        return 0.5 * products.sum(dim=1, keepdim=True)

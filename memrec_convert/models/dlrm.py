@@ -68,7 +68,9 @@ class DLRM(ClickNetwork):
         else:
             parts = [vectors] if isinstance(vectors, Tensor) else [part.unsqueeze(1) for part in vectors]
             stacked = torch.cat([hidden.unsqueeze(1), *parts], dim=1)
-            products = multiply_pairs(stacked, self.pair_index, lower=self.lower, itself=self.itself)
+            products = multiply_pairs(
+                stacked, self.pair_index, lower=self.lower, itself=self.itself, ordered=self.ordered is not None
+            )
             joined = torch.cat([hidden, products], dim=1)
         if self.padding:
             joined = functional.pad(joined, (0, self.padding))

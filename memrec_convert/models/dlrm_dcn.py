@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from memrec_convert.choices import Compute
 from memrec_convert.errors import ModelError
@@ -42,7 +41,7 @@ class DlrmDcn(ClickNetwork):
         plain = self.compute == "fp32" or learns(self, first)
         for layer in self.cross:
             if plain:
-                added = layer(crossed)
+                added = layer(crossed, self.multiply)
             else:
                 down, up = list_cross(layer, self.compute)
                 added = up.apply(down.apply(crossed))
@@ -70,9 +69,9 @@ class CrossLayer(nn.Module):
         self.up = nn.Parameter(torch.empty(width, rank).normal_(std=rank**-0.5))
         self.bias = nn.Parameter(torch.zeros(width))
 
-    def forward(self, crossed: Tensor) -> Tensor:
-        """[B, width] of [B, width]."""
-        return functional.linear(functional.linear(crossed, self.down), self.up, self.bias)
+    def forward(self, crossed: Tensor, multiply: Callable[..., Tensor]) -> Tensor:
+        """[B, width] of [B, width]; `multiply` is `functional.linear` or does the same."""
+        return multiply(multiply(crossed, self.down), self.up, self.bias)
 
 
 def list_cross(layer: nn.Module, compute: Compute) -> tuple[Layer, Layer]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from typing_extensions import Self
 
 from memrec_convert.choices import Compute
 from memrec_convert.errors import ModelError
+from memrec_convert.kernels.ordered import OrderedLayers
 from memrec_convert.lookup import CompressedEmbeddingBag
 from memrec_convert.lookup.together import TogetherCache, embed_together
 from memrec_convert.models.narrow import list_layers
@@ -41,6 +44,7 @@ class ClickNetwork(nn.Module):
         self.single_valued = read_single_valued(architecture, len(self.tables))
         self._kernel_tables = TogetherCache()
         self._pipeline = Pipeline()
+        self.ordered: OrderedLayers | None = None
 
     def forward(self, dense: Tensor, ids: Tensor | Sequence[TableInput]) -> Tensor:
         """Logits float32 [B] of dense features [B, n] (already transformed) and ids int64 [B, inputs], or bags."""
@@ -106,10 +110,23 @@ class ClickNetwork(nn.Module):
     def run_part(self, part: nn.Sequential, rows: Tensor) -> Tensor:
         """An MLP in the precision of this network, in torch."""
         if self.compute == "fp32" or learns(self, rows):
-            result: Tensor = part(rows)
-            return result
+            return self._run_single(part, rows)
         for layer in list_layers(part, self.compute):
             rows = layer.apply(rows)
+        return rows
+
+    def multiply(self, rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """`functional.linear` in fp32, in one order of sums where that is asked."""
+        if self.ordered is not None:
+            return self.ordered.apply(rows, weight, bias)
+        return functional.linear(rows, weight, bias)
+
+    def _run_single(self, part: nn.Sequential, rows: Tensor) -> Tensor:
+        if self.ordered is None:
+            result: Tensor = part(rows)
+            return result
+        for layer in list_layers(part, "fp32"):
+            rows = self.ordered.apply(rows, layer.weight, layer.bias, relu=layer.relu)
         return rows
 
     def _refuse_full_bags(self, number: int, ids: Tensor, offsets: Tensor, weights: Tensor | None = None) -> None:
@@ -120,6 +137,25 @@ class ClickNetwork(nn.Module):
                 f"table {number} multiplies quotient and remainder after pooling, so it takes one id per sample without"
                 " a weight; the batch has a bag of several, which no table of rows can stand for."
             )
+
+
+@contextmanager
+def ordered_products(*models: nn.Module, learn: bool = False) -> Iterator[None]:
+    """Known networks among the models take their products in one order of sums meanwhile, whatever BLAS torch has.
+
+    So what is measured by them or learnt through them has the same bits on every instruction set.
+
+    learn   whether their own weights learn too
+    """
+    networks = [one for one in models if isinstance(one, ClickNetwork)]
+    before = [one.ordered for one in networks]
+    try:
+        for one in networks:
+            one.ordered = OrderedLayers(learn=learn)
+        yield
+    finally:
+        for one, layers in zip(networks, before, strict=True):
+            one.ordered = layers
 
 
 def _look_up(table: nn.Module, ids: Tensor, offsets: Tensor) -> Tensor:

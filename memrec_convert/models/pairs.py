@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
-from torch.compiler import is_dynamo_compiling
+from torch.nn import functional
 
 from memrec_convert.kernels.loading import load_kernel
-from memrec_convert.lookup.tracing import is_transformed
+from memrec_convert.kernels.ordered import has_floats, has_memory
 
 _WIDTH_UNIT = 16
 """The kernel takes vectors whose length is a multiple of it."""
@@ -39,14 +38,17 @@ def pair_places(vectors: int, *, lower: bool, itself: bool) -> Tensor:
     return places
 
 
-def multiply_pairs(stacked: Tensor, index: Tensor, *, lower: bool, itself: bool) -> Tensor:
+def multiply_pairs(stacked: Tensor, index: Tensor, *, lower: bool, itself: bool, ordered: bool = False) -> Tensor:
     """The products [n, pairs] of each sample's vectors [n, vectors, dim], in the order of `index`.
 
-    Where they are learnt from, the kernel takes the triangle alone, forth and back; its sums have one order everywhere.
+    Where they are learnt from, or `ordered` asks for it, the kernel takes the triangle alone, forth and back; its sums
+    have one order everywhere.
     """
-    if _can_learn(stacked):
+    learns = torch.is_grad_enabled() and stacked.requires_grad
+    if (ordered or learns) and has_floats(stacked) and load_kernel() is not None:
         places = _kept_places(stacked.shape[1], lower, itself)
-        products: Tensor = _Pairs.apply(stacked, index, places)  # type: ignore[no-untyped-call]
+        padded = functional.pad(stacked, (0, -stacked.shape[2] % _WIDTH_UNIT))
+        products: Tensor = _Pairs.apply(padded, index, places)  # type: ignore[no-untyped-call]
         return products
     return torch.bmm(stacked, stacked.transpose(1, 2)).flatten(1).index_select(1, index)
 
@@ -54,31 +56,6 @@ def multiply_pairs(stacked: Tensor, index: Tensor, *, lower: bool, itself: bool)
 @functools.lru_cache(maxsize=64)
 def _kept_places(vectors: int, lower: bool, itself: bool) -> Tensor:
     return pair_places(vectors, lower=lower, itself=itself)
-
-
-def _can_learn(stacked: Tensor) -> bool:
-    """Whether gradients of these vectors are wanted backwards, and the kernel can give them."""
-    if not (torch.is_grad_enabled() and stacked.requires_grad) or _has_forward_gradients() or not _has_memory(stacked):
-        return False
-    plain = stacked.device.type == "cpu" and stacked.dtype == torch.float32
-    return plain and not stacked.shape[2] % _WIDTH_UNIT and load_kernel() is not None
-
-
-def _has_memory(tensor: Tensor) -> bool:
-    """Whether a tensor's own numbers can be read here: nothing records, transforms or watches the call."""
-    if is_dynamo_compiling() or is_transformed() or type(tensor) is not Tensor:
-        return False
-    if torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack():
-        return False
-    try:
-        tensor.data_ptr()
-    except RuntimeError:  # gradients that come in batches
-        return False
-    return True
-
-
-def _has_forward_gradients() -> bool:
-    return forward_ad._current_level >= 0
 
 
 class _Pairs(torch.autograd.Function):
@@ -94,7 +71,7 @@ class _Pairs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, pulls: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
         native, (stacked, index, places) = load_kernel(), ctx.saved_tensors
-        if torch.is_grad_enabled() or not _has_memory(pulls):  # a gradient of this gradient may be asked for
+        if torch.is_grad_enabled() or not has_memory(pulls):  # a gradient of this gradient may be asked for
             vectors = stacked.shape[1]
             square = pulls.new_zeros(len(pulls), vectors * vectors).index_copy(1, index, pulls)
             square = square.view(-1, vectors, vectors)

@@ -26,6 +26,7 @@ from memrec_convert.evaluation.support import ScoredRows
 from memrec_convert.finetune.loop import FineTuning, HoldOut, HoldOutScore, Lesson, Lessons, TrainingPlan, fine_tune
 from memrec_convert.finetune.rows import open_rows
 from memrec_convert.finetune.trainable import NO_PACES, open_codes
+from memrec_convert.models import ordered_products
 from memrec_convert.parallel import ordered_map
 
 LABEL_SHARE = 0.35
@@ -58,14 +59,16 @@ def teach(
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
     try:
-        return fine_tune(
-            model,
-            _make_lessons(subject, options, options.targets),
-            plan,
-            hold_out=mark or make_mark(subject, options),
-            progress=progress,
-            open_model=partial(open_codes, paces=paces, workers=plan.workers),
-        )
+        hold_out = mark or make_mark(subject, options)
+        with ordered_products(subject.model, model, learn=options.train_dense):
+            return fine_tune(
+                model,
+                _make_lessons(subject, options, options.targets),
+                plan,
+                hold_out=hold_out,
+                progress=progress,
+                open_model=partial(open_codes, paces=paces, workers=plan.workers),
+            )
     finally:
         model.requires_grad_(False)
 
@@ -90,14 +93,15 @@ def teach_control(
     plan = _make_plan(subject, options)
     if options.train_dense:
         model.requires_grad_(True)
-    told = fine_tune(
-        model,
-        _make_lessons(subject, options, targets),
-        plan,
-        hold_out=make_mark(subject, options),
-        progress=lambda stage, done, total: progress(f"control: {stage}", done, total),
-        open_model=partial(open_rows, mapped=mapped),
-    )
+    with ordered_products(subject.model, model, learn=options.train_dense):
+        told = fine_tune(
+            model,
+            _make_lessons(subject, options, targets),
+            plan,
+            hold_out=make_mark(subject, options),
+            progress=lambda stage, done, total: progress(f"control: {stage}", done, total),
+            open_model=partial(open_rows, mapped=mapped),
+        )
     return model.requires_grad_(False), told
 
 
@@ -145,10 +149,11 @@ def _find_answers(subject: Subject, options: Options) -> Answers | None:
         return subject.answers
     found, batches = PassOver(), _require_train(subject).stream(limit=SENSITIVITY_SAMPLES)
     workers = subject.scoring_workers(options.workers)
-    for batch, logits in answer_batches(
-        subject.model, watch_tables(subject), batches, subject.forward, workers=workers
-    ):
-        found.add(batch, logits)
+    with ordered_products(subject.model):
+        for batch, logits in answer_batches(
+            subject.model, watch_tables(subject), batches, subject.forward, workers=workers
+        ):
+            found.add(batch, logits)
     subject.answers.keep(found, limit=SENSITIVITY_SAMPLES)
     return subject.answers or None
 

@@ -27,6 +27,7 @@ from memrec_convert.distill.weights import (
 from memrec_convert.errors import LogError, ModelError
 from memrec_convert.evaluation.answers import PassOver
 from memrec_convert.evaluation.objectives import BINARY, OwnLoss
+from memrec_convert.models import ordered_products
 
 SENSITIVITY_SAMPLES = 1 << 24
 """Samples of the training data, from its start, that sensitivities are measured on: more would tell little more."""
@@ -154,9 +155,10 @@ def _measure(subject: Subject, train: BatchSource, options: Options, progress: P
     forward = objective.run if isinstance(objective, OwnLoss) else subject.forward
     workers, answered = subject.scoring_workers(options.workers), PassOver()
     kept = {"hear": answered.add} if keeps_answers(subject) else {}
-    found = measure_sensitivities(
-        subject.model, watch_tables(subject), stream(), forward, workers=workers, pull=pull, **kept
-    )
+    with ordered_products(subject.model):
+        found = measure_sensitivities(
+            subject.model, watch_tables(subject), stream(), forward, workers=workers, pull=pull, **kept
+        )
     if kept:
         subject.answers.keep(answered, limit=SENSITIVITY_SAMPLES)
     progress("sensitivities", total, total)

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "arguments.h"
 #include "dense/network.h"
 #include "state.h"
 #include "tables.h"
@@ -285,13 +286,13 @@ PyObject* pull_pairs(PyObject*, PyObject* const* args, Py_ssize_t count) {
     PairBatch batch;
     int64_t more[2];
     if (!read_pairs(args, count, batch, more, 2)) return nullptr;
-    Py_BEGIN_ALLOW_THREADS;
-    const DenseKernel& kernel = active_dense();
-    for (int64_t n = 0; n < batch.samples; ++n)
-        kernel.pull_pairs(batch.vectors + batch.first(n), batch.count, batch.width, batch.places,
-                          at<const float>(more[0]) + n * batch.pairs, at<float>(more[1]) + batch.first(n));
-    Py_END_ALLOW_THREADS;
-    Py_RETURN_NONE;
+    return freely([&] {
+        const DenseKernel& kernel = active_dense();
+        std::vector<float> square(static_cast<size_t>(batch.count * batch.count));
+        for (int64_t n = 0; n < batch.samples; ++n)
+            kernel.pull_pairs(batch.vectors + batch.first(n), batch.count, batch.width, batch.places,
+                              at<const float>(more[0]) + n * batch.pairs, square.data(), at<float>(more[1]) + batch.first(n));
+    });
 }
 
 PyObject* dense_speed(PyObject*, PyObject*) {

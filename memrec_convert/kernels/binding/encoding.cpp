@@ -188,3 +188,32 @@ PyObject* solve_positive(PyObject*, PyObject* const* args, Py_ssize_t count) {
     Py_DECREF(done);
     return PyBool_FromLong(solved);
 }
+
+// (gradients, count, dim, stride, shares, moment, squares)
+PyObject* sum_moment(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    Arguments given("sum_moment", args, count, 7);
+    if (!given) return nullptr;
+    memrec::Pulled pulled{};
+    pulled.gradients = given.address<const float>();
+    pulled.count = given.number();
+    pulled.dim = given.number();
+    pulled.stride = given.number();
+    pulled.shares = given.address<const double>();
+    pulled.moment = given.address<double>();
+    pulled.squares = given.address<float>();
+    return memrec::freely([&] { encoder().sum_moment(pulled); });
+}
+
+// (matrix, n, values)
+PyObject* find_spectrum(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    Arguments given("find_spectrum", args, count, 3);
+    if (!given) return nullptr;
+    auto* matrix = given.address<double>();
+    const int64_t n = given.number();
+    auto* values = given.address<double>();
+    bool found = false;
+    PyObject* done = memrec::freely([&] { found = encoder().spectrum(matrix, n, values); });
+    if (!done) return nullptr;
+    Py_DECREF(done);
+    return PyBool_FromLong(found);
+}

@@ -13,3 +13,5 @@ PyObject* square_norms(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* add_to_normal(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* find_paths(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* solve_positive(PyObject*, PyObject* const* args, Py_ssize_t count);
+PyObject* sum_moment(PyObject*, PyObject* const* args, Py_ssize_t count);
+PyObject* find_spectrum(PyObject*, PyObject* const* args, Py_ssize_t count);

@@ -389,6 +389,8 @@ PyMethodDef methods[] = {
     {"move_rows", as_function(move_rows), METH_FASTCALL, "A step of Adam on the rows that a batch names."},
     {"round_int8", as_function(round_int8), METH_FASTCALL, "What int8 rows would hold of float rows."},
     {"solve_positive", as_function(solve_positive), METH_FASTCALL, "Solves a positive definite system in place."},
+    {"sum_moment", as_function(sum_moment), METH_FASTCALL, "The sum of the outer products of gradients, in double."},
+    {"find_spectrum", as_function(find_spectrum), METH_FASTCALL, "Eigenvalues and eigenvectors of a symmetric matrix."},
     {"sum_rows", as_function(sum_rows), METH_FASTCALL, "Sums of int8 rows whose numbers are given."},
     {"instruction_sets", instruction_sets, METH_NOARGS, "What this build and this machine have, best first."},
     {"active", active, METH_NOARGS, "The instruction set in use."},

@@ -26,8 +26,10 @@ struct DenseKernel {
     // `width` floats apart and as long, a multiple of 16.
     void (*pairs)(const float* vectors, int64_t count, int64_t width, const int32_t* place, float* out);
 
-    // The way back: out[i] = the sum over j of pulls[place of i and j] * vectors[j], twice for j = i. Laid out as above.
-    void (*pull_pairs)(const float* vectors, int64_t count, int64_t width, const int32_t* place, const float* pulls, float* out);
+    // The way back: out[i] = the sum over j of pulls[place of i and j] * vectors[j], twice for j = i. Laid out as above;
+    // `square` has room for [count, count].
+    void (*pull_pairs)(const float* vectors, int64_t count, int64_t width, const int32_t* place, const float* pulls, float* square,
+                       float* out);
 };
 
 // Of this instruction set as lookups name it, or of the best that this machine has below it. Int8 layers give the same bits

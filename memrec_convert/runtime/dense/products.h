@@ -309,21 +309,32 @@ void multiply_pairs(const float* vectors, int64_t count, int64_t width, const in
     }
 }
 
-void pull_pairs(const float* vectors, int64_t count, int64_t width, const int32_t* place, const float* pulls, float* out) {
+// What each product of two vectors pulls at either of them: [count, count], twice on the diagonal, zero where there is none.
+void spread_pulls(int64_t count, const int32_t* place, const float* pulls, float* square) {
+    for (int64_t i = 0; i < count; ++i) {
+        for (int64_t j = 0; j < i; ++j) {
+            const int32_t at = place[i * count + j];
+            square[i * count + j] = square[j * count + i] = at < 0 ? 0.0f : pulls[at];
+        }
+        const int32_t own = place[i * count + i];
+        square[i * count + i] = own < 0 ? 0.0f : 2 * pulls[own];
+    }
+}
+
+void pull_pairs(const float* vectors, int64_t count, int64_t width, const int32_t* place, const float* pulls, float* square,
+                float* out) {
     constexpr int64_t side = 4;  // vectors that grow at a time, so that each of the others is read once for them
+    spread_pulls(count, place, pulls, square);
     for (int64_t i = 0; i < count; i += side) {
         const int64_t own = count - i < side ? count - i : side;
+        const float* rows[side];
+        for (int64_t m = 0; m < side; ++m) rows[m] = square + (i + (m < own ? m : own - 1)) * count;
         for (int64_t k = 0; k < width; k += kLanes) {
             Floats sums[side] = {};
             for (int64_t j = 0; j < count; ++j) {
                 Floats other;
                 load(other, vectors + j * width + k);
-                for (int64_t m = 0; m < side; ++m) {
-                    const int64_t row = i + (m < own ? m : own - 1), above = row > j ? row : j, below = row > j ? j : row;
-                    const int32_t at = place[above * count + below];
-                    const float pull = at < 0 ? 0.0f : above == below ? 2 * pulls[at] : pulls[at];
-                    sums[m] += pull * other;
-                }
+                for (int64_t m = 0; m < side; ++m) sums[m] += rows[m][j] * other;
             }
             for (int64_t m = 0; m < own; ++m) store(out + (i + m) * width + k, sums[m]);
         }

@@ -63,6 +63,14 @@ struct Assigning {
     float* distances;   // squared
 };
 
+struct Pulled {
+    const float* gradients;  // [count, dim], each `stride` floats after the one before
+    int64_t count, dim, stride;
+    const double* shares;    // what each row's products are times, or null
+    double* moment;          // [dim, dim]: the sum of share * gradient * gradient^T
+    float* squares;          // |gradient|^2, unweighed
+};
+
 struct Encoder {
     const char* name;
     void (*code)(const Coding&);  // these throw std::bad_alloc alone
@@ -72,6 +80,10 @@ struct Encoder {
     // Solves matrix * solution = right for a positive definite matrix [n, n], of which the lower triangle is read and nothing
     // of use is left; right [n, width] becomes the solution. False where the matrix is not positive definite.
     bool (*solve)(double* matrix, int64_t n, double* right, int64_t width);
+    void (*sum_moment)(const Pulled&);
+    // The eigenvalues of a symmetric matrix [n, n], rising; the matrix becomes its eigenvectors, a row each. False where there
+    // are none: numbers that are not finite.
+    bool (*spectrum)(double* matrix, int64_t n, double* values);
 };
 
 const Encoder* amx_encoder();  // null where this build has none

@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <numeric>
 
+#include "moments.h"
 #include "nearest.h"
 #include "points.h"
 #include "solve.h"
+#include "spectrum.h"
 
 namespace memrec {
 namespace {
@@ -179,7 +181,8 @@ class Search {
 
 template <class Isa>
 constexpr Encoder encoder_of(const char* name) {
-    return {name, Search<Isa>::code, Search<Isa>::assign, Search<Isa>::measure, Search<Isa>::transform, solve_positive};
+    return {name, Search<Isa>::code, Search<Isa>::assign, Search<Isa>::measure, Search<Isa>::transform,
+            solve_positive, sum_moment, find_spectrum};
 }
 
 }  // namespace
