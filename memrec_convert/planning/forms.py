@@ -91,7 +91,7 @@ def choose_form(
     """The form that minimises distortion + price * bytes.
 
     methods: "auto" takes everything, "codes" no stored rows, "int8" kept int8 tables or stored int8 rows and the mean,
-    "mean" everything over the mean row: no codes for all rows.
+    "mean" everything over the mean row: no codes for all rows; "based" nothing over the mean row.
     thorough tries several guesses of what a key costs instead of one; fine=False leaves the fine codecs out.
     """
     if not fine:
@@ -102,6 +102,7 @@ def choose_form(
         (bound, number, base)
         for number, curve in enumerate(lists)
         for base, bound in enumerate(_bound_bases(curves, curve, price, methods))
+        if base or methods != "based"
     )
     cheapest = min(choice.distortion + price * choice.nbytes for choice in found)
     for bits in _KEY_BITS_TRIED if thorough else (_KEY_BITS_GUESS,):

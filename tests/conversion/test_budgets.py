@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memrec_convert import convert, plan
+from memrec_convert.conversion.plan import Plan
+from memrec_convert.conversion.steps import candidates
 from memrec_convert.errors import BudgetTooSmallError
 from memrec_convert.units import SHARE_ALLOWANCE_BYTES
 
@@ -83,6 +85,28 @@ def test_the_chosen_plan_is_the_nearest_to_the_original(tiny):
     assert built
     assert min(built) >= found.plan["divergence"]
     assert all(other.bytes <= 6_000 for other in found.alternatives)
+
+
+def test_a_plan_with_codes_for_all_ids_is_tried_beside_the_mean_row(tiny, monkeypatch):
+    """Where data can tell and it is not predicted to lose far more: within the budget, and the nearer one is taken."""
+    name = candidates._NAMES["based"]
+
+    def run(within: float, **choices) -> tuple[Plan, dict[str, float | None]]:
+        monkeypatch.setattr(candidates, "BASES_WITHIN", within)
+        found = plan(tiny.checkpoint, 6_000, **choices, **FAST)
+        return found, {one.name: one.score for one in found.alternatives} | {
+            str(found.plan["chosen"]): found.plan["divergence"]
+        }
+
+    logs = {"data": tiny.train, "val": tiny.val}
+    alone, scores = run(0.0, **logs)
+    assert name not in scores
+    assert any("mean" in one.form for one in alone.tables)
+    both, measured = run(100.0, **logs)
+    assert measured[name] is not None
+    assert both.plan["divergence"] == min(score for score in measured.values() if score is not None)
+    assert {key: score for key, score in measured.items() if key != name} == scores
+    assert name not in run(100.0)[1]
 
 
 def test_a_share_counts_tables_dense_part_and_an_allowance(tiny):

@@ -130,7 +130,7 @@ def test_no_other_form_is_cheaper_by_much(price):
     assert cost <= 1.02 * least
 
 
-@pytest.mark.parametrize("method", [*METHODS, "mean"])
+@pytest.mark.parametrize("method", [*METHODS, "mean", "based"])
 def test_bounds_pass_over_no_better_form(method, monkeypatch):
     """The search leaves out what cannot be cheapest: the choice is that among all forms."""
     prices = [2.0**exponent for exponent in range(-40, 16, 4)]
@@ -163,6 +163,8 @@ def test_methods_take_only_their_forms(method):
                 if method == "int8":
                     assert choice.kept in ("", "int8")
                     assert choice.depths == (0,)
+                based = choose_form(one, 2.0**exponent, methods="based")
+                assert based.kept or based.base_depth > 0
                 assert len(choice.levels) == len(choice.counts) <= 2
                 assert all(choice.counts)
                 spec = spec_of(choice, one.rows, one.dim)

@@ -23,10 +23,20 @@ CONFIRM_SAMPLES = 131_072
 FAR_BEHIND = 2.0
 """A plan that is predicted to lose so many times what the best one loses is not built."""
 
+BASES_WITHIN = 1.1
+"""A plan with codes for all ids is built beside one that leaves some at the mean row where it is predicted to lose no more
+than so many times as much: what a sample's ids lose at the mean adds up, which a sum over tables does not see.
+"""
+
 PASSES_TO_CODE = 2
 """Passes over a large table for one candidate: what its likely ids lose, and the codes of all rows."""
 
-_NAMES = {"auto": "rate-distortion plan", "codes": "codes alone", "int8": "int8 rows of hot ids + mean row"}
+_NAMES = {
+    "auto": "rate-distortion plan",
+    "based": "plan with codes for all ids",
+    "codes": "codes alone",
+    "int8": "int8 rows of hot ids + mean row",
+}
 
 
 def find_candidates(
@@ -80,6 +90,8 @@ def find_candidates(
             with watch.stage("code"):
                 made = _make_candidate(search, plan, method)
             found += [made] if made is not None else []
+            if method == "auto" and made is not None and rivals and not without_data:
+                found += _code_all_bases(search, plan, watch)
             if method == "auto" and made is not None and rivals and refine:
                 with watch.stage("hashed base"):
                     base = try_hashed_base(search, plan)
@@ -87,6 +99,25 @@ def find_candidates(
     if not reading:
         progress("plan and code", len(methods), len(methods))
     return found
+
+
+def _code_all_bases(search: Search, plan: TablePlan, watch: Stopwatch) -> list[Candidate]:
+    """The best plan without the mean row, finished, where `plan` takes that and the other is not far behind.
+
+    Of small tables alone: another pass over large ones would take too long.
+    """
+    if search.subject.large_bytes or all(choice.kept or choice.base_depth for choice in plan.choices):
+        return []
+    with watch.stage("plan"):
+        try:
+            based = search.plan("based")
+        except BudgetTooSmallError:
+            return []
+    if based.choices == plan.choices or based.distortion > BASES_WITHIN * plan.distortion:
+        return []
+    with watch.stage("code"):
+        made = _make_candidate(search, based, "based")
+    return [] if made is None else [made]
 
 
 def _make_candidate(search: Search, plan: TablePlan, method: str) -> Candidate | None:
