@@ -11,7 +11,7 @@ from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.assembly import Search, assign_members, build_tables
 from memrec_convert.conversion.steps.fitting import Fitted
 from memrec_convert.conversion.steps.hashed_base import NAME as HASHED_BASE
-from memrec_convert.conversion.steps.hashed_base import HashedBase, try_hashed_base
+from memrec_convert.conversion.steps.hashed_base import try_hashed_base
 from memrec_convert.conversion.steps.outcome import Candidate
 from memrec_convert.conversion.steps.published_form import find_published_form
 from memrec_convert.errors import BudgetTooSmallError
@@ -24,8 +24,8 @@ FAR_BEHIND = 2.0
 """A plan that is predicted to lose so many times what the best one loses is not built."""
 
 BASES_WITHIN = 1.1
-"""A plan with codes for all ids is built beside one that leaves some at the mean row where it is predicted to lose no more
-than so many times as much: what a sample's ids lose at the mean adds up, which a sum over tables does not see.
+"""A plan with codes for all ids is built beside one that leaves some at the mean row, where it is predicted to lose no
+more than so many times as much: what a sample's ids lose at the mean adds up, which a sum over tables does not see.
 """
 
 PASSES_TO_CODE = 2
@@ -78,24 +78,15 @@ def find_candidates(
             # Where nothing can be measured, the plan that predicts least is the one to build.
             if found and (without_data or plan.distortion > FAR_BEHIND * found[0].planned):
                 figures = plan.nbytes, plan.distortion, plan.price, plan.distortion
-                found.append(
-                    Candidate(
-                        _NAMES[method],
-                        (),
-                        *figures,
-                        note=_describe_behind(plan.distortion / max(found[0].planned, 1e-30)),
-                    )
-                )
+                note = _describe_behind(plan.distortion / max(found[0].planned, 1e-30))
+                found.append(Candidate(_NAMES[method], (), *figures, note=note))
                 continue
             with watch.stage("code"):
                 made = _make_candidate(search, plan, method)
             found += [made] if made is not None else []
-            if method == "auto" and made is not None and rivals and not without_data:
-                found += _code_all_bases(search, plan, watch)
-            if method == "auto" and made is not None and rivals and refine:
-                with watch.stage("hashed base"):
-                    base = try_hashed_base(search, plan)
-                found += [_name_base(base)] if base is not None else []
+            if method == "auto" and made is not None and rivals:
+                found += [] if without_data else _code_all_bases(search, plan, watch)
+                found += _hash_bases(search, plan, watch) if refine else []
     if not reading:
         progress("plan and code", len(methods), len(methods))
     return found
@@ -135,10 +126,15 @@ def _describe_behind(ratio: float) -> str:
     return f"not built: predicted loss is {ratio:.3f} times the plan's"
 
 
-def _name_base(base: HashedBase) -> Candidate:
+def _hash_bases(search: Search, plan: TablePlan, watch: Stopwatch) -> list[Candidate]:
+    """The plan with hashed tokens instead of the mean row, finished or not built; none where they cannot pay."""
+    with watch.stage("hashed base"):
+        base = try_hashed_base(search, plan)
+    if base is None:
+        return []
     note = "" if base.modules else _describe_behind(base.ratio)
     figures = base.nbytes, base.distortion, base.price, base.distortion
-    return Candidate(HASHED_BASE, base.modules, *figures, note=note, members=base.members)
+    return [Candidate(HASHED_BASE, base.modules, *figures, note=note, members=base.members)]
 
 
 def confirm(
