@@ -190,9 +190,10 @@ def transform_dense(dense: np.ndarray, transform: str, names: tuple[str, ...], *
             f"{where} > {names[place]}: found {dense[row, place]:g}, and {transform} has no finite value there; "
             "expected raw dense values; choose the dense transform of the training, or clamp the values as it did."
         )
-    # torch's logarithms, bit for bit those of a user who feeds the model by hand; numpy's float32 ones round otherwise.
+    # torch's log1p, bit for bit that of a user who feeds the model by hand; its float32 log differs between processors.
     values = torch.from_numpy(np.ascontiguousarray(dense))
-    transformed: np.ndarray = (torch.log1p(values) if transform == "log1p" else torch.log(values + shift)).numpy()
+    own = torch.log1p(values) if transform == "log1p" else torch.log((values + shift).double()).float()
+    transformed: np.ndarray = own.numpy()
     return transformed
 
 

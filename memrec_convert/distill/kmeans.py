@@ -38,7 +38,12 @@ def _fit(
 def _draw_points(points: Tensor, chances: Tensor, k: int, generator: torch.Generator) -> Tensor:
     # Gumbel top-k: k distinct draws in proportion to the chances, without torch.multinomial's limit on their number.
     noise = torch.rand(len(points), generator=generator).clamp_(min=1e-20)
-    keys = chances.clamp(min=1e-30).log() - (-noise.log()).log()
+    keys = _take_log(chances.clamp(min=1e-30)) - _take_log(-_take_log(noise))
     drawn = keys.topk(min(k, len(points))).indices
     centres = points[drawn]
     return centres if len(centres) == k else torch.cat([centres, points.new_zeros(k - len(centres), points.shape[1])])
+
+
+def _take_log(values: Tensor) -> Tensor:
+    """Logarithms, float32 of float32: rounded from double, as torch's own of float32 differ between processors."""
+    return values.to(torch.float64).log().to(torch.float32)

@@ -8,7 +8,7 @@ Rows weigh what they weigh in the plan, and a stage is shaped by the rows that r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from memrec_convert.distill.rows import RowReader, chunk_bounds
 from memrec_convert.distill.stages import Stage, books_in_metric
 from memrec_convert.distill.survey import Survey
 from memrec_convert.encoding.spec import LARGEST_ENTRY
-from memrec_convert.kernels.encoder import add_to_normal, search_codes, solve_positive
+from memrec_convert.kernels.encoder import add_to_normal, measure_rows, search_codes, solve_positive, sum_by_nearest
 from memrec_convert.parallel import ordered_map
 
 BEAM, WIDE_BEAM = 4, 16
@@ -63,6 +63,48 @@ def refine_table(
         return best
     last = _code_all(reader, survey, best.stages, depths, workers=workers, beam=last_beam)
     return last if last.loss < best.loss else best
+
+
+def find_centre(reader: RowReader, survey: Survey, chosen: np.ndarray) -> Tensor | None:
+    """The weighted mean of the rows that are `chosen` (bool [rows]), float32 [dim]; None where they count nothing."""
+    mass, sums = 0.0, torch.zeros(len(survey.centre), dtype=torch.float64)
+    for start, stop in chunk_bounds(*reader.shape):
+        weights = torch.from_numpy(np.where(chosen[start:stop], survey.weights[start:stop], np.float32(0)))
+        nearest = torch.zeros(stop - start, dtype=torch.int64)
+        masses, total = sum_by_nearest(torch.from_numpy(reader.read_rows(start, stop)), weights, nearest, 1)
+        mass, sums = mass + float(masses[0]), sums + total[0]
+    return (sums / mass).to(torch.float32) if mass > 0 else None
+
+
+def measure_mean_row(reader: RowReader, survey: Survey, centre: Tensor) -> np.ndarray:
+    """What each row loses at depth 0 with this centre, float32 [rows]."""
+    losses = np.empty(reader.shape[0], dtype=np.float32)
+    for start, stop in chunk_bounds(*reader.shape):
+        rows = torch.from_numpy(reader.read_rows(start, stop))
+        squared, _ = measure_rows(rows, centre=centre, metric=survey.metric)
+        losses[start:stop] = squared.numpy() * survey.weights[start:stop]
+    return losses
+
+
+def move_centre(
+    reader: RowReader, survey: Survey, stages: Sequence[Stage], depths: np.ndarray
+) -> tuple[Survey, tuple[Stage, ...]]:
+    """The survey with the weighted mean of the rows at depth 0 for its centre, and stages that make up for it.
+
+    All other rows have an entry of the first stage, which moves by as much the other way: only its rounding changes. In
+    a direction in which an entry would leave its codebook the centre goes as far as it can. As given where no row at
+    depth 0 counts, or would lose less.
+    """
+    mean = find_centre(reader, survey, depths == 0)
+    if mean is None or not stages:
+        return (survey if mean is None else replace(survey, centre=mean)), tuple(stages)
+    entries, room = stages[0].values(survey.scale), LARGEST_ENTRY * survey.scale * 2.0 ** -stages[0].shift
+    step = torch.maximum(torch.minimum(survey.centre - mean, room - entries.amax(dim=0)), -room - entries.amin(dim=0))
+    centre = survey.centre - step
+    apart = measure_rows(torch.stack([centre, survey.centre]), centre=mean, metric=survey.metric)[0]
+    if not float(apart[0]) < float(apart[1]):
+        return survey, tuple(stages)
+    return replace(survey, centre=centre), (_round_entries(stages[0], entries + step, survey.scale), *stages[1:])
 
 
 def _code_all(

@@ -80,3 +80,13 @@ def read_chunks(reader: RowReader) -> Iterator[tuple[int, Tensor]]:
     rows, dim = reader.shape
     for start, stop in chunk_bounds(rows, dim):
         yield start, torch.from_numpy(reader.read_rows(start, stop))
+
+
+def gather_rows(reader: RowReader, ids: np.ndarray) -> Tensor:
+    """The rows of these ids (any order), read chunk by chunk."""
+    rows = torch.empty(len(ids), reader.shape[1])
+    for start, chunk in read_chunks(reader):
+        inside = np.flatnonzero((ids >= start) & (ids < start + len(chunk)))
+        if len(inside):
+            rows[torch.from_numpy(inside)] = chunk[torch.from_numpy(ids[inside] - start)]
+    return rows

@@ -16,7 +16,7 @@ from memrec_convert.clicklog import Sensitivity
 from memrec_convert.distill.columns import IN_MEMORY, Column, Scratch, slices
 from memrec_convert.errors import ModelError
 from memrec_convert.evaluation.objectives import BINARY
-from memrec_convert.kernels.ordered import compose, find_spectrum, sum_moment
+from memrec_convert.kernels.ordered import compose, find_spectrum, sum_moment, take_root
 from memrec_convert.parallel import ordered_map
 
 EIGENVALUE_FLOOR = 1e-4
@@ -238,4 +238,4 @@ def root_of(sensitivity: Tensor) -> Tensor:
     if mean <= 0:
         return torch.eye(len(sensitivity))
     floored = values.clamp(min=EIGENVALUE_FLOOR * mean)
-    return compose(vectors, floored.sqrt()).to(torch.float32)
+    return compose(vectors, take_root(floored)).to(torch.float32)

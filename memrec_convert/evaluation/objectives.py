@@ -19,6 +19,7 @@ from typing_extensions import override
 from memrec_convert.errors import LogError, ModelError, OptionError
 from memrec_convert.evaluation.metrics import Float64, log_loss
 from memrec_convert.evaluation.scoring import mean_divergence
+from memrec_convert.kernels.ordered import take_root
 
 Loss = Callable[[nn.Module, Any], Tensor]
 """The losses float [B] of a model on a batch's samples, or their mean."""
@@ -54,7 +55,7 @@ class Objective:
         them raises the loss. `number` is the batch's.
         """
         chance = torch.sigmoid(outputs.detach().to(torch.float64))
-        fisher = (4 * chance * (1 - chance)).sqrt()  # of gradients, so that their squares carry the weight itself
+        fisher = take_root(4 * chance * (1 - chance))  # of gradients, so that their squares carry the weight itself
         return fisher.to(outputs.dtype)
 
     def divergence(self, original: np.ndarray, candidate: np.ndarray, groups: np.ndarray | None) -> float:
@@ -180,7 +181,7 @@ class Ranking(WideObjective):
     @override
     def pull(self, outputs: Tensor, groups: Tensor | None, number: int) -> Tensor:
         chance = _log_softmax(outputs.detach().to(torch.float64), groups).exp()
-        drawn = chance.sqrt() * _draw_signs(chance, number)
+        drawn = take_root(chance) * _draw_signs(chance, number)
         return (drawn - chance * _spread(_sum_requests(drawn, groups), drawn, groups)).to(outputs.dtype)
 
     @override

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from memrec_convert.kernels.ordered import find_spectrum, multiply, sum_moment
+from memrec_convert.kernels.ordered import find_spectrum, multiply, sum_moment, take_root
 
 LEAST_ROWS_PER_DIM = 4
 """A table of fewer rows than so many times its dim gets no map: its rows can say each for itself what they learn."""
@@ -27,12 +29,12 @@ class RowMap(nn.Module):
     def __init__(self, rows: Tensor) -> None:
         super().__init__()
         values = rows.detach().to(torch.float32)
-        sums, _ = sum_moment(torch.cat([values, torch.ones(len(values), 1)], dim=1))
+        sums, _ = sum_moment(torch.cat([values, torch.ones(len(values), 1, dtype=values.dtype)], dim=1))
         mean = sums[-1, :-1] / len(values)
         energies, directions = find_spectrum(sums[:-1, :-1] / len(values) - mean.unsqueeze(1) * mean)
-        reach = energies.clamp(min=max(float(energies[-1]) * LEAST_ENERGY, 1e-30)).sqrt().unsqueeze(1)
+        reach = take_root(energies.clamp(min=max(float(energies[-1]) * LEAST_ENERGY, 1e-30))).unsqueeze(1)
         matrix = (directions * reach).to(torch.float32)
-        self.spread = max(float(matrix.square().mean().sqrt()), 1e-12)
+        self.spread = max(math.sqrt(float(matrix.square().mean())), 1e-12)
         self.matrix = nn.Parameter(matrix / self.spread)
         self.register_buffer("mean", mean.to(torch.float32))
         self.register_buffer("whitening", (directions / reach).T.to(torch.float32).contiguous())

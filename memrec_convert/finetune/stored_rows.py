@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -23,7 +24,7 @@ MANY_ROWS = 1 << 16
 
 def spread_of(values: Tensor) -> float:
     """Root mean square of the entries: parameters in this unit can share a learning rate."""
-    return max(float(values.detach().square().mean().sqrt()), 1e-12) if values.numel() else 1.0
+    return max(math.sqrt(float(values.detach().square().mean())), 1e-12) if values.numel() else 1.0
 
 
 class TrainableRows(nn.Module):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -18,6 +19,7 @@ from memrec_convert.errors import ModelError
 from memrec_convert.kernels.loading import load_kernel
 
 _FP32 = 0
+_MOST_PACKED = 1 << 10
 
 
 def sum_moment(gradients: Tensor, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -31,8 +33,9 @@ def sum_moment(gradients: Tensor, shares: Tensor | None = None) -> tuple[Tensor,
         weighed = wide if shares is None else wide * shares.unsqueeze(1)
         return weighed.T @ wide, wide.square().sum(dim=1).to(torch.float32)
     own = gradients if gradients.stride(1) == 1 else gradients.contiguous()
-    weights = None if shares is None else shares.contiguous()
-    moment, squares = torch.empty(own.shape[1], own.shape[1], dtype=torch.float64), torch.empty(len(own))
+    weights = None if shares is None else shares.to(torch.float64).contiguous()
+    moment = torch.empty(own.shape[1], own.shape[1], dtype=torch.float64, device="cpu")
+    squares = torch.empty(len(own), dtype=torch.float32, device="cpu")
     native.sum_moment(
         own.data_ptr(),
         *own.shape,
@@ -49,13 +52,21 @@ def find_spectrum(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
     ModelError where its numbers are not finite.
     """
-    native, vectors, values = load_kernel(), matrix.clone().contiguous(), torch.empty(len(matrix), dtype=torch.float64)
+    native, vectors = load_kernel(), matrix.clone().contiguous()
+    values = torch.empty(len(matrix), dtype=torch.float64, device="cpu")
     if native is None and bool(torch.isfinite(matrix).all()):
         values, columns = torch.linalg.eigh(matrix)
         return values, columns.T.contiguous()
     if native is None or not native.find_spectrum(vectors.data_ptr(), len(vectors), values.data_ptr()):
         raise ModelError("a sum of squares leaves the range of numbers; expected values of a trained model.")
     return values, vectors
+
+
+def take_root(values: Tensor) -> Tensor:
+    """The square root of each number, without gradients; correctly rounded on the CPU, as torch's own need not be."""
+    if values.device.type != "cpu":
+        return values.detach().sqrt()
+    return torch.from_numpy(np.sqrt(values.detach().numpy()))
 
 
 def compose(vectors: Tensor, factors: Tensor) -> Tensor:
@@ -85,18 +96,21 @@ class OrderedLayers:
         self.learn = learn
         self._packed: dict[tuple[object, ...], _Packed] = {}
 
+    def __getstate__(self) -> dict[str, object]:
+        """Copies make the kernel's copies anew."""
+        return {"learn": self.learn, "_packed": {}}
+
     def apply(self, rows: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
         """`functional.linear` of rows float32 [n, inputs] by weight [outputs, inputs], then ReLU where asked.
 
         What has no float32 numbers of its own on the CPU goes through torch.
         """
-        given = [rows, weight] if bias is None else [rows, weight, bias]
-        empty = rows.dim() != 2 or not rows.numel() or not weight.numel()
-        if empty or load_kernel() is None or not all(map(has_floats, given)):
-            result = functional.linear(rows, weight, bias)
-            return result.relu() if relu else result
         if not self.learn:
             weight, bias = weight.detach(), None if bias is None else bias.detach()
+        given = [rows, weight] if bias is None else [rows, weight, bias]
+        if not _fit(rows, weight, bias) or load_kernel() is None or not all(map(has_floats, given)):
+            result = functional.linear(rows, weight, bias)
+            return result.relu() if relu else result
         product: Tensor = _Product.apply(self, rows, weight, bias, relu)  # type: ignore[no-untyped-call]
         return product
 
@@ -108,8 +122,17 @@ class OrderedLayers:
         packed = self._packed.get(key)
         if packed is None or packed.versions != versions:
             layer = _pack(weight.t() if turned else weight, bias, relu=relu)
+            if len(self._packed) >= _MOST_PACKED:
+                self._packed.clear()
             packed = self._packed[key] = _Packed(versions, layer, held)
         return _run(packed.layer, rows, weight.shape[1 if turned else 0])
+
+
+def _fit(rows: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether these make a layer, and neither is empty."""
+    if rows.dim() != 2 or weight.dim() != 2 or not rows.numel() or not weight.numel():
+        return False
+    return rows.shape[1] == weight.shape[1] and (bias is None or bias.shape == weight.shape[:1])
 
 
 def multiply(rows: Tensor, matrix: Tensor) -> Tensor:
@@ -127,7 +150,7 @@ def has_memory(tensor: Tensor) -> bool:
     """Whether a tensor's own numbers can be read here: nothing records, transforms or watches the call."""
     if is_dynamo_compiling() or torch._C._are_functorch_transforms_active():
         return False
-    if type(tensor) not in (Tensor, Parameter):
+    if type(tensor) not in (Tensor, Parameter) or tensor.is_inference():
         return False
     if torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack():
         return False
@@ -168,7 +191,8 @@ class _Product(torch.autograd.Function):
         if of_rows:
             found[0] = ctx.layers.run(pulls, weight, None, relu=False, turned=True)
         if of_weight or of_bias:
-            beside = torch.cat([rows, torch.ones(len(rows), 1)], dim=1)  # the bias is the weight of a one
+            ones = torch.ones(len(rows), 1, dtype=rows.dtype, device=rows.device)
+            beside = torch.cat([rows, ones], dim=1)  # the bias is the weight of a one
             both = _run(_pack(beside.t(), None, relu=False), pulls.t(), beside.shape[1])
             found[1:] = both[:, :-1] if of_weight else None, both[:, -1] if of_bias else None
         return None, *found, None
@@ -186,6 +210,6 @@ def _run(layer: object, rows: Tensor, outputs: int) -> Tensor:
     native = load_kernel()
     assert native is not None
     own = rows if rows.stride(1) == 1 else rows.contiguous()
-    out = torch.empty(len(own), outputs)
+    out = torch.empty(len(own), outputs, dtype=torch.float32, device="cpu")
     native.run_layer(layer, own.data_ptr(), own.stride(0), len(own), out.data_ptr(), outputs, 1)
     return out

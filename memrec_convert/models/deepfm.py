@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -69,5 +70,10 @@ class DeepFM(ClickNetwork):
         square_of_sum, sum_of_squares = factors.sum(dim=1).square(), factors.square().sum(dim=1)
         products = square_of_sum - sum_of_squares
         if self.ordered is not None:
-            return self.multiply(products, torch.full((1, products.shape[1]), 0.5))
+            return self.multiply(products, _make_halves(products.shape[1]))
         return 0.5 * products.sum(dim=1, keepdim=True)
+
+
+@lru_cache(maxsize=64)
+def _make_halves(width: int) -> Tensor:
+    return torch.full((1, width), 0.5, dtype=torch.float32, device="cpu")

@@ -68,8 +68,8 @@ def log_rows():
 
 def train(tiny, out, *, kept=True, **choices) -> bytes:
     """The bytes of a conversion that trains."""
-    plain = {"data": tiny.train, "val": tiny.val, "method": "int8", "batch_size": 96, "epochs": 2, "out": out}
-    report = convert(tiny.checkpoint, 8_000, **plain | choices)
+    plain = {"data": tiny.train, "val": tiny.val, "method": "auto", "batch_size": 96, "epochs": 2, "out": out}
+    report = convert(tiny.checkpoint, 6_000, **plain | choices)
     assert report.fine_tune["steps"] > 0
     assert report.fine_tune["best_step"] > 0 or not kept  # else no target would show in the bytes
     return out.read_bytes()

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from memrec_convert.distill import rows as rows_module
-from memrec_convert.distill.refine import BEAM, RefinedTable, _fit_jointly, refine_table
+from memrec_convert.distill.refine import (
+    BEAM,
+    RefinedTable,
+    _fit_jointly,
+    find_centre,
+    measure_mean_row,
+    move_centre,
+    refine_table,
+)
 from memrec_convert.distill.rows import TensorRows
 from memrec_convert.distill.stages import SampleRows, Stage, encode_rows, fit_lists
 from memrec_convert.distill.survey import survey_table
@@ -202,3 +210,61 @@ def test_the_joint_fit_is_weighted_least_squares():
     assert held.mean() > 0.8
     assert (np.abs(found - want)[held] <= np.broadcast_to(unit, want.shape)[held] * 0.501).all()
     assert (np.abs(found)[~held] == np.broadcast_to(127 * unit, want.shape).astype(np.float32)[~held]).all()
+
+
+def make_lopsided(seed, *, shift=0.4):
+    """A case of which the rows at depth 0 lie elsewhere than the others, which weigh more."""
+    reader, survey, _, depths = make_case(seed)
+    reader.tensor[torch.from_numpy(depths == 0)] += shift
+    weights = np.where(depths == 0, survey.weights[:] / 4, survey.weights[:]).astype(np.float32)
+    again = survey_table(reader, weights, survey.metric)
+    sample = SampleRows(reader.tensor - again.centre, torch.from_numpy(weights))
+    (one,) = fit_lists(sample, again.metric, [SIZES], scale=again.scale, iterations=4, seed=seed)
+    return reader, again, one.stages, depths
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_centre_goes_to_the_rows_that_are_read_as_it(seed, monkeypatch):
+    """It is their weighted mean, in chunks of any size; the others keep their codes and what they decode to."""
+    reader, survey, stages, depths = make_lopsided(seed)
+    inside, weights = torch.from_numpy(depths == 0), torch.from_numpy(survey.weights[:]).double()
+    rows = reader.tensor.double()
+    wanted = (rows * weights.unsqueeze(1))[inside].sum(dim=0) / weights[inside].sum()
+    monkeypatch.setattr(rows_module, "BYTES_PER_CHUNK", 4 * 4 * 40)
+    moved, own = move_centre(reader, survey, stages, depths)
+    way = (moved.centre - survey.centre).double() / (wanted - survey.centre.double())
+    full = float(own[0].codebook.abs().max()) < 126  # otherwise it goes as far as the codebook lets it
+    assert torch.allclose(way, torch.ones(4).double(), atol=1e-4) if full else float(way.min()) >= -1e-4
+    assert float(way.max()) > 0.3
+    assert own[1:] == tuple(stages[1:])
+    before = stages[0].values(survey.scale) + survey.centre
+    step = survey.scale * 2.0 ** -stages[0].shift
+    assert float((own[0].values(survey.scale) + moved.centre - before).abs().max()) <= 0.51 * step
+    lost = [refine_table(reader, *pair, depths, workers=1).loss for pair in ((survey, stages), (moved, own))]
+    assert lost[1] < 1.01 * lost[0]  # refined from elsewhere, codes may end elsewhere
+    at_mean = [measure_mean_row(reader, survey, one)[depths == 0].sum() for one in (survey.centre, moved.centre)]
+    assert at_mean[1] < at_mean[0]
+    assert torch.allclose(find_centre(reader, survey, depths == 0).double(), wanted, atol=1e-6)
+
+
+def test_losses_at_a_centre_are_those_of_every_row():
+    """In units of the metric and by weight."""
+    reader, survey, _, _ = make_case(2)
+    centre = torch.arange(4.0)
+    apart = ((reader.tensor - centre) @ survey.metric).square().sum(dim=1)
+    assert np.allclose(measure_mean_row(reader, survey, centre), apart.numpy() * survey.weights[:], rtol=1e-4)
+
+
+def test_a_centre_stays_where_nothing_or_too_much_would_move():
+    """Without rows at depth 0, where they count nothing, and where an entry would leave its codebook."""
+    reader, survey, stages, depths = make_case(1)
+    assert move_centre(reader, survey, stages, np.ones_like(depths)) == (survey, tuple(stages))
+    nothing = survey_table(reader, np.where(depths == 0, 0, 1).astype(np.float32), survey.metric)
+    assert find_centre(reader, nothing, depths == 0) is None
+    assert move_centre(reader, nothing, stages, depths) == (nothing, tuple(stages))
+    full = [Stage(torch.full_like(stages[0].codebook, -127), stages[0].shift, stages[0].reach), *stages[1:]]
+    reader.tensor[torch.from_numpy(depths == 0)] += 100
+    assert move_centre(reader, survey, full, depths) == (survey, tuple(full))
+    bare, none = move_centre(reader, survey, (), depths)
+    assert none == ()
+    assert float((bare.centre - survey.centre).min()) > 90

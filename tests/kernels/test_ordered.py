@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +13,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 
 from memrec_convert.errors import ModelError
-from memrec_convert.kernels.ordered import OrderedLayers, compose, find_spectrum, multiply, sum_moment
+from memrec_convert.kernels.ordered import OrderedLayers, compose, find_spectrum, multiply, sum_moment, take_root
 
 SHAPES = [(0, 3, 5), (1, 1, 1), (7, 5, 1), (33, 98, 128), (64, 130, 17), (5, 16, 64)]
 
@@ -78,7 +82,7 @@ def test_moments_are_those_of_torch_in_double(count, dim):
 def spectra() -> dict[str, Tensor]:
     """Symmetric matrices, some with many equal eigenvalues or of very different sizes."""
     half = draw(40, 40).double()
-    low = draw(30, 2).double()
+    low, few = draw(30, 2).double(), draw(500, 3).double() @ draw(3, 64).double()
     steep = torch.diag(10.0 ** torch.arange(-30, 30, 3, dtype=torch.float64))
     turn, _ = torch.linalg.qr(draw(20, 20).double())
     return {
@@ -93,6 +97,8 @@ def spectra() -> dict[str, Tensor]:
         "blocks": torch.block_diag(half[:3, :3] @ half[:3, :3].T, torch.zeros(4, 4), half[:5, :5] @ half[:5, :5].T),
         "tiny": 1e-280 * (half @ half.T),
         "huge": 1e280 * (half @ half.T),
+        "of few directions": few.T @ few,
+        "graded": torch.outer(*[torch.tensor([1, 1e-160, 1e-161, 1e-162], dtype=torch.float64)] * 2),
         "steep": turn @ steep @ turn.T / 2 + (turn @ steep @ turn.T).T / 2,
         "chain": torch.diag(torch.ones(29).double(), 1) + torch.diag(torch.ones(29).double(), -1),
     }
@@ -174,3 +180,72 @@ def test_gradients_of_gradients_and_other_tensors_go_through_torch():
         assert forward_ad.unpack_dual(layer(dual)).tangent is not None
     assert layer(rows.to("meta")).shape == (9, 4)
     assert layer(rows.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e-12])
+def test_moments_of_few_directions_have_a_spectrum(dim, scale):
+    """Gradients through a narrow layer leave nothing but rounding in most directions."""
+    for seed in range(12):
+        narrow = draw(200, 1 + seed % 5, seed=seed) @ draw(1 + seed % 5, dim, seed=seed) * scale
+        graded = draw(100, dim, seed=seed) * torch.logspace(-12, 0, dim)
+        for gradients in (narrow, graded):
+            moment, _ = sum_moment(gradients)
+            values, vectors = find_spectrum(moment)
+            assert float((values - torch.linalg.eigvalsh(moment)).abs().max()) <= 1e-13 * float(values[-1])
+            assert torch.allclose(vectors @ vectors.T, torch.eye(dim, dtype=torch.float64), atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_the_default_dtype_and_device_do_not_matter(dtype):
+    """What the kernel writes to has the size that it writes."""
+    rows, weight, bias = draw(33, 6), draw(40, 6, seed=1), draw(40)
+    moment, squares = sum_moment(rows)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            assert run_bare(rows, weight, bias).dtype == torch.float32
+            found = sum_moment(rows)
+            assert find_spectrum(found[0])[0].dtype == torch.float64
+        assert torch.allclose(run_bare(rows, weight, bias), functional.linear(rows, weight, bias), atol=1e-5)
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(found[0], moment)
+    assert torch.equal(found[1], squares)
+
+
+def run_bare(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A layer without gradients."""
+    return OrderedLayers().apply(rows, weight, bias)
+
+
+def test_what_does_not_fit_is_refused_by_torch():
+    """Rows of another width, a bias of another length, tensors of inference; a bias of one is spread."""
+    layers = OrderedLayers()
+    for rows, weight, bias in ((draw(3, 4), draw(5, 6), None), (draw(3, 6), draw(5, 6), draw(4))):
+        with pytest.raises(RuntimeError):
+            layers.apply(rows, weight, bias)
+    wide = layers.apply(draw(3, 6), draw(5, 6), draw(1))
+    assert torch.allclose(wide, functional.linear(draw(3, 6), draw(5, 6), draw(1)), atol=1e-5)
+    with torch.inference_mode():
+        assert layers.apply(draw(3, 6), draw(5, 6)).shape == (3, 5)
+
+
+def test_copies_and_many_weights_keep_no_memory():
+    """The kernel's copies are not copied, and those of weights that come and go are forgotten."""
+    layers = OrderedLayers(learn=True)
+    for seed in range(1500):
+        layers.apply(draw(2, 3), draw(1, 3, seed=seed))
+    assert len(layers._packed) <= 1024
+    twin = copy.deepcopy(layers)
+    assert twin.learn
+    assert not twin._packed
+    assert not pickle.loads(pickle.dumps(layers))._packed
+
+
+def test_roots_are_rounded_correctly():
+    """As numpy's."""
+    values = draw(1000).double().abs()
+    assert np.array_equal(take_root(values).numpy(), np.sqrt(values.numpy()))
+    assert take_root(values[:0]).shape == (0,)

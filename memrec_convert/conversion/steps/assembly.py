@@ -18,8 +18,8 @@ from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.fitting import Fitted, fit_chosen
 from memrec_convert.distill.curves import TableFit, has_many_rows
 from memrec_convert.distill.finish import CodedTable, code_table
-from memrec_convert.distill.refine import BEAM, WIDE_BEAM, refine_table
-from memrec_convert.distill.rows import RowReader, TensorRows, is_large, read_chunks
+from memrec_convert.distill.refine import BEAM, WIDE_BEAM, find_centre, measure_mean_row, move_centre, refine_table
+from memrec_convert.distill.rows import RowReader, TensorRows, gather_rows, is_large, read_chunks
 from memrec_convert.distill.stages import Stage, split_codebook
 from memrec_convert.distill.streamed import (
     MOST_CANDIDATES,
@@ -106,15 +106,47 @@ class Search:
         return self.stored[key]
 
 
-def assign_members(search: Search, plan: TablePlan, count: CountFile | None = None) -> Membership | None:
-    """The level of every id under a plan, to the last bytes of the budget; None where not even empty levels fit."""
-    found = [_assign(search, choices, plan.price, count) for choices in (plan.choices, plan.between) if choices]
+def assign_members(
+    search: Search, plan: TablePlan, count: CountFile | None = None, *, hashed: bool = False
+) -> Membership | None:
+    """The level of every id under a plan, to the last bytes of the budget; None where not even empty levels fit.
+
+    Once it is known which ids stay at the mean row, that is their own mean, and all ids are placed anew; not where
+    hashed tokens will stand beside it, which are fitted around the centre of the table.
+    """
+    found = [
+        _assign(search, choices, plan.price, count or search.count, moved=not hashed)
+        for choices in (plan.choices, plan.between)
+        if choices
+    ]
     fitting = [members for members in found if members is not None]
     return min(fitting, key=lambda one: sum(choice.distortion for choice in one.choices), default=None)
 
 
-def _assign(search: Search, choices: Sequence[FormChoice], price: float, count: CountFile | None) -> Membership | None:
-    candidates, sites = [], search.subject.sites
+def _assign(
+    search: Search, choices: Sequence[FormChoice], price: float, count: CountFile, *, moved: bool
+) -> Membership | None:
+    sites, workers = search.subject.sites, search.options.workers
+    candidates = _list_candidates(search, choices)
+    members = assign_levels(candidates, search.budget_bytes, count, price=price, workers=workers)
+    if members is None or not moved:
+        return members
+    changed = list(candidates)
+    for number, one in enumerate(candidates):
+        if one.choice.levels and not one.choice.base_depth and one.ids is None:
+            reader, survey = sites[number].reader, search.fitted.fits[number].survey
+            centre = find_centre(reader, survey, members.levels[number] < 0)
+            if centre is not None:
+                losses = np.stack([measure_mean_row(reader, survey, centre), *one.losses[1:]])
+                changed[number] = replace(one, losses=losses)
+    if all(one is other for one, other in zip(changed, candidates, strict=True)):
+        return members
+    return assign_levels(changed, search.budget_bytes, count, price=price, workers=workers)
+
+
+def _list_candidates(search: Search, choices: Sequence[FormChoice]) -> list[LevelCandidates]:
+    """Per table what its rows lose in the levels of the form that is chosen for it."""
+    candidates, sites = list[LevelCandidates](), search.subject.sites
     chosen = [(number, choice.sizes) for number, choice in enumerate(choices) if not choice.kept]
     fit_chosen(search.subject, search.fitted, chosen, search.options)
     most = MOST_CANDIDATES // max(1, sum(is_large(site.reader.shape) for site in sites))
@@ -133,8 +165,7 @@ def _assign(search: Search, choices: Sequence[FormChoice], price: float, count: 
             ]
             losses = np.stack([coded.losses[choice.base_depth], *of_levels])
             candidates.append(LevelCandidates(choice, site.rows, site.dim, shifts, losses))
-    workers = search.options.workers
-    return assign_levels(candidates, search.budget_bytes, count or search.count, price=price, workers=workers)
+    return candidates
 
 
 def _find_candidates(search: Search, number: int, choice: FormChoice, *, most: int) -> LevelCandidates:
@@ -199,10 +230,12 @@ def _build_replaced(
     """Tensors and distortion of a replaced table."""
     site, fit = search.subject.sites[number], search.fitted.fits[number]
     coded = search.code(number, choice.sizes)
-    stages = coded.stages[: len(spec.stages)]
+    survey, stages = fit.survey, coded.stages[: len(spec.stages)]
+    if not spec.base_depth and spec.hashing is None:  # hashed tokens were fitted around the centre as it is
+        survey, stages = move_centre(site.reader, survey, stages, depths_of(spec, levels))
     if not search.refine:
-        return _build(spec, fit.survey, stages, coded.codes, levels, site.reader), choice.distortion
-    tensors, loss = _refine(site.reader, fit.survey, spec, stages, levels, workers=search.options.workers)
+        return _build(spec, survey, stages, coded.codes, levels, site.reader), choice.distortion
+    tensors, loss = _refine(site.reader, survey, spec, stages, levels, workers=search.options.workers)
     for n, level in enumerate(spec.levels):
         if level.kind == "rows":
             stored = search.weigh_stored(number, level.codec, coded)
@@ -363,13 +396,3 @@ def round_dense(model: nn.Module, dense: str, *, kept: Collection[int] = ()) -> 
         for tensor in own_state(model).values():
             if tensor.dtype == torch.float32 and type(tensor) is not CompressedWeight and id(tensor) not in tables:
                 tensor.copy_(round_tensor(tensor, dense))
-
-
-def gather_rows(reader: RowReader, ids: np.ndarray) -> Tensor:
-    """The rows of these ids (any order), read chunk by chunk."""
-    rows = torch.empty(len(ids), reader.shape[1])
-    for start, chunk in read_chunks(reader):
-        inside = np.flatnonzero((ids >= start) & (ids < start + len(chunk)))
-        if len(inside):
-            rows[torch.from_numpy(inside)] = chunk[torch.from_numpy(ids[inside] - start)]
-    return rows

@@ -14,10 +14,10 @@ import numpy as np
 
 from memrec_convert.conversion.inputs.subject import Subject
 from memrec_convert.conversion.options import Options
-from memrec_convert.conversion.steps.assembly import Search, assign_members, build_tables, gather_rows
+from memrec_convert.conversion.steps.assembly import Search, assign_members, build_tables
 from memrec_convert.conversion.steps.fitting import Fitted
 from memrec_convert.distill.hashed import HashedFit, HashedTable, fit_hashed
-from memrec_convert.distill.rows import TensorRows, is_large
+from memrec_convert.distill.rows import TensorRows, gather_rows, is_large
 from memrec_convert.encoding import HashSpec, TableSpec
 from memrec_convert.errors import BudgetTooSmallError
 from memrec_convert.kernels.hashing import FIRST_HASH_SEED
@@ -143,7 +143,7 @@ def _attempt(search: Search, numbers: Sequence[int], hashed_bytes: int, methods:
         plan = search.plan(methods, count_hashed)
     except BudgetTooSmallError:
         return None
-    members = assign_members(search, plan, count_hashed)
+    members = assign_members(search, plan, count_hashed, hashed=True)
     if members is None:
         return None
     specs = hash_bases(members.specs)

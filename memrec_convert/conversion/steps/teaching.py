@@ -59,8 +59,8 @@ def teach(
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
     try:
-        hold_out = mark or make_mark(subject, options)
         with ordered_products(subject.model, model, learn=options.train_dense):
+            hold_out = mark or make_mark(subject, options)
             return fine_tune(
                 model,
                 _make_lessons(subject, options, options.targets),

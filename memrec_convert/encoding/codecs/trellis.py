@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from memrec_convert.kernels.encoder import find_paths
+from memrec_convert.kernels.ordered import take_root
 
 ROWS_AT_ONCE = 4096
 STEPS_PER_OCTAVE = 8
@@ -105,7 +106,7 @@ class TrellisRows:
         if self.bits not in _BEST_PEAK:
             tried = [top - 2, top - 1, top]
         else:
-            usual = _number_of_scale(rows.square().mean(dim=1).sqrt() * (_BEST_PEAK[self.bits] / peak)).round()
+            usual = _number_of_scale(take_root(rows.square().mean(dim=1)) * (_BEST_PEAK[self.bits] / peak)).round()
             tried = [usual, usual + 1, ((usual + top) / 2).floor(), top - 2]
         return [one.clamp(1, _LARGEST_SCALE).to(torch.int64) for one in tried]
 

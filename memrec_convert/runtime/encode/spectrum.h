@@ -24,7 +24,7 @@ class Spectrum {
     // The matrix [n, n] becomes the eigenvectors, a row each.
     Spectrum(double* matrix, int64_t n) : matrix_(matrix), n_(n), size_(static_cast<size_t>(n)), diagonal_(size_), beside_(size_) {}
 
-    // The eigenvalues, rising; false where numbers are not finite, or so far apart that no end is reached.
+    // The eigenvalues, rising; false where numbers are not finite.
     bool find(double* values) {
         double most = 0;
         for (int64_t i = 0; i < n_ * n_; ++i) {
@@ -35,15 +35,24 @@ class Spectrum {
         std::frexp(most, &power);  // squares of the numbers stay in range
         for (int64_t i = 0; i < n_ * n_; ++i) matrix_[i] = std::ldexp(matrix_[i], -power);
         reduce();
+        for (int64_t i = 0; i < n_; ++i) {
+            const double size = std::fabs(diagonal_[static_cast<size_t>(i)]) + std::fabs(beside_[static_cast<size_t>(i)]);
+            least_ = std::max(least_, std::numeric_limits<double>::epsilon() * size);
+        }
         for (int64_t i = 0; i < n_; ++i)
             if (!split_off(i)) return false;
         sort();
-        for (int64_t i = 0; i < n_; ++i) values[i] = std::ldexp(diagonal_[static_cast<size_t>(i)], power);
-        return true;
+        bool finite = true;
+        for (int64_t i = 0; i < n_; ++i) {
+            values[i] = std::ldexp(diagonal_[static_cast<size_t>(i)], power);
+            finite &= std::isfinite(values[i]);
+        }
+        return finite;
     }
 
   private:
-    static constexpr int kMostSteps = 60;
+    static constexpr int kMostSteps = 1000;
+    static constexpr double kNothing = 1e-60;  // a square beside the matrix, whose largest number is at least a half
 
     double* row(int64_t i) { return matrix_ + i * n_; }
 
@@ -57,7 +66,7 @@ class Spectrum {
             double tail = 0;
             for (int64_t j = 1; j < m; ++j) tail += axis[j] * axis[j];
             beside_[static_cast<size_t>(k)] = axis[0];
-            if (tail == 0) continue;
+            if (tail < kNothing) continue;
             const double length = std::sqrt(axis[0] * axis[0] + tail), turned = axis[0] > 0 ? -length : length;
             const double factor = 1 / (length * (length + std::fabs(axis[0])));
             axis[0] -= turned;
@@ -116,11 +125,8 @@ class Spectrum {
         return false;
     }
 
-    bool is_small(int64_t i) const {
-        const double around = std::fabs(diagonal_[static_cast<size_t>(i)]) + std::fabs(diagonal_[static_cast<size_t>(i + 1)]);
-        return std::fabs(beside_[static_cast<size_t>(i)]) <= std::numeric_limits<double>::epsilon() * around ||
-               std::fabs(beside_[static_cast<size_t>(i)]) < std::numeric_limits<double>::min();
-    }
+    // Beside the largest numbers of the matrix, whose rounding is no smaller.
+    bool is_small(int64_t i) const { return std::fabs(beside_[static_cast<size_t>(i)]) <= least_; }
 
     // One implicit QL step on the rows from first to last, shifted by the nearer eigenvalue of the two at its start.
     void step_from(int64_t first, int64_t last) {
@@ -176,6 +182,7 @@ class Spectrum {
     int64_t n_;
     size_t size_;
     std::vector<double> diagonal_, beside_;
+    double least_ = 0;
 };
 
 // See encoder.h.
