@@ -91,6 +91,8 @@ def test_a_plan_with_codes_for_all_ids_is_tried_beside_the_mean_row(tiny, monkey
     """Where data can tell and it is not predicted to lose far more: within the budget, and the nearer one is taken."""
     name = candidates._NAMES["based"]
 
+    monkeypatch.setattr(candidates, "LEAST_AT_MEAN", 1)
+
     def run(within: float, **choices) -> tuple[Plan, dict[str, float | None]]:
         monkeypatch.setattr(candidates, "BASES_WITHIN", within)
         found = plan(tiny.checkpoint, 6_000, **choices, **FAST)
@@ -107,6 +109,8 @@ def test_a_plan_with_codes_for_all_ids_is_tried_beside_the_mean_row(tiny, monkey
     assert both.plan["divergence"] == min(score for score in measured.values() if score is not None)
     assert {key: score for key, score in measured.items() if key != name} == scores
     assert name not in run(100.0)[1]
+    monkeypatch.setattr(candidates, "LEAST_AT_MEAN", 2)
+    assert name not in run(100.0, **logs)[1]
 
 
 def test_a_share_counts_tables_dense_part_and_an_allowance(tiny):

@@ -18,7 +18,11 @@ SETTINGS = {
 
 
 @pytest.mark.skipif(load_kernel() is None, reason="sums are torch's own here")
-@pytest.mark.parametrize("choices", [(), ("--train-dense",)], ids=["tables", "with the dense part"])
+@pytest.mark.parametrize(
+    "choices",
+    [(), ("--train-dense",), ("--assume", "dense_transform=log(x+3)", "--targets", "soft")],
+    ids=["tables", "with the dense part", "another transform"],
+)
 def test_a_trained_file_has_the_same_bytes_under_all_settings(tiny, tmp_path, choices):
     """Sensitivities from the log, maps of kept tables, and an epoch of fine-tuning decide no byte by a BLAS."""
     found = {}

@@ -28,6 +28,9 @@ BASES_WITHIN = 1.1
 more than so many times as much: what a sample's ids lose at the mean adds up, which a sum over tables does not see.
 """
 
+LEAST_AT_MEAN = 2
+"""Tables over the mean row, from which on that is done: the errors of one have nothing to add up with."""
+
 PASSES_TO_CODE = 2
 """Passes over a large table for one candidate: what its likely ids lose, and the codes of all rows."""
 
@@ -93,11 +96,12 @@ def find_candidates(
 
 
 def _code_all_bases(search: Search, plan: TablePlan, watch: Stopwatch) -> list[Candidate]:
-    """The best plan without the mean row, finished, where `plan` takes that and the other is not far behind.
+    """The best plan without the mean row, finished, where `plan` takes that for several tables and is not far ahead.
 
     Of small tables alone: another pass over large ones would take too long.
     """
-    if search.subject.large_bytes or all(choice.kept or choice.base_depth for choice in plan.choices):
+    at_mean = sum(not choice.kept and not choice.base_depth for choice in plan.choices)
+    if search.subject.large_bytes or at_mean < LEAST_AT_MEAN:
         return []
     with watch.stage("plan"):
         try:
