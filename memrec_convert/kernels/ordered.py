@@ -20,6 +20,7 @@ from memrec_convert.kernels.loading import load_kernel
 
 _FP32 = 0
 _MOST_PACKED = 1 << 10
+"""Copies of weights that are held at a time: of weights that come and go, no more."""
 
 
 def sum_moment(gradients: Tensor, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:

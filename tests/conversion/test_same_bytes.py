@@ -28,7 +28,7 @@ def test_a_trained_file_has_the_same_bytes_under_all_settings(tiny, tmp_path, ch
     found = {}
     for name, variables in SETTINGS.items():
         out = tmp_path / f"{len(found)}.safetensors"
-        given = ["--data", tiny.train, "--val", tiny.test, "--budget", "12kB", "--epochs", "1", "--batch-size", "256"]
+        given = ["--data", tiny.train, "--val", tiny.val, "--budget", "12kB", "--epochs", "1", "--batch-size", "256"]
         subprocess.run(
             [sys.executable, "-m", "memrec_convert", "convert", tiny.checkpoint, *given, *choices, "--out", out],
             capture_output=True,

@@ -32,6 +32,16 @@ constexpr Py_ssize_t kOfRows = 7;
 
 const memrec::Encoder& encoder() { return *memrec::choose_encoder(memrec::active_kernel()->name); }
 
+// Work without the GIL that says whether it found anything.
+template <class F>
+PyObject* find_freely(F work) {
+    bool found = false;
+    PyObject* done = memrec::freely([&] { found = work(); });
+    if (!done) return nullptr;
+    Py_DECREF(done);
+    return PyBool_FromLong(found);
+}
+
 }  // namespace
 
 // (rows, books, sizes, stages, depths, beam, codes, distances, each_depth); see encoder.h
@@ -182,11 +192,7 @@ PyObject* solve_positive(PyObject*, PyObject* const* args, Py_ssize_t count) {
     const int64_t n = given.number();
     auto* right = given.address<double>();
     const int64_t width = given.number();
-    bool solved = false;
-    PyObject* done = memrec::freely([&] { solved = encoder().solve(matrix, n, right, width); });
-    if (!done) return nullptr;
-    Py_DECREF(done);
-    return PyBool_FromLong(solved);
+    return find_freely([&] { return encoder().solve(matrix, n, right, width); });
 }
 
 // (gradients, count, dim, stride, shares, moment, squares)
@@ -211,9 +217,5 @@ PyObject* find_spectrum(PyObject*, PyObject* const* args, Py_ssize_t count) {
     auto* matrix = given.address<double>();
     const int64_t n = given.number();
     auto* values = given.address<double>();
-    bool found = false;
-    PyObject* done = memrec::freely([&] { found = encoder().spectrum(matrix, n, values); });
-    if (!done) return nullptr;
-    Py_DECREF(done);
-    return PyBool_FromLong(found);
+    return find_freely([&] { return encoder().spectrum(matrix, n, values); });
 }

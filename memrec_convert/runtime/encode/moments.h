@@ -19,11 +19,14 @@ using Doubles = double __attribute__((vector_size(32)));
 #else
 using Doubles = double __attribute__((vector_size(16)));
 #endif
-constexpr int64_t kDoubles = sizeof(Doubles) / sizeof(double), kLine = 8, kAtATime = 64;  // rows that are widened together
+constexpr int64_t kDoubles = sizeof(Doubles) / sizeof(double);
+constexpr int64_t kLine = 8;       // a row is filled up to a multiple of it, on every instruction set
+constexpr int64_t kAtATime = 64;   // rows that are widened together
 
 // The rows of one block in double, [kAtATime, width], zeros past dim; `own` are the same times what they are weighed by.
 struct WideRows {
-    explicit WideRows(int64_t dim) : width((dim + kLine - 1) / kLine * kLine), rows(static_cast<size_t>(kAtATime * width)), own(rows) {}
+    explicit WideRows(int64_t dim)
+        : width((dim + kLine - 1) / kLine * kLine), rows(static_cast<size_t>(kAtATime * width)), own(rows) {}
 
     void take(const Pulled& from, int64_t first, int64_t count) {
         for (int64_t n = 0; n < count; ++n) {
@@ -89,7 +92,8 @@ inline void sum_moment(const Pulled& from) {
             }
     }
     for (int64_t i = 0; i < from.dim; ++i)
-        for (int64_t j = 0; j < from.dim; ++j) from.moment[i * from.dim + j] = moment[static_cast<size_t>(std::min(i, j) * width + std::max(i, j))];
+        for (int64_t j = 0; j < from.dim; ++j)
+            from.moment[i * from.dim + j] = moment[static_cast<size_t>(std::min(i, j) * width + std::max(i, j))];
 }
 
 }  // namespace
