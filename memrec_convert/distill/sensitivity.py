@@ -22,6 +22,11 @@ from memrec_convert.parallel import ordered_map
 EIGENVALUE_FLOOR = 1e-4
 """Directions that the sample's gradients never touch still count this share of the mean: the sample is not all data."""
 
+WHOLE_BATCHES, MANY, PART = 16, 1024, 4
+"""After so many batches a table's moment comes from the first quarter of each that has many vectors: there are far more
+of them than it has entries, and their products cost as much as the model. Rows' own sensitivities come from all.
+"""
+
 PRIOR_LOOKUPS = 1.0
 """A row's own sensitivity is averaged with the table's as if so many lookups of the table's mean had been seen too."""
 
@@ -192,18 +197,23 @@ def _measure_batch(
     sums: list[list[_Sums]] = [[] for _ in tables]
     for (number, call), gradient in zip(made, gradients, strict=True):
         found = torch.zeros_like(call.output) if gradient is None else gradient
-        sums[number].append(_sum_call(tables[number], call, found.reshape(-1, found.shape[-1])))
+        sums[number].append(_sum_call(tables[number], call, found.reshape(-1, found.shape[-1]), place))
     calls.of = {}
     return logits.detach(), sums
 
 
-def _sum_call(table: WatchedTable, call: _Call, gradients: Tensor) -> _Sums:
-    """The sums over a call's lookups, from the gradient of each of its vectors (rows, or bags of rows) [n, dim]."""
+def _sum_call(table: WatchedTable, call: _Call, gradients: Tensor, place: int) -> _Sums:
+    """The sums over a call's lookups, from the gradient of each of its vectors (rows, or bags of rows) [n, dim].
+
+    The moment may be that of a part, which stands for all; `place` numbers the batch.
+    """
     ids, vectors = call.ids.detach().reshape(-1).to("cpu", torch.int64), len(gradients)
     gradients = gradients.to("cpu", torch.promote_types(gradients.dtype, torch.float32))
+    first = vectors if place < WHOLE_BATCHES or vectors < MANY else -(-vectors // PART)
+    stands_for = vectors / max(1, first)
     if len(ids) == vectors and call.weights is None:  # one lookup each: what is pooled is the row
-        moment, squares = sum_moment(gradients)
-        return _Sums(moment.numpy(), ids.numpy(), squares.numpy())
+        moment, squares = sum_moment(gradients, first=first)
+        return _Sums(stands_for * moment.numpy(), ids.numpy(), squares.numpy())
     bags = _find_bags(len(ids), call.offsets, vectors)
     ids = ids[: len(bags)]
     shares = torch.ones(len(ids), dtype=torch.float64)
@@ -214,8 +224,8 @@ def _sum_call(table: WatchedTable, call: _Call, gradients: Tensor) -> _Sums:
     if table.pooling == "mean":
         shares = shares / _sum_bags((shares != 0).to(torch.float64), bags, vectors).clamp(min=1)[bags]
     shares = shares.square()
-    moment, squares = sum_moment(gradients, _sum_bags(shares, bags, vectors))
-    return _Sums(moment.numpy(), ids.numpy(), (shares * squares[bags]).to(torch.float32).numpy())
+    moment, squares = sum_moment(gradients, _sum_bags(shares, bags, vectors), first=first)
+    return _Sums(stands_for * moment.numpy(), ids.numpy(), (shares * squares[bags]).to(torch.float32).numpy())
 
 
 def _find_bags(count: int, offsets: Tensor | None, vectors: int) -> Tensor:

@@ -47,7 +47,8 @@ def multiply_pairs(stacked: Tensor, index: Tensor, *, lower: bool, itself: bool,
     learns = torch.is_grad_enabled() and stacked.requires_grad
     if (ordered or learns) and has_floats(stacked) and load_kernel() is not None:
         places = _kept_places(stacked.shape[1], lower, itself)
-        padded = functional.pad(stacked, (0, -stacked.shape[2] % _WIDTH_UNIT))
+        padding = -stacked.shape[2] % _WIDTH_UNIT
+        padded = functional.pad(stacked, (0, padding)) if padding else stacked
         products: Tensor = _Pairs.apply(padded, index, places)  # type: ignore[no-untyped-call]
         return products
     return torch.bmm(stacked, stacked.transpose(1, 2)).flatten(1).index_select(1, index)

@@ -10,7 +10,10 @@ from torch import nn
 from memrec_convert.clicklog import Sensitivity
 from memrec_convert.distill.sensitivity import (
     EIGENVALUE_FLOOR,
+    MANY,
+    PART,
     PRIOR_LOOKUPS,
+    WHOLE_BATCHES,
     WatchedTable,
     mean_moment,
     measure_sensitivities,
@@ -149,6 +152,32 @@ def test_the_number_of_threads_changes_no_bit():
         assert np.array_equal(one.moment, other.moment)
         assert np.array_equal(one.squares, other.squares)
         assert np.array_equal(one.seen, other.seen)
+
+
+@pytest.mark.parametrize("mode", ["", "sum"])
+def test_of_later_batches_a_part_stands_for_the_moment(mode):
+    """Where batches are many and large, moments come from a quarter of each, and rows' own sensitivities from all."""
+    one, last = (nn.EmbeddingBag(50, 3, mode="sum") if mode else nn.Embedding(50, 3)), nn.Linear(3, 1)
+    model = nn.ModuleDict({"one": one, "last": last})
+
+    def forward(model, ids):
+        rows = model["one"](ids if mode else ids[:, 0])
+        return (model["last"](rows.tanh()) + rows.square().sum(dim=1, keepdim=True)).squeeze(1)
+
+    draw = torch.Generator().manual_seed(5)
+    batches = torch.randint(0, 50, (40 * MANY, 2), generator=draw).split(MANY)
+    (found,) = measure(model, [one], batches, forward)
+    (beyond,) = measure(
+        model, [one], [*batches[:WHOLE_BATCHES], *(batch[: MANY // PART] for batch in batches[WHOLE_BATCHES:])], forward
+    )
+    (small,) = measure(model, [one], torch.cat(batches).split(MANY - 1), forward)
+    (head,) = measure(model, [one], batches[:WHOLE_BATCHES], forward)
+    assert np.allclose(found.moment - head.moment, PART * (beyond.moment - head.moment), rtol=1e-9)
+    assert found.lookups == small.lookups == 40 * MANY * (2 if mode else 1)
+    assert np.array_equal(found.seen, small.seen)
+    assert np.allclose(found.squares, small.squares, rtol=1e-4)
+    assert np.allclose(found.moment, small.moment, rtol=0.1, atol=0.02 * small.moment.max())
+    assert not np.allclose(found.moment, small.moment, rtol=1e-6)
 
 
 def test_a_table_that_nothing_feels_weighs_its_rows_alike():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -65,6 +67,37 @@ def test_bits_are_those_of_every_instruction_set(native):
         assert one == found["scalar"]
 
 
+def test_products_are_rounded_once(native):
+    """Each step of a sum is the float nearest to the exact one, subnormal or not, on all instruction sets."""
+    wild = 2.0 ** torch.randint(-70, 50, (64, 2), generator=torch.Generator().manual_seed(2))
+    rows, weight = draw(64, 2) * wild, draw(16, 2, seed=1) * 2.0 ** torch.arange(-80, 48, 8).unsqueeze(1)
+    # what a sum leaves is as small as what its rounding to a wider type may lose
+    rows[0], weight[0] = torch.tensor([1 + 2.0**-12, 2.0**-60]), torch.tensor([1 + 2.0**-12, -1.0])
+    found, before = {}, native.active()
+    for name in native.instruction_sets():
+        assert native.choose(name)
+        found[name] = run_bare(rows, weight, torch.zeros(16)).numpy()
+    native.choose(before)
+    for one in found.values():
+        assert one.tobytes() == found["scalar"].tobytes()
+    first = rows[:, :1].numpy() * weight[:, 0].numpy()  # one product is rounded once in any case
+    with np.errstate(over="ignore"):
+        for n, k in itertools.product(range(64), range(16)):
+            exact = Fraction(float(rows[n, 1])) * Fraction(float(weight[k, 1])) + Fraction(float(first[n, k]))
+            own, missed = found["scalar"][n, k], abs(Fraction(float(found["scalar"][n, k])) - exact)
+            for beside in (np.nextafter(own, np.float32(-np.inf)), np.nextafter(own, np.float32(np.inf))):
+                assert missed <= abs(Fraction(float(beside)) - exact)
+    rows[:3] = torch.tensor([float("inf"), float("nan"), 3e38]).unsqueeze(1)
+    for name in native.instruction_sets():
+        assert native.choose(name)
+        found[name] = run_bare(rows, weight, torch.zeros(16)).numpy()
+    native.choose(before)
+    for one in found.values():
+        assert np.array_equal(one, found["scalar"], equal_nan=True)
+    assert np.isinf(found["scalar"]).any()
+    assert np.isnan(found["scalar"][1]).all()
+
+
 @pytest.mark.parametrize("dim", [1, 7, 8, 33])
 @pytest.mark.parametrize("count", [0, 1, 63, 200])
 def test_moments_are_those_of_torch_in_double(count, dim):
@@ -77,6 +110,17 @@ def test_moments_are_those_of_torch_in_double(count, dim):
         assert torch.allclose(moment, weighed.T @ wide, rtol=1e-12, atol=1e-12)
         assert torch.equal(moment, moment.T)
         assert torch.allclose(squares, wide.square().sum(dim=1).float())
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 200])
+def test_moments_may_be_of_the_first_rows_alone(count):
+    """Squares are of all rows, as they are without."""
+    for rows in (draw(200, 40)[:, :20], draw(200, 20).double()):
+        for shares in (None, draw(200, seed=1).double()):
+            moment, squares = sum_moment(rows, shares, first=count)
+            wanted, _ = sum_moment(rows[:count], None if shares is None else shares[:count])
+            assert torch.equal(moment, wanted)
+            assert torch.allclose(squares, sum_moment(rows)[1], rtol=1e-6)
 
 
 def spectra() -> dict[str, Tensor]:

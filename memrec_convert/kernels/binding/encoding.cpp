@@ -195,9 +195,9 @@ PyObject* solve_positive(PyObject*, PyObject* const* args, Py_ssize_t count) {
     return find_freely([&] { return encoder().solve(matrix, n, right, width); });
 }
 
-// (gradients, count, dim, stride, shares, moment, squares)
+// (gradients, count, dim, stride, shares, summed, moment, squares)
 PyObject* sum_moment(PyObject*, PyObject* const* args, Py_ssize_t count) {
-    Arguments given("sum_moment", args, count, 7);
+    Arguments given("sum_moment", args, count, 8);
     if (!given) return nullptr;
     memrec::Pulled pulled{};
     pulled.gradients = given.address<const float>();
@@ -205,6 +205,7 @@ PyObject* sum_moment(PyObject*, PyObject* const* args, Py_ssize_t count) {
     pulled.dim = given.number();
     pulled.stride = given.number();
     pulled.shares = given.address<const double>();
+    pulled.summed = given.number();
     pulled.moment = given.address<double>();
     pulled.squares = given.address<float>();
     return memrec::freely([&] { encoder().sum_moment(pulled); });

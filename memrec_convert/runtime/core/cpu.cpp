@@ -65,8 +65,8 @@ bool ask_for_tiles() {
 Features detect_features() {
     Features features;
     const Registers basic = ask(1, 0), wide = ask(7, 0);
-    constexpr uint32_t osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29, popcnt = 1u << 23;
-    if (!has(basic.c, osxsave | avx | f16c | popcnt)) return features;
+    constexpr uint32_t osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29, popcnt = 1u << 23, fma = 1u << 12;
+    if (!has(basic.c, osxsave | avx | f16c | popcnt | fma)) return features;
     const uint64_t saved = saved_state();
     constexpr uint32_t bmi1 = 1u << 3, avx2 = 1u << 5, bmi2 = 1u << 8;
     features.avx2 = (saved & 0x6) == 0x6 && has(wide.b, bmi1 | avx2 | bmi2);

@@ -1,5 +1,5 @@
-// Layers in AVX2: bytes widened to sixteen bits, whose products in pairs cannot overflow.
-#if defined(__AVX2__)
+// Layers in AVX2 and FMA: bytes widened to sixteen bits, whose products in pairs cannot overflow.
+#if defined(__AVX2__) && defined(__FMA__)
 #include <immintrin.h>
 
 #include "products.h"
@@ -20,6 +20,19 @@ struct Avx2Products : PlainProducts {
         for (int h = 0; h < 2; ++h) {
             const __m256i added = _mm256_hadd_epi32(parts[2 * h], parts[2 * h + 1]);
             both[h] = _mm256_add_epi32(both[h], _mm256_permute4x64_epi64(added, 0xD8));
+        }
+        std::memcpy(&sum, both, sizeof both);
+    }
+    MEMREC_FORCED static void add_halves(Floats& sum, uint32_t word, const uint8_t* line) {
+        const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xFFFF0000u)), row = _mm256_set1_epi32(static_cast<int>(word));
+        const __m256 second = _mm256_castsi256_ps(_mm256_and_si256(row, upper));
+        const __m256 first = _mm256_castsi256_ps(_mm256_slli_epi32(row, 16));
+        __m256 both[2];
+        std::memcpy(both, &sum, sizeof both);
+        for (int h = 0; h < 2; ++h) {
+            const __m256i weights = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(line + 32 * h));
+            both[h] = _mm256_fmadd_ps(second, _mm256_castsi256_ps(_mm256_and_si256(weights, upper)), both[h]);
+            both[h] = _mm256_fmadd_ps(first, _mm256_castsi256_ps(_mm256_slli_epi32(weights, 16)), both[h]);
         }
         std::memcpy(&sum, both, sizeof both);
     }

@@ -3,6 +3,12 @@
 
 #include <cstring>
 
+#if defined(__AVX512F__) || defined(__FMA__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON) && defined(__ARM_FEATURE_FMA)
+#include <arm_neon.h>
+#endif
+
 #include "kernel.h"
 
 #if defined(__has_builtin)
@@ -30,6 +36,68 @@ MEMREC_FORCED void store(void* to, const V& from) {
     std::memcpy(to, &from, sizeof from);
 }
 
+MEMREC_FORCED Floats spread(float value) { return value - Floats{}; }  // minus, so that -0 stays
+
+// sum + left * right, rounded once, as IEEE 754 defines it: the same bits on every instruction set.
+#if defined(__AVX512F__)
+#define MEMREC_FUSES 1
+MEMREC_FORCED void add_product(Floats& sum, const Floats& left, const Floats& right) {
+    sum = reinterpret_cast<Floats>(
+        _mm512_fmadd_ps(reinterpret_cast<__m512>(left), reinterpret_cast<__m512>(right), reinterpret_cast<__m512>(sum)));
+}
+#elif defined(__FMA__)
+#define MEMREC_FUSES 1
+MEMREC_FORCED void add_product(Floats& sum, const Floats& left, const Floats& right) {
+    __m256 sums[2], lefts[2], rights[2];
+    load(lefts, &left);
+    load(rights, &right);
+    load(sums, &sum);
+    for (int h = 0; h < 2; ++h) sums[h] = _mm256_fmadd_ps(lefts[h], rights[h], sums[h]);
+    load(sum, sums);
+}
+#elif defined(__ARM_NEON) && defined(__ARM_FEATURE_FMA)
+#define MEMREC_FUSES 1
+MEMREC_FORCED void add_product(Floats& sum, const Floats& left, const Floats& right) {
+    float32x4_t sums[4], lefts[4], rights[4];
+    load(lefts, &left);
+    load(rights, &right);
+    load(sums, &sum);
+    for (int q = 0; q < 4; ++q) sums[q] = vfmaq_f32(sums[q], lefts[q], rights[q]);
+    load(sum, sums);
+}
+#else
+// In double the product is exact. Where the sum is not, it becomes whichever of its two neighbours is odd, and rounding that
+// to float is rounding the exact sum: Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008.
+MEMREC_FORCED void add_product(Floats& sum, const Floats& left, const Floats& right) {
+    using Two = float __attribute__((vector_size(8)));
+    using Doubles = double __attribute__((vector_size(16)));
+    using Longs = int64_t __attribute__((vector_size(16)));
+    Two sums[kLanes / 2], lefts[kLanes / 2], rights[kLanes / 2];
+    load(lefts, &left);
+    load(rights, &right);
+    load(sums, &sum);
+    for (int n = 0; n < kLanes / 2; ++n) {
+        const Doubles product = __builtin_convertvector(lefts[n], Doubles) * __builtin_convertvector(rights[n], Doubles);
+        const Doubles before = __builtin_convertvector(sums[n], Doubles), near = product + before;
+        const Doubles grown = near - product, lost = (product - (near - grown)) + (before - grown);
+        const Longs bits = reinterpret_cast<Longs>(near), above = lost > 0.0, below = lost < 0.0, positive = near > 0.0;
+        const Longs even = (bits & 1) - 1;          // all ones where it is
+        const Longs step = 1 | (above ^ positive);  // towards what was lost: 1 away from zero, or -1
+        sums[n] = __builtin_convertvector(reinterpret_cast<Doubles>(bits + (step & (above | below) & even)), Two);
+    }
+    load(sum, sums);
+}
+#endif
+
+// The same where products are exact, as those of bf16 are: fused or not makes no difference.
+MEMREC_FORCED void add_exact(Floats& sum, float left, const Floats& right) {
+#if MEMREC_FUSES
+    add_product(sum, spread(left), right);
+#else
+    sum += left * right;
+#endif
+}
+
 // Products in plain C++; an instruction set replaces what it does better.
 struct PlainProducts {
     MEMREC_FORCED static void add_bytes(Ints& sum, uint32_t word, const uint8_t* line) {
@@ -45,8 +113,8 @@ struct PlainProducts {
         float first, second;
         std::memcpy(&first, &low, 4);
         std::memcpy(&second, &high, 4);
-        sum += second * reinterpret_cast<Floats>(weights & 0xFFFF0000u);
-        sum += first * reinterpret_cast<Floats>(weights << 16);
+        add_exact(sum, second, reinterpret_cast<Floats>(weights & 0xFFFF0000u));
+        add_exact(sum, first, reinterpret_cast<Floats>(weights << 16));
     }
 };
 
@@ -55,7 +123,7 @@ MEMREC_FORCED void add_singles(Floats& sum, uint32_t word, const uint8_t* line) 
     load(weights, line);
     float value;
     std::memcpy(&value, &word, 4);
-    sum += value * weights;
+    add_product(sum, spread(value), weights);
 }
 
 // What differs between the precisions: the sums of a tile, and what becomes of them.
@@ -292,7 +360,7 @@ void multiply_pairs(const float* vectors, int64_t count, int64_t width, const in
                 for (int m = 0; m < side; ++m) {
                     Floats left;
                     load(left, own[m] + k);
-                    for (int n = 0; n < side; ++n) sums[side * m + n] += left * right[n];
+                    for (int n = 0; n < side; ++n) add_product(sums[side * m + n], left, right[n]);
                 }
             }
             const Floats found = add_lanes(sums);
@@ -321,6 +389,21 @@ void spread_pulls(int64_t count, const int32_t* place, const float* pulls, float
     }
 }
 
+// out[m] from k on, in `wide` vectors: the sum over j of rows[m][j] * vectors[j], for the first `own` of four rows.
+template <int wide>
+MEMREC_FORCED void pull_lines(const float* vectors, int64_t count, int64_t width, const float* const* rows, int64_t own, int64_t k,
+                              float* out) {
+    Floats sums[4][wide] = {};
+    for (int64_t j = 0; j < count; ++j) {
+        Floats others[wide];
+        for (int c = 0; c < wide; ++c) load(others[c], vectors + j * width + k + c * kLanes);
+        for (int m = 0; m < 4; ++m)
+            for (int c = 0; c < wide; ++c) add_product(sums[m][c], spread(rows[m][j]), others[c]);
+    }
+    for (int64_t m = 0; m < own; ++m)
+        for (int c = 0; c < wide; ++c) store(out + m * width + k + c * kLanes, sums[m][c]);
+}
+
 void pull_pairs(const float* vectors, int64_t count, int64_t width, const int32_t* place, const float* pulls, float* square,
                 float* out) {
     constexpr int64_t side = 4;  // vectors that grow at a time, so that each of the others is read once for them
@@ -329,15 +412,9 @@ void pull_pairs(const float* vectors, int64_t count, int64_t width, const int32_
         const int64_t own = count - i < side ? count - i : side;
         const float* rows[side];
         for (int64_t m = 0; m < side; ++m) rows[m] = square + (i + (m < own ? m : own - 1)) * count;
-        for (int64_t k = 0; k < width; k += kLanes) {
-            Floats sums[side] = {};
-            for (int64_t j = 0; j < count; ++j) {
-                Floats other;
-                load(other, vectors + j * width + k);
-                for (int64_t m = 0; m < side; ++m) sums[m] += rows[m][j] * other;
-            }
-            for (int64_t m = 0; m < own; ++m) store(out + (i + m) * width + k, sums[m]);
-        }
+        int64_t k = 0;
+        for (; k + 2 * kLanes <= width; k += 2 * kLanes) pull_lines<2>(vectors, count, width, rows, own, k, out + i * width);
+        if (k < width) pull_lines<1>(vectors, count, width, rows, own, k, out + i * width);
     }
 }
 

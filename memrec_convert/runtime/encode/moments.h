@@ -41,20 +41,21 @@ struct WideRows {
         }
     }
 
-    float square(int64_t n) const {
-        const double* row = &rows[static_cast<size_t>(n * width)];
-        double sums[kLine] = {};
-        for (int64_t first = 0; first < width; first += kLine)
-#pragma omp simd
-            for (int64_t k = 0; k < kLine; ++k) sums[k] += row[first + k] * row[first + k];
-        for (int64_t left = kLine / 2; left; left /= 2)
-            for (int64_t k = 0; k < left; ++k) sums[k] += sums[k + left];
-        return static_cast<float>(sums[0]);
-    }
-
     int64_t width;
     std::vector<double> rows, own;
 };
+
+inline float square_row(const float* row, int64_t dim) {
+    double sums[kLine] = {};
+    int64_t first = 0;
+    for (; first + kLine <= dim; first += kLine)
+#pragma omp simd
+        for (int64_t k = 0; k < kLine; ++k) sums[k] += static_cast<double>(row[first + k]) * static_cast<double>(row[first + k]);
+    for (int64_t k = 0; first + k < dim; ++k) sums[k] += static_cast<double>(row[first + k]) * static_cast<double>(row[first + k]);
+    for (int64_t left = kLine / 2; left; left /= 2)
+        for (int64_t k = 0; k < left; ++k) sums[k] += sums[k + left];
+    return static_cast<float>(sums[0]);
+}
 
 // Adds rows [count] to `lines` lines of the moment from line i on, in `wide` vectors from column j on.
 template <int lines, int wide>
@@ -79,10 +80,10 @@ inline void sum_moment(const Pulled& from) {
     WideRows block(from.dim);
     const int64_t width = block.width;
     std::vector<double> moment(static_cast<size_t>(width * width));
-    for (int64_t first = 0; first < from.count; first += kAtATime) {
-        const int64_t count = std::min(kAtATime, from.count - first);
+    for (int64_t n = 0; n < from.count; ++n) from.squares[n] = square_row(from.gradients + n * from.stride, from.dim);
+    for (int64_t first = 0; first < from.summed; first += kAtATime) {
+        const int64_t count = std::min(kAtATime, from.summed - first);
         block.take(from, first, count);
-        for (int64_t n = 0; n < count; ++n) from.squares[first + n] = block.square(n);
         for (int64_t i = 0; i < width; i += lines)  // what is on and above the diagonal
             for (int64_t j = i / kDoubles * kDoubles; j < width;) {
                 const bool two = j + 2 * kDoubles <= width;
