@@ -71,7 +71,7 @@ void multiply_in_tiles(const Layer& layer, const Operand& from, int64_t count, c
             multiply_tiles<Of>(from.words + first * layer.stride, layer.stride, second_rows, lines, wide, second_column, sums);
             for (int64_t r = 0; r < 2 * kTileRows && first + r < count; ++r)
                 for (int64_t c = 0; c < 1 + second_column; ++c)
-                    finish_sums<Of>(layer, sums[r / kTileRows][c][r % kTileRows], from.scale[first + r],
+                    finish_sums<Of>(layer, &sums[r / kTileRows][c][r % kTileRows], from.scale[first + r],
                                     (column + c) * kLanes, to, to.out + (first + r) * to.stride);
         }
     }

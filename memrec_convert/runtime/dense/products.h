@@ -98,15 +98,23 @@ MEMREC_FORCED void add_exact(Floats& sum, float left, const Floats& right) {
 #endif
 }
 
-// Products in plain C++; an instruction set replaces what it does better.
+// Sums of 16 outputs in plain C++; an instruction set replaces what it does better.
 struct PlainProducts {
-    MEMREC_FORCED static void add_bytes(Ints& sum, uint32_t word, const uint8_t* line) {
+    static constexpr int most_rows = kMostRows, at_once = 1;  // of a tile, for whose sums there are registers: rows, columns
+    using FloatSum = Floats;
+    using IntSum = Ints;
+
+    template <class Sum>
+    MEMREC_FORCED static void put(void* to, const Sum& sum) {
+        store(to, sum);
+    }
+    MEMREC_FORCED static void add_bytes(IntSum& sum, uint32_t word, const uint8_t* line) {
         for (int n = 0; n < 16; ++n)
             for (int k = 0; k < 4; ++k)
                 sum[n] += static_cast<int32_t>(word >> 8 * k & 0xFF) * static_cast<int8_t>(line[4 * n + k]);
     }
     // As AVX-512 defines it but for where it rounds: the upper value first.
-    MEMREC_FORCED static void add_halves(Floats& sum, uint32_t word, const uint8_t* line) {
+    MEMREC_FORCED static void add_halves(FloatSum& sum, uint32_t word, const uint8_t* line) {
         Words weights;
         load(weights, line);
         const uint32_t low = word << 16, high = word & 0xFFFF0000u;
@@ -116,44 +124,51 @@ struct PlainProducts {
         add_exact(sum, second, reinterpret_cast<Floats>(weights & 0xFFFF0000u));
         add_exact(sum, first, reinterpret_cast<Floats>(weights << 16));
     }
+    MEMREC_FORCED static void add_singles(FloatSum& sum, uint32_t word, const uint8_t* line) {
+        Floats weights;
+        load(weights, line);
+        float value;
+        std::memcpy(&value, &word, 4);
+        add_product(sum, spread(value), weights);
+    }
 };
-
-MEMREC_FORCED void add_singles(Floats& sum, uint32_t word, const uint8_t* line) {
-    Floats weights;
-    load(weights, line);
-    float value;
-    std::memcpy(&value, &word, 4);
-    add_product(sum, spread(value), weights);
-}
 
 // What differs between the precisions: the sums of a tile, and what becomes of them.
 template <class Products>
 struct OfBytes {
-    using Sum = Ints;
+    using Sum = typename Products::IntSum;
+    static constexpr int most_rows = Products::most_rows, at_once = Products::at_once;
     MEMREC_FORCED static void add(Sum& sum, uint32_t word, const uint8_t* line) { Products::add_bytes(sum, word, line); }
-    MEMREC_FORCED static void finish(const Layer& layer, const Sum& sum, float row_scale, int64_t n, Floats& out) {
+    MEMREC_FORCED static void put(void* to, const Sum& sum) { Products::put(to, sum); }
+    MEMREC_FORCED static void finish(const Layer& layer, const void* sum, float row_scale, int64_t n, Floats& out) {
         Floats scale, bias;
-        Ints correction;
+        Ints whole, correction;
+        load(whole, sum);
         load(scale, layer.scale + n);
         load(bias, layer.bias + n);
         load(correction, layer.correction + n);
-        out = __builtin_convertvector(sum - correction, Floats) * (row_scale * scale) + bias;
+        out = __builtin_convertvector(whole - correction, Floats) * (row_scale * scale) + bias;
     }
 };
 
 template <class Products>
 struct OfHalves {
-    using Sum = Floats;
+    using Sum = typename Products::FloatSum;
+    static constexpr int most_rows = Products::most_rows, at_once = Products::at_once;
     MEMREC_FORCED static void add(Sum& sum, uint32_t word, const uint8_t* line) { Products::add_halves(sum, word, line); }
-    MEMREC_FORCED static void finish(const Layer& layer, const Sum& sum, float, int64_t n, Floats& out) {
+    MEMREC_FORCED static void put(void* to, const Sum& sum) { Products::put(to, sum); }
+    MEMREC_FORCED static void finish(const Layer& layer, const void* sum, float, int64_t n, Floats& out) {
+        Floats whole;
+        load(whole, sum);
         load(out, layer.bias + n);
-        out += sum;
+        out += whole;
     }
 };
 
 template <class Products>
 struct OfSingles : OfHalves<Products> {
-    MEMREC_FORCED static void add(Floats& sum, uint32_t word, const uint8_t* line) { add_singles(sum, word, line); }
+    using typename OfHalves<Products>::Sum;
+    MEMREC_FORCED static void add(Sum& sum, uint32_t word, const uint8_t* line) { Products::add_singles(sum, word, line); }
 };
 
 struct Target {
@@ -164,7 +179,7 @@ struct Target {
 
 // A row's 16 sums from output n on become what the layer says, in `out`, the row's place.
 template <class Of>
-MEMREC_FORCED void finish_sums(const Layer& layer, const typename Of::Sum& sum, float row_scale, int64_t n, const Target& to,
+MEMREC_FORCED void finish_sums(const Layer& layer, const void* sum, float row_scale, int64_t n, const Target& to,
                                float* out) {
     const int64_t left = layer.outputs - n;
     Floats result;
@@ -176,23 +191,36 @@ MEMREC_FORCED void finish_sums(const Layer& layer, const typename Of::Sum& sum, 
         std::memcpy(out + n, &result, sizeof(float) * static_cast<size_t>(left));
 }
 
-template <class Of, int rows, int wide>
-void multiply_tile(const Layer& layer, const Operand& from, int64_t first, const uint8_t* lines, int64_t n, const Target& to) {
-    typename Of::Sum sums[rows][wide] = {};
+// Some columns, `lines` being those of the first, of `wide` that lie together.
+template <class Of, int rows, int columns>
+MEMREC_FORCED void multiply_columns(const Layer& layer, const Operand& from, int64_t first, const uint8_t* lines, int64_t wide,
+                                    int64_t n, const Target& to) {
+    typename Of::Sum sums[rows][columns] = {};
     const uint32_t* words = from.words + first * layer.stride;
     for (int64_t step = 0; step < layer.steps; ++step, lines += wide * kLine) {
         if (rows < 3) __builtin_prefetch(lines + 2048);  // few rows: as fast as the weights come
         for (int r = 0; r < rows; ++r)
-            for (int c = 0; c < wide; ++c) Of::add(sums[r][c], words[r * layer.stride + step], lines + c * kLine);
+            for (int c = 0; c < columns; ++c) Of::add(sums[r][c], words[r * layer.stride + step], lines + c * kLine);
     }
+    uint32_t done[rows][columns][kLanes];  // at once, so that no sum has to wait outside a register
+    for (int r = 0; r < rows; ++r)
+        for (int c = 0; c < columns; ++c) Of::put(done[r][c], sums[r][c]);
     for (int r = 0; r < rows; ++r) {
         float* out = to.out + (first + r) * to.stride;
-        for (int c = 0; c < wide; ++c)
-            finish_sums<Of>(layer, sums[r][c], from.scale[first + r], n + c * kLanes, to, out);
+        for (int c = 0; c < columns; ++c)
+            finish_sums<Of>(layer, done[r][c], from.scale[first + r], n + c * kLanes, to, out);
     }
 }
 
-template <class Of, int wide, int rows = kMostRows>
+template <class Of, int rows, int wide>
+void multiply_tile(const Layer& layer, const Operand& from, int64_t first, const uint8_t* lines, int64_t n, const Target& to) {
+    constexpr int columns = Of::at_once < wide ? Of::at_once : wide;
+    static_assert(wide % columns == 0, "all columns are taken");
+    for (int c = 0; c < wide; c += columns)
+        multiply_columns<Of, rows, columns>(layer, from, first, lines + c * kLine, wide, n + c * kLanes, to);
+}
+
+template <class Of, int wide, int rows = Of::most_rows>
 MEMREC_FORCED void multiply_rest(const Layer& layer, const Operand& from, int64_t first, int64_t count, const uint8_t* lines,
                                  int64_t n, const Target& to) {
     if constexpr (rows > 0) {
@@ -203,7 +231,7 @@ MEMREC_FORCED void multiply_rest(const Layer& layer, const Operand& from, int64_
 
 template <class Of, int wide>
 void multiply_panel(const Layer& layer, const Operand& from, int64_t count, const uint8_t* lines, int64_t n, const Target& to) {
-    for (int64_t first = 0; first < count; first += kMostRows)
+    for (int64_t first = 0; first < count; first += Of::most_rows)
         multiply_rest<Of, wide>(layer, from, first, count - first, lines, n, to);
 }
 
