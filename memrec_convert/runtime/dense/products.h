@@ -268,43 +268,109 @@ constexpr int64_t kSmallCache = 1 << 20;
 
 constexpr float kLeastRow = 1e-30f;  // a row without larger values is one of zeros
 
-// A row in eight bits, rounded to the nearest, halves to even. From 0 to 255 where nothing is below zero; else from -127 to
-// 127, with 128 added. Returns what its products are to be multiplied by; NaN where a value is not finite.
-float take_bytes(const float* row, const Layer& layer, uint32_t* words) {
+// The largest size of a row's values, NaN left out; and a sum of zeros, NaN where a value is not finite.
+#if defined(__AVX512F__) || !defined(__AVX2__)
+inline float find_largest(const float* row, int64_t count, float& poison) {
     Floats most{}, strange{};
-    for_each_16(row, layer.inputs, [&](const Floats& values, int64_t) {
+    for_each_16(row, count, [&](const Floats& values, int64_t) {
         const Floats size = values < 0.0f ? -values : values;
         most = size > most ? size : most;
         strange += values * 0.0f;
     });
-    float largest = 0.0f, poison = 0.0f;
+    float largest = 0.0f;
     for (int n = 0; n < kLanes; ++n) {
         largest = most[n] > largest ? most[n] : largest;
         poison += strange[n];
     }
+    return largest;
+}
+
+// 16 whole numbers from 0 to 255, each that of a float's lowest bits plus `shift`.
+MEMREC_FORCED void put_bytes(uint8_t* to, const Floats& values, float factor, float rounding, int32_t shift) {
+    using Bytes = uint8_t __attribute__((vector_size(16)));
+    const Bytes narrow = __builtin_convertvector(reinterpret_cast<Ints>(values * factor + rounding) + shift, Bytes);
+    std::memcpy(to, &narrow, sizeof narrow);
+}
+#else
+inline float find_largest(const float* row, int64_t count, float& poison) {
+    const __m256 sign = _mm256_set1_ps(-0.0f), zero = _mm256_setzero_ps();
+    __m256 most = zero, strange = zero;
+    for_each_16(row, count, [&](const Floats& values, int64_t) {
+        __m256 half[2];
+        std::memcpy(half, &values, sizeof half);
+        for (int h = 0; h < 2; ++h) {
+            most = _mm256_max_ps(_mm256_andnot_ps(sign, half[h]), most);  // of NaN and a number the latter, as it comes second
+            strange = _mm256_add_ps(strange, _mm256_mul_ps(half[h], zero));
+        }
+    });
+    float sizes[8], zeros[8], largest = 0.0f;
+    _mm256_storeu_ps(sizes, most);
+    _mm256_storeu_ps(zeros, strange);
+    for (int n = 0; n < 8; ++n) {
+        largest = sizes[n] > largest ? sizes[n] : largest;
+        poison += zeros[n];
+    }
+    return largest;
+}
+
+MEMREC_FORCED void put_bytes(uint8_t* to, const Floats& values, float factor, float rounding, int32_t shift) {
+    __m256 half[2];
+    __m256i whole[2];
+    std::memcpy(half, &values, sizeof half);
+    for (int h = 0; h < 2; ++h) {
+        const __m256 scaled = _mm256_add_ps(_mm256_mul_ps(half[h], _mm256_set1_ps(factor)), _mm256_set1_ps(rounding));
+        const __m256i low = _mm256_set1_epi32(255), moved = _mm256_add_epi32(_mm256_castps_si256(scaled), _mm256_set1_epi32(shift));
+        whole[h] = _mm256_and_si256(moved, low);  // as a conversion to bytes takes the lowest bits, of NaN too
+    }
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(whole[0], whole[1]), 0xD8);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                     _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+#endif
+
+// A row in eight bits, rounded to the nearest, halves to even. From 0 to 255 where nothing is below zero; else from -127 to
+// 127, with 128 added. Returns what its products are to be multiplied by; NaN where a value is not finite.
+inline float take_bytes(const float* row, const Layer& layer, uint32_t* words) {
+    float poison = 0.0f;
+    const float largest = find_largest(row, layer.inputs, poison);
     const float levels = layer.positive ? 255.0f : 127.0f;
     const float factor = largest > kLeastRow ? levels / largest : 0.0f;
     constexpr float rounding = 12582912.0f;  // 1.5 * 2**23: adding it leaves whole numbers in the lowest bits
     const int32_t shift = (layer.positive ? 0 : 128) - 0x4B400000;
     auto* bytes = reinterpret_cast<uint8_t*>(words);
-    for_each_16(row, layer.inputs, [&](const Floats& values, int64_t k) {
-        using Bytes = uint8_t __attribute__((vector_size(16)));
-        const Bytes narrow = __builtin_convertvector(reinterpret_cast<Ints>(values * factor + rounding) + shift, Bytes);
-        std::memcpy(bytes + k, &narrow, sizeof narrow);
-    });
+    for_each_16(row, layer.inputs, [&](const Floats& values, int64_t k) { put_bytes(bytes + k, values, factor, rounding, shift); });
     return largest > kLeastRow ? largest / levels + poison : poison;
 }
 
 // A row in bf16, rounded to the nearest, halves to even.
-void take_halves(const float* row, int64_t count, uint32_t* words) {
+#if defined(__AVX512F__) || !defined(__AVX2__)
+MEMREC_FORCED void put_halves(uint16_t* to, const Floats& values) {
+    using Halves = uint16_t __attribute__((vector_size(32)));
+    const Words bits = reinterpret_cast<Words>(values);
+    const Words rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
+    const Halves narrow = __builtin_convertvector(values == values ? rounded : Words{} + 0x7FC0u, Halves);
+    std::memcpy(to, &narrow, sizeof narrow);
+}
+#else
+MEMREC_FORCED void put_halves(uint16_t* to, const Floats& values) {
+    __m256 half[2];
+    __m256i narrow[2];
+    std::memcpy(half, &values, sizeof half);
+    for (int h = 0; h < 2; ++h) {
+        const __m256i bits = _mm256_castps_si256(half[h]);
+        const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+        const __m256i more = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);
+        const __m256i number = _mm256_castps_si256(_mm256_cmp_ps(half[h], half[h], _CMP_ORD_Q));
+        narrow[h] = _mm256_blendv_epi8(_mm256_set1_epi32(0x7FC0), _mm256_srli_epi32(more, 16), number);
+    }
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(narrow[0], narrow[1]), 0xD8);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), packed);
+}
+#endif
+
+inline void take_halves(const float* row, int64_t count, uint32_t* words) {
     auto* halves = reinterpret_cast<uint16_t*>(words);
-    for_each_16(row, count, [&](const Floats& values, int64_t k) {
-        using Halves = uint16_t __attribute__((vector_size(32)));
-        const Words bits = reinterpret_cast<Words>(values);
-        const Words rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
-        const Halves narrow = __builtin_convertvector(values == values ? rounded : Words{} + 0x7FC0u, Halves);
-        std::memcpy(halves + k, &narrow, sizeof narrow);
-    });
+    for_each_16(row, count, [&](const Floats& values, int64_t k) { put_halves(halves + k, values); });
 }
 
 // Words up to the next row's are zeros, but for bytes of a layer that is not positive, which meet weights of zero.
@@ -373,6 +439,7 @@ MEMREC_FORCED Floats add_lanes(Floats* sums) {
 }
 #endif
 
+#if defined(__AVX512F__) || !defined(__AVX2__)
 void multiply_pairs(const float* vectors, int64_t count, int64_t width, const int32_t* place, float* out) {
     constexpr int64_t side = 4;
     for (int64_t i = 0; i < count; i += side) {
@@ -404,6 +471,40 @@ void multiply_pairs(const float* vectors, int64_t count, int64_t width, const in
         }
     }
 }
+
+#else  // two by four products at a time, the lower eight lanes of each before the upper: as many sums as there are registers
+MEMREC_FORCED __m256 multiply_eight(const float* const* own, const float* const* others, int64_t first, int64_t width) {
+    __m256 sums[8];
+    for (__m256& sum : sums) sum = _mm256_setzero_ps();
+    for (int64_t k = first; k < width; k += kLanes)
+        for (int m = 0; m < 2; ++m) {
+            const __m256 left = _mm256_loadu_ps(own[m] + k);
+            for (int n = 0; n < 4; ++n) sums[4 * m + n] = _mm256_fmadd_ps(left, _mm256_loadu_ps(others[n] + k), sums[4 * m + n]);
+        }
+    __m256 fours[2];  // neighbours, then pairs of neighbours, and so on
+    for (int m = 0; m < 2; ++m)
+        fours[m] = _mm256_hadd_ps(_mm256_hadd_ps(sums[4 * m], sums[4 * m + 1]), _mm256_hadd_ps(sums[4 * m + 2], sums[4 * m + 3]));
+    return _mm256_add_ps(_mm256_permute2f128_ps(fours[0], fours[1], 0x20), _mm256_permute2f128_ps(fours[0], fours[1], 0x31));
+}
+
+void multiply_pairs(const float* vectors, int64_t count, int64_t width, const int32_t* place, float* out) {
+    for (int64_t i = 0; i < count; i += 2) {
+        const float* own[2];  // past the last vector comes the last one again
+        for (int64_t n = 0; n < 2; ++n) own[n] = vectors + (i + n < count ? i + n : count - 1) * width;
+        for (int64_t j = 0; j <= i + 1 && j < count; j += 4) {
+            const float* others[4];
+            for (int64_t n = 0; n < 4; ++n) others[n] = vectors + (j + n < count ? j + n : count - 1) * width;
+            float found[8];
+            _mm256_storeu_ps(found, _mm256_add_ps(multiply_eight(own, others, 0, width), multiply_eight(own, others, 8, width)));
+            for (int64_t m = 0; m < 2 && i + m < count; ++m) {
+                const int32_t* at = place + (i + m) * count + j;
+                for (int64_t n = 0; n < 4 && j + n <= i + m; ++n)
+                    if (at[n] >= 0) out[at[n]] = found[4 * m + n];
+            }
+        }
+    }
+}
+#endif
 
 // What each product of two vectors pulls at either of them: [count, count], twice on the diagonal, zero where there is none.
 void spread_pulls(int64_t count, const int32_t* place, const float* pulls, float* square) {
@@ -441,8 +542,10 @@ void pull_pairs(const float* vectors, int64_t count, int64_t width, const int32_
         const float* rows[side];
         for (int64_t m = 0; m < side; ++m) rows[m] = square + (i + (m < own ? m : own - 1)) * count;
         int64_t k = 0;
+#if defined(__AVX512F__)  // elsewhere there are registers for the sums of one
         for (; k + 2 * kLanes <= width; k += 2 * kLanes) pull_lines<2>(vectors, count, width, rows, own, k, out + i * width);
-        if (k < width) pull_lines<1>(vectors, count, width, rows, own, k, out + i * width);
+#endif
+        for (; k < width; k += kLanes) pull_lines<1>(vectors, count, width, rows, own, k, out + i * width);
     }
 }
 
