@@ -24,7 +24,7 @@ WIDE = {
     "encoder_avx512.cpp": AVX512_VNNI,
     "products_avx2.cpp": AVX2,
     "products_avx512.cpp": AVX512_VNNI,
-    "dense_avx2.cpp": AVX2,
+    "dense_avx2.cpp": (*AVX2, "-mfma"),
     "dense_avx512.cpp": AVX512_VNNI,
     "dense_avx512_bf16.cpp": (*AVX512_VNNI, "-mavx512bf16"),
 }

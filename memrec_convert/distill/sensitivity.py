@@ -23,9 +23,12 @@ EIGENVALUE_FLOOR = 1e-4
 """Directions that the sample's gradients never touch still count this share of the mean: the sample is not all data."""
 
 WHOLE_BATCHES, MANY, PART = 16, 1024, 4
-"""After so many batches a table's moment comes from the first quarter of each that has many vectors: there are far more
-of them than it has entries, and their products cost as much as the model. Rows' own sensitivities come from all.
+"""After so many batches a table's moment comes from a quarter of each call's many vectors: there are far more of them
+than it has entries, and their products cost as much as the model. Rows' own sensitivities come from all.
 """
+
+_GOLDEN = 0x9E3779B1
+"""Whole numbers times it, modulo 2**32, are spread evenly, and so are those of any arithmetic progression."""
 
 PRIOR_LOOKUPS = 1.0
 """A row's own sensitivity is averaged with the table's as if so many lookups of the table's mean had been seen too."""
@@ -209,11 +212,9 @@ def _sum_call(table: WatchedTable, call: _Call, gradients: Tensor, place: int) -
     """
     ids, vectors = call.ids.detach().reshape(-1).to("cpu", torch.int64), len(gradients)
     gradients = gradients.to("cpu", torch.promote_types(gradients.dtype, torch.float32))
-    first = vectors if place < WHOLE_BATCHES or vectors < MANY else -(-vectors // PART)
-    stands_for = vectors / max(1, first)
     if len(ids) == vectors and call.weights is None:  # one lookup each: what is pooled is the row
-        moment, squares = sum_moment(gradients, first=first)
-        return _Sums(stands_for * moment.numpy(), ids.numpy(), squares.numpy())
+        moment, squares = _sum_part(gradients, None, place)
+        return _Sums(moment.numpy(), ids.numpy(), squares.numpy())
     bags = _find_bags(len(ids), call.offsets, vectors)
     ids = ids[: len(bags)]
     shares = torch.ones(len(ids), dtype=torch.float64)
@@ -224,8 +225,23 @@ def _sum_call(table: WatchedTable, call: _Call, gradients: Tensor, place: int) -
     if table.pooling == "mean":
         shares = shares / _sum_bags((shares != 0).to(torch.float64), bags, vectors).clamp(min=1)[bags]
     shares = shares.square()
-    moment, squares = sum_moment(gradients, _sum_bags(shares, bags, vectors), first=first)
-    return _Sums(stands_for * moment.numpy(), ids.numpy(), (shares * squares[bags]).to(torch.float32).numpy())
+    moment, squares = _sum_part(gradients, _sum_bags(shares, bags, vectors), place)
+    return _Sums(moment.numpy(), ids.numpy(), (shares * squares[bags]).to(torch.float32).numpy())
+
+
+def _sum_part(gradients: Tensor, shares: Tensor | None, place: int) -> tuple[Tensor, Tensor]:
+    """What `sum_moment` gives; in later batches the moment is that of a part of many vectors, which stands for all."""
+    if place < WHOLE_BATCHES or len(gradients) < MANY:
+        return sum_moment(gradients, shares)
+    chosen = _choose_part(len(gradients), place)
+    moment, _ = sum_moment(gradients[chosen], None if shares is None else shares[chosen])
+    return moment * (len(gradients) / len(chosen)), sum_moment(gradients, first=0)[1]
+
+
+def _choose_part(count: int, place: int) -> Tensor:
+    """Rising numbers below `count`, int64: one of PART, in whatever turns or runs vectors of one kind may come."""
+    spread = (np.arange(count, dtype=np.uint32) + np.uint32(place * count & 0xFFFFFFFF)) * np.uint32(_GOLDEN)
+    return torch.from_numpy(np.flatnonzero(spread < np.uint32(2**32 // PART)))
 
 
 def _find_bags(count: int, offsets: Tensor | None, vectors: int) -> Tensor:

@@ -238,7 +238,7 @@ def test_a_kill_at_fifty_moments_leaves_a_whole_file(tmp_path: Path) -> None:
     left, seen, names = run_script(KILLED, str(tmp_path), "50").split(" ", 2)
     assert names.strip() == "['x.bin']"
     assert int(left) > 0  # the kills did hit writes, else nothing was tested; how many depends on the disk
-    assert int(seen) > 5
+    assert int(seen) > 1  # as does how many files were finished between them
 
 
 TWO_WRITERS = """

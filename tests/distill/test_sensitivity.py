@@ -11,7 +11,6 @@ from memrec_convert.clicklog import Sensitivity
 from memrec_convert.distill.sensitivity import (
     EIGENVALUE_FLOOR,
     MANY,
-    PART,
     PRIOR_LOOKUPS,
     WHOLE_BATCHES,
     WatchedTable,
@@ -167,17 +166,37 @@ def test_of_later_batches_a_part_stands_for_the_moment(mode):
     draw = torch.Generator().manual_seed(5)
     batches = torch.randint(0, 50, (40 * MANY, 2), generator=draw).split(MANY)
     (found,) = measure(model, [one], batches, forward)
-    (beyond,) = measure(
-        model, [one], [*batches[:WHOLE_BATCHES], *(batch[: MANY // PART] for batch in batches[WHOLE_BATCHES:])], forward
-    )
-    (small,) = measure(model, [one], torch.cat(batches).split(MANY - 1), forward)
-    (head,) = measure(model, [one], batches[:WHOLE_BATCHES], forward)
-    assert np.allclose(found.moment - head.moment, PART * (beyond.moment - head.moment), rtol=1e-9)
-    assert found.lookups == small.lookups == 40 * MANY * (2 if mode else 1)
-    assert np.array_equal(found.seen, small.seen)
-    assert np.allclose(found.squares, small.squares, rtol=1e-4)
-    assert np.allclose(found.moment, small.moment, rtol=0.1, atol=0.02 * small.moment.max())
-    assert not np.allclose(found.moment, small.moment, rtol=1e-6)
+    (whole,) = measure(model, [one], torch.cat(batches).split(MANY - 1), forward)
+    assert found.lookups == whole.lookups == 40 * MANY * (2 if mode else 1)
+    assert np.array_equal(found.seen, whole.seen)
+    assert np.allclose(found.squares, whole.squares, rtol=1e-4)
+    assert np.allclose(found.moment, whole.moment, rtol=0.1, atol=0.02 * whole.moment.max())
+    assert not np.allclose(found.moment, whole.moment, rtol=1e-6)
+    heads = [
+        measure(model, [one], some, forward)[0] for some in (batches[:WHOLE_BATCHES], batches[: WHOLE_BATCHES + 1])
+    ]
+    of_first = measure(model, [one], batches[:WHOLE_BATCHES], forward, workers=2)[0]
+    assert np.array_equal(heads[0].moment, of_first.moment)
+    (last_one,) = measure(model, [one], batches[WHOLE_BATCHES : WHOLE_BATCHES + 1], forward)
+    assert not np.allclose(heads[1].moment - heads[0].moment, last_one.moment, rtol=1e-6)
+
+
+@pytest.mark.parametrize("fields", [2, 3, 4, 5, 8])
+@pytest.mark.parametrize("in_turns", [False, True])
+def test_a_part_is_of_all_that_one_call_asks_for(fields, in_turns):
+    """Whether fields of one table follow each other or come in turns, each has its share of the moment."""
+    model, weight = nn.Embedding(50, fields), torch.eye(fields) * torch.arange(1, fields + 1)
+
+    def forward(model, ids):
+        rows = model(ids.flatten() if in_turns else ids.t().flatten())
+        split = rows.view(-1, fields, fields) if in_turns else rows.view(fields, -1, fields).transpose(0, 1)
+        return (split * weight).sum(dim=(1, 2)) * 0.01
+
+    batches = torch.randint(0, 50, (40 * MANY, fields), generator=torch.Generator().manual_seed(6)).split(MANY)
+    (found,) = measure(model, [model], batches, forward)
+    (whole,) = measure(model, [model], torch.cat(batches).split(MANY // fields - 1), forward)
+    assert np.allclose(np.diag(found.moment), np.diag(whole.moment), rtol=0.03)
+    assert float(found.moment.trace()) == pytest.approx(float(found.squares.sum()), rel=0.03)
 
 
 def test_a_table_that_nothing_feels_weighs_its_rows_alike():

@@ -47,6 +47,9 @@ MEMREC_FORCED void add_product(Floats& sum, const Floats& left, const Floats& ri
 }
 #elif defined(__FMA__)
 #define MEMREC_FUSES 1
+#if defined(__AVX2__)
+#define MEMREC_HALVES 1  // vectors of 16 are two of eight, which compilers keep in memory where they are not told how
+#endif
 MEMREC_FORCED void add_product(Floats& sum, const Floats& left, const Floats& right) {
     __m256 sums[2], lefts[2], rights[2];
     load(lefts, &left);
@@ -269,7 +272,7 @@ constexpr int64_t kSmallCache = 1 << 20;
 constexpr float kLeastRow = 1e-30f;  // a row without larger values is one of zeros
 
 // The largest size of a row's values, NaN left out; and a sum of zeros, NaN where a value is not finite.
-#if defined(__AVX512F__) || !defined(__AVX2__)
+#if !MEMREC_HALVES
 inline float find_largest(const float* row, int64_t count, float& poison) {
     Floats most{}, strange{};
     for_each_16(row, count, [&](const Floats& values, int64_t) {
@@ -343,7 +346,7 @@ inline float take_bytes(const float* row, const Layer& layer, uint32_t* words) {
 }
 
 // A row in bf16, rounded to the nearest, halves to even.
-#if defined(__AVX512F__) || !defined(__AVX2__)
+#if !MEMREC_HALVES
 MEMREC_FORCED void put_halves(uint16_t* to, const Floats& values) {
     using Halves = uint16_t __attribute__((vector_size(32)));
     const Words bits = reinterpret_cast<Words>(values);
@@ -439,7 +442,7 @@ MEMREC_FORCED Floats add_lanes(Floats* sums) {
 }
 #endif
 
-#if defined(__AVX512F__) || !defined(__AVX2__)
+#if !MEMREC_HALVES
 void multiply_pairs(const float* vectors, int64_t count, int64_t width, const int32_t* place, float* out) {
     constexpr int64_t side = 4;
     for (int64_t i = 0; i < count; i += side) {
