@@ -16,6 +16,7 @@ from memrec_convert.clicklog import Sensitivity
 from memrec_convert.distill.columns import IN_MEMORY, Column, Scratch, slices
 from memrec_convert.errors import ModelError
 from memrec_convert.evaluation.objectives import BINARY
+from memrec_convert.kernels.encoder import square_norms
 from memrec_convert.kernels.ordered import compose, find_spectrum, sum_moment, take_root
 from memrec_convert.parallel import ordered_map
 
@@ -212,9 +213,9 @@ def _sum_call(table: WatchedTable, call: _Call, gradients: Tensor, place: int) -
     """
     ids, vectors = call.ids.detach().reshape(-1).to("cpu", torch.int64), len(gradients)
     gradients = gradients.to("cpu", torch.promote_types(gradients.dtype, torch.float32))
+    squares = square_norms(gradients).to(torch.float32)
     if len(ids) == vectors and call.weights is None:  # one lookup each: what is pooled is the row
-        moment, squares = _sum_part(gradients, None, place)
-        return _Sums(moment.numpy(), ids.numpy(), squares.numpy())
+        return _Sums(_sum_moment(gradients, None, place).numpy(), ids.numpy(), squares.numpy())
     bags = _find_bags(len(ids), call.offsets, vectors)
     ids = ids[: len(bags)]
     shares = torch.ones(len(ids), dtype=torch.float64)
@@ -225,17 +226,17 @@ def _sum_call(table: WatchedTable, call: _Call, gradients: Tensor, place: int) -
     if table.pooling == "mean":
         shares = shares / _sum_bags((shares != 0).to(torch.float64), bags, vectors).clamp(min=1)[bags]
     shares = shares.square()
-    moment, squares = _sum_part(gradients, _sum_bags(shares, bags, vectors), place)
+    moment = _sum_moment(gradients, _sum_bags(shares, bags, vectors), place)
     return _Sums(moment.numpy(), ids.numpy(), (shares * squares[bags]).to(torch.float32).numpy())
 
 
-def _sum_part(gradients: Tensor, shares: Tensor | None, place: int) -> tuple[Tensor, Tensor]:
-    """What `sum_moment` gives; in later batches the moment is that of a part of many vectors, which stands for all."""
+def _sum_moment(gradients: Tensor, shares: Tensor | None, place: int) -> Tensor:
+    """What `sum_moment` gives, in later batches that of a part of many vectors, times what it stands for."""
     if place < WHOLE_BATCHES or len(gradients) < MANY:
         return sum_moment(gradients, shares)
     chosen = _choose_part(len(gradients), place)
-    moment, _ = sum_moment(gradients[chosen], None if shares is None else shares[chosen])
-    return moment * (len(gradients) / len(chosen)), sum_moment(gradients, first=0)[1]
+    moment = sum_moment(gradients[chosen], None if shares is None else shares[chosen])
+    return moment * (len(gradients) / len(chosen))
 
 
 def _choose_part(count: int, place: int) -> Tensor:

@@ -29,7 +29,7 @@ class RowMap(nn.Module):
     def __init__(self, rows: Tensor) -> None:
         super().__init__()
         values = rows.detach().to(torch.float32)
-        sums, _ = sum_moment(torch.cat([values, torch.ones(len(values), 1, dtype=values.dtype)], dim=1))
+        sums = sum_moment(torch.cat([values, torch.ones(len(values), 1, dtype=values.dtype)], dim=1))
         mean = sums[-1, :-1] / len(values)
         energies, directions = find_spectrum(sums[:-1, :-1] / len(values) - mean.unsqueeze(1) * mean)
         reach = take_root(energies.clamp(min=max(float(energies[-1]) * LEAST_ENERGY, 1e-30))).unsqueeze(1)

@@ -152,12 +152,13 @@ def sum_by_nearest(points: Tensor, weights: Tensor, nearest: Tensor, k: int) -> 
 
 
 def square_norms(rows: Tensor) -> Tensor:
-    """|row|**2 of each row (float32 [n, dim]), float64 [n]; not finite where a row is not."""
+    """|row|**2 of each row (float32 [n, dim]), float64 [n]; not finite where a row is not. float64 goes by torch."""
     native = load_kernel()
-    if native is None:
+    if native is None or rows.dtype != torch.float32:
         return rows.to(torch.float64).square().sum(dim=1)
-    own, norms = rows.contiguous(), torch.empty(len(rows), dtype=torch.float64)
-    native.square_norms(own.data_ptr(), *own.shape, norms.data_ptr())
+    own = rows if rows.stride(1) == 1 else rows.contiguous()
+    norms = torch.empty(len(rows), dtype=torch.float64, device="cpu")
+    native.square_norms(own.data_ptr(), *own.shape, own.stride(0), norms.data_ptr())
     return norms
 
 

@@ -23,31 +23,22 @@ _MOST_PACKED = 1 << 10
 """Copies of weights that are held at a time: of weights that come and go, no more."""
 
 
-def sum_moment(gradients: Tensor, shares: Tensor | None = None, *, first: int | None = None) -> tuple[Tensor, Tensor]:
-    """The sum of share * g g^T over gradients g (float32 [n, dim]), float64 [dim, dim], and |g|**2, float32 [n].
+def sum_moment(gradients: Tensor, shares: Tensor | None = None) -> Tensor:
+    """The sum of share * g g^T over gradients g (float32 [n, dim]), float64 [dim, dim].
 
-    shares: float64 [n], all 1 by default; first: the sum is over so many rows alone. Gradients in float64 go through
-    torch.
+    shares: float64 [n], all 1 by default. Gradients in float64 go through torch.
     """
-    native, summed = load_kernel(), len(gradients[:first])
-    shares = None if shares is None else shares[:summed].to(torch.float64).contiguous()
+    native = load_kernel()
     if native is None or gradients.dtype != torch.float32:
         wide = gradients.to(torch.float64)
-        weighed = wide[:summed] if shares is None else wide[:summed] * shares.unsqueeze(1)
-        return weighed.T @ wide[:summed], wide.square().sum(dim=1).to(torch.float32)
+        weighed = wide if shares is None else wide * shares.unsqueeze(1)
+        return weighed.T @ wide
     own = gradients if gradients.stride(1) == 1 else gradients.contiguous()
+    weights = None if shares is None else shares.to(torch.float64).contiguous()
     moment = torch.empty(own.shape[1], own.shape[1], dtype=torch.float64, device="cpu")
-    squares = torch.empty(len(own), dtype=torch.float32, device="cpu")
-    native.sum_moment(
-        own.data_ptr(),
-        *own.shape,
-        own.stride(0),
-        0 if shares is None else shares.data_ptr(),
-        summed,
-        moment.data_ptr(),
-        squares.data_ptr(),
-    )
-    return moment, squares
+    address = 0 if weights is None else weights.data_ptr()
+    native.sum_moment(own.data_ptr(), *own.shape, own.stride(0), address, moment.data_ptr())
+    return moment
 
 
 def find_spectrum(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 
 from memrec_convert.errors import ModelError
+from memrec_convert.kernels.encoder import square_norms
 from memrec_convert.kernels.ordered import OrderedLayers, compose, find_spectrum, multiply, sum_moment, take_root
 
 SHAPES = [(0, 3, 5), (1, 1, 1), (7, 5, 1), (33, 98, 128), (64, 130, 17), (5, 16, 64)]
@@ -58,9 +59,9 @@ def test_bits_are_those_of_every_instruction_set(native):
         bits = [one for shape in SHAPES for one in run_layer(shape, relu=True, biased=True)]
         for dim in (1, 3, 16, 20, 129):
             gradients, shares = draw(150, dim), draw(150, seed=1).double()
-            moment, squares = sum_moment(gradients)
+            moment, squares = sum_moment(gradients), square_norms(gradients)
             values, vectors = find_spectrum(moment)
-            bits += [moment, squares, *sum_moment(gradients, shares), values, vectors, compose(vectors, values)]
+            bits += [moment, squares, sum_moment(gradients, shares), values, vectors, compose(vectors, values)]
         found[name] = [one.flatten().numpy().tobytes() for one in bits]
     native.choose(before)
     for one in found.values():
@@ -105,22 +106,11 @@ def test_moments_are_those_of_torch_in_double(count, dim):
     rows, shares = draw(count, 2 * dim)[:, :dim], draw(count, seed=1).double()
     wide = rows.double()
     for given in (None, shares):
-        moment, squares = sum_moment(rows, given)
+        moment, squares = sum_moment(rows, given), square_norms(rows)
         weighed = wide if given is None else wide * given.unsqueeze(1)
         assert torch.allclose(moment, weighed.T @ wide, rtol=1e-12, atol=1e-12)
         assert torch.equal(moment, moment.T)
-        assert torch.allclose(squares, wide.square().sum(dim=1).float())
-
-
-@pytest.mark.parametrize("count", [0, 1, 5, 200])
-def test_moments_may_be_of_the_first_rows_alone(count):
-    """Squares are of all rows, as they are without."""
-    for rows in (draw(200, 40)[:, :20], draw(200, 20).double()):
-        for shares in (None, draw(200, seed=1).double()):
-            moment, squares = sum_moment(rows, shares, first=count)
-            wanted, _ = sum_moment(rows[:count], None if shares is None else shares[:count])
-            assert torch.equal(moment, wanted)
-            assert torch.allclose(squares, sum_moment(rows)[1], rtol=1e-6)
+        assert torch.allclose(squares, wide.square().sum(dim=1))
 
 
 def spectra() -> dict[str, Tensor]:
@@ -234,7 +224,7 @@ def test_moments_of_few_directions_have_a_spectrum(dim, scale):
         narrow = draw(200, 1 + seed % 5, seed=seed) @ draw(1 + seed % 5, dim, seed=seed) * scale
         graded = draw(100, dim, seed=seed) * torch.logspace(-12, 0, dim)
         for gradients in (narrow, graded):
-            moment, _ = sum_moment(gradients)
+            moment = sum_moment(gradients)
             values, vectors = find_spectrum(moment)
             assert float((values - torch.linalg.eigvalsh(moment)).abs().max()) <= 1e-13 * float(values[-1])
             assert torch.allclose(vectors @ vectors.T, torch.eye(dim, dtype=torch.float64), atol=1e-12)
@@ -244,13 +234,13 @@ def test_moments_of_few_directions_have_a_spectrum(dim, scale):
 def test_the_default_dtype_and_device_do_not_matter(dtype):
     """What the kernel writes to has the size that it writes."""
     rows, weight, bias = draw(33, 6), draw(40, 6, seed=1), draw(40)
-    moment, squares = sum_moment(rows)
+    moment, squares = sum_moment(rows), square_norms(rows)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with torch.device("meta"):
             assert run_bare(rows, weight, bias).dtype == torch.float32
-            found = sum_moment(rows)
+            found = sum_moment(rows), square_norms(rows)
             assert find_spectrum(found[0])[0].dtype == torch.float64
         assert torch.allclose(run_bare(rows, weight, bias), functional.linear(rows, weight, bias), atol=1e-5)
     finally:

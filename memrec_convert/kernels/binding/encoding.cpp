@@ -141,14 +141,14 @@ PyObject* add_by_nearest(PyObject*, PyObject* const* args, Py_ssize_t count) {
     return memrec::freely([&] { memrec::add_by_nearest(points, n, dim, weights, nearest, masses, sums); });
 }
 
-// (rows, count, dim, norms)
+// (rows, count, dim, stride, norms)
 PyObject* square_norms(PyObject*, PyObject* const* args, Py_ssize_t count) {
-    Arguments given("square_norms", args, count, 4);
+    Arguments given("square_norms", args, count, 5);
     if (!given) return nullptr;
     const auto* rows = given.address<const float>();
-    const int64_t n = given.number(), dim = given.number();
+    const int64_t n = given.number(), dim = given.number(), stride = given.number();
     auto* norms = given.address<double>();
-    return memrec::freely([&] { memrec::square_norms(rows, n, dim, norms); });
+    return memrec::freely([&] { memrec::square_norms(rows, n, dim, stride, norms); });
 }
 
 // (rows, weights, depths, codes, count, dim, stages, firsts, normal, right)
@@ -195,9 +195,9 @@ PyObject* solve_positive(PyObject*, PyObject* const* args, Py_ssize_t count) {
     return find_freely([&] { return encoder().solve(matrix, n, right, width); });
 }
 
-// (gradients, count, dim, stride, shares, summed, moment, squares)
+// (gradients, count, dim, stride, shares, moment)
 PyObject* sum_moment(PyObject*, PyObject* const* args, Py_ssize_t count) {
-    Arguments given("sum_moment", args, count, 8);
+    Arguments given("sum_moment", args, count, 6);
     if (!given) return nullptr;
     memrec::Pulled pulled{};
     pulled.gradients = given.address<const float>();
@@ -205,9 +205,7 @@ PyObject* sum_moment(PyObject*, PyObject* const* args, Py_ssize_t count) {
     pulled.dim = given.number();
     pulled.stride = given.number();
     pulled.shares = given.address<const double>();
-    pulled.summed = given.number();
     pulled.moment = given.address<double>();
-    pulled.squares = given.address<float>();
     return memrec::freely([&] { encoder().sum_moment(pulled); });
 }
 

@@ -82,7 +82,7 @@ void run_in_tiles(const Layer& layer, const float* rows, int64_t stride, int64_t
     constexpr int64_t least = 4;  // rows of int8, below which vector registers take as long
     if (layer.precision == Precision::fp32 || (layer.precision == Precision::int8 && count < least))
         return run_layer<Bf16Products>(layer, rows, stride, count, scratch, out, out_stride, padded);
-    take_in(layer, rows, stride, count, scratch);
+    take_in<Bf16Products>(layer, rows, stride, count, scratch);
     const Target to = {out, out_stride, padded};
     if (layer.precision == Precision::int8)
         multiply_in_tiles<ByteTiles>(layer, scratch, count, to);
@@ -90,7 +90,7 @@ void run_in_tiles(const Layer& layer, const float* rows, int64_t stride, int64_t
         multiply_in_tiles<HalfTiles>(layer, scratch, count, to);
 }
 
-const DenseKernel kernel = {"amx", true, true, 2 * kTileRows, kTileCache, run_in_tiles, multiply_pairs, pull_pairs};
+const DenseKernel kernel = {"amx", true, true, 2 * kTileRows, kTileCache, run_in_tiles, multiply_pairs, pull_pairs<Bf16Products>};
 
 }  // namespace
 

@@ -5,7 +5,8 @@
 namespace memrec {
 namespace {
 
-const DenseKernel kernel = {"avx512", false, true, kMostRows, kSmallCache, run_layer<VnniProducts>, multiply_pairs, pull_pairs};
+const DenseKernel kernel = {"avx512", false, true, kMostRows, kSmallCache, run_layer<VnniProducts>,
+                            multiply_pairs, pull_pairs<VnniProducts>};
 
 }  // namespace
 

@@ -5,7 +5,8 @@
 namespace memrec {
 namespace {
 
-const DenseKernel kernel = {"avx512 bf16", true, true, kMostRows, kSmallCache, run_layer<Bf16Products>, multiply_pairs, pull_pairs};
+const DenseKernel kernel = {"avx512 bf16", true, true, kMostRows, kSmallCache, run_layer<Bf16Products>,
+                            multiply_pairs, pull_pairs<Bf16Products>};
 
 }  // namespace
 

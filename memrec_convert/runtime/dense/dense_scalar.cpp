@@ -7,7 +7,8 @@
 namespace memrec {
 namespace {
 
-const DenseKernel kernel = {"scalar", false, false, kMostRows, kSmallCache, run_layer<PlainProducts>, multiply_pairs, pull_pairs};
+const DenseKernel kernel = {"scalar", false, false, kMostRows, kSmallCache, run_layer<PlainProducts>,
+                            multiply_pairs, pull_pairs<PlainProducts>};
 
 }  // namespace
 

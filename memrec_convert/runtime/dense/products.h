@@ -38,70 +38,73 @@ MEMREC_FORCED void store(void* to, const V& from) {
 
 MEMREC_FORCED Floats spread(float value) { return value - Floats{}; }  // minus, so that -0 stays
 
-// sum + left * right, rounded once, as IEEE 754 defines it: the same bits on every instruction set.
+// What an instruction set adds products to at a time, and sum + left * right rounded once, as IEEE 754 defines it.
 #if defined(__AVX512F__)
-#define MEMREC_FUSES 1
-MEMREC_FORCED void add_product(Floats& sum, const Floats& left, const Floats& right) {
-    sum = reinterpret_cast<Floats>(
-        _mm512_fmadd_ps(reinterpret_cast<__m512>(left), reinterpret_cast<__m512>(right), reinterpret_cast<__m512>(sum)));
-}
+constexpr bool kFuses = true;
+using Piece = __m512;
+MEMREC_FORCED Piece fuse(Piece sum, Piece left, Piece right) { return _mm512_fmadd_ps(left, right, sum); }
 #elif defined(__FMA__)
-#define MEMREC_FUSES 1
-#if defined(__AVX2__)
-#define MEMREC_HALVES 1  // vectors of 16 are two of eight, which compilers keep in memory where they are not told how
-#endif
-MEMREC_FORCED void add_product(Floats& sum, const Floats& left, const Floats& right) {
-    __m256 sums[2], lefts[2], rights[2];
-    load(lefts, &left);
-    load(rights, &right);
-    load(sums, &sum);
-    for (int h = 0; h < 2; ++h) sums[h] = _mm256_fmadd_ps(lefts[h], rights[h], sums[h]);
-    load(sum, sums);
-}
+constexpr bool kFuses = true;
+using Piece = __m256;
+MEMREC_FORCED Piece fuse(Piece sum, Piece left, Piece right) { return _mm256_fmadd_ps(left, right, sum); }
 #elif defined(__ARM_NEON) && defined(__ARM_FEATURE_FMA)
-#define MEMREC_FUSES 1
-MEMREC_FORCED void add_product(Floats& sum, const Floats& left, const Floats& right) {
-    float32x4_t sums[4], lefts[4], rights[4];
-    load(lefts, &left);
-    load(rights, &right);
-    load(sums, &sum);
-    for (int q = 0; q < 4; ++q) sums[q] = vfmaq_f32(sums[q], lefts[q], rights[q]);
-    load(sum, sums);
-}
+constexpr bool kFuses = true;
+using Piece = float32x4_t;
+MEMREC_FORCED Piece fuse(Piece sum, Piece left, Piece right) { return vfmaq_f32(sum, left, right); }
 #else
+constexpr bool kFuses = false;
+using Piece = float __attribute__((vector_size(8)));
+
 // In double the product is exact. Where the sum is not, it becomes whichever of its two neighbours is odd, and rounding that
 // to float is rounding the exact sum: Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008.
-MEMREC_FORCED void add_product(Floats& sum, const Floats& left, const Floats& right) {
-    using Two = float __attribute__((vector_size(8)));
+MEMREC_FORCED Piece fuse(Piece sum, Piece left, Piece right) {
     using Doubles = double __attribute__((vector_size(16)));
     using Longs = int64_t __attribute__((vector_size(16)));
-    Two sums[kLanes / 2], lefts[kLanes / 2], rights[kLanes / 2];
+    const Doubles product = __builtin_convertvector(left, Doubles) * __builtin_convertvector(right, Doubles);
+    const Doubles before = __builtin_convertvector(sum, Doubles), near = product + before;
+    const Doubles grown = near - product, lost = (product - (near - grown)) + (before - grown);
+    const Longs bits = reinterpret_cast<Longs>(near), above = lost > 0.0, below = lost < 0.0, positive = near > 0.0;
+    const Longs even = (bits & 1) - 1;          // all ones where it is
+    const Longs step = 1 | (above ^ positive);  // towards what was lost: 1 away from zero, or -1
+    return __builtin_convertvector(reinterpret_cast<Doubles>(bits + (step & (above | below) & even)), Piece);
+}
+#endif
+
+// The same of 16 lanes: the same bits on every instruction set.
+MEMREC_FORCED void add_product(Floats& sum, const Floats& left, const Floats& right) {
+    constexpr int pieces = sizeof(Floats) / sizeof(Piece);
+    Piece sums[pieces], lefts[pieces], rights[pieces];
     load(lefts, &left);
     load(rights, &right);
     load(sums, &sum);
-    for (int n = 0; n < kLanes / 2; ++n) {
-        const Doubles product = __builtin_convertvector(lefts[n], Doubles) * __builtin_convertvector(rights[n], Doubles);
-        const Doubles before = __builtin_convertvector(sums[n], Doubles), near = product + before;
-        const Doubles grown = near - product, lost = (product - (near - grown)) + (before - grown);
-        const Longs bits = reinterpret_cast<Longs>(near), above = lost > 0.0, below = lost < 0.0, positive = near > 0.0;
-        const Longs even = (bits & 1) - 1;          // all ones where it is
-        const Longs step = 1 | (above ^ positive);  // towards what was lost: 1 away from zero, or -1
-        sums[n] = __builtin_convertvector(reinterpret_cast<Doubles>(bits + (step & (above | below) & even)), Two);
-    }
+    for (int n = 0; n < pieces; ++n) sums[n] = fuse(sums[n], lefts[n], rights[n]);
     load(sum, sums);
 }
-#endif
 
 // The same where products are exact, as those of bf16 are: fused or not makes no difference.
 MEMREC_FORCED void add_exact(Floats& sum, float left, const Floats& right) {
-#if MEMREC_FUSES
-    add_product(sum, spread(left), right);
-#else
-    sum += left * right;
-#endif
+    if (kFuses)
+        add_product(sum, spread(left), right);
+    else
+        sum += left * right;
 }
 
-// Sums of 16 outputs in plain C++; an instruction set replaces what it does better.
+// f(vector of 16 values from k on, k) for a whole row, the last one filled up with zeros.
+template <class F>
+MEMREC_FORCED void for_each_16(const float* row, int64_t count, F f) {
+    int64_t k = 0;
+    Floats values;
+    for (; k + kLanes <= count; k += kLanes) {
+        load(values, row + k);
+        f(values, k);
+    }
+    if (k == count) return;
+    values = Floats{};
+    std::memcpy(&values, row + k, sizeof(float) * static_cast<size_t>(count - k));
+    f(values, k);
+}
+
+// Sums of 16 outputs, and rows as these take them, in plain C++; an instruction set replaces what it does better.
 struct PlainProducts {
     static constexpr int most_rows = kMostRows, at_once = 1;  // of a tile, for whose sums there are registers: rows, columns
     using FloatSum = Floats;
@@ -133,6 +136,35 @@ struct PlainProducts {
         float value;
         std::memcpy(&value, &word, 4);
         add_product(sum, spread(value), weights);
+    }
+
+    // The largest size of a row's values, NaN left out; `poison` becomes NaN where a value is not finite.
+    static float find_largest(const float* row, int64_t count, float& poison) {
+        Floats most{}, strange{};
+        for_each_16(row, count, [&](const Floats& values, int64_t) {
+            const Floats size = values < 0.0f ? -values : values;
+            most = size > most ? size : most;
+            strange += values * 0.0f;
+        });
+        float largest = 0.0f;
+        for (int n = 0; n < kLanes; ++n) {
+            largest = most[n] > largest ? most[n] : largest;
+            poison += strange[n];
+        }
+        return largest;
+    }
+    // Values times `factor`, as bytes: the lowest bits of what that plus `rounding` is as an integer, plus `shift`.
+    MEMREC_FORCED static void put_bytes(uint8_t* to, const Floats& values, float factor, float rounding, int32_t shift) {
+        using Bytes = uint8_t __attribute__((vector_size(16)));
+        const Bytes narrow = __builtin_convertvector(reinterpret_cast<Ints>(values * factor + rounding) + shift, Bytes);
+        std::memcpy(to, &narrow, sizeof narrow);
+    }
+    MEMREC_FORCED static void put_halves(uint16_t* to, const Floats& values) {
+        using Halves = uint16_t __attribute__((vector_size(32)));
+        const Words bits = reinterpret_cast<Words>(values);
+        const Words rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
+        const Halves narrow = __builtin_convertvector(values == values ? rounded : Words{} + 0x7FC0u, Halves);
+        std::memcpy(to, &narrow, sizeof narrow);
     }
 };
 
@@ -252,140 +284,43 @@ void multiply(const Layer& layer, const Operand& from, int64_t count, const Targ
     }
 }
 
-// f(vector of 16 values from k on, k) for a whole row, the last one filled up with zeros.
-template <class F>
-MEMREC_FORCED void for_each_16(const float* row, int64_t count, F f) {
-    int64_t k = 0;
-    Floats values;
-    for (; k + kLanes <= count; k += kLanes) {
-        load(values, row + k);
-        f(values, k);
-    }
-    if (k == count) return;
-    values = Floats{};
-    std::memcpy(&values, row + k, sizeof(float) * static_cast<size_t>(count - k));
-    f(values, k);
-}
-
 constexpr int64_t kSmallCache = 1 << 20;
 
 constexpr float kLeastRow = 1e-30f;  // a row without larger values is one of zeros
 
-// The largest size of a row's values, NaN left out; and a sum of zeros, NaN where a value is not finite.
-#if !MEMREC_HALVES
-inline float find_largest(const float* row, int64_t count, float& poison) {
-    Floats most{}, strange{};
-    for_each_16(row, count, [&](const Floats& values, int64_t) {
-        const Floats size = values < 0.0f ? -values : values;
-        most = size > most ? size : most;
-        strange += values * 0.0f;
-    });
-    float largest = 0.0f;
-    for (int n = 0; n < kLanes; ++n) {
-        largest = most[n] > largest ? most[n] : largest;
-        poison += strange[n];
-    }
-    return largest;
-}
-
-// 16 whole numbers from 0 to 255, each that of a float's lowest bits plus `shift`.
-MEMREC_FORCED void put_bytes(uint8_t* to, const Floats& values, float factor, float rounding, int32_t shift) {
-    using Bytes = uint8_t __attribute__((vector_size(16)));
-    const Bytes narrow = __builtin_convertvector(reinterpret_cast<Ints>(values * factor + rounding) + shift, Bytes);
-    std::memcpy(to, &narrow, sizeof narrow);
-}
-#else
-inline float find_largest(const float* row, int64_t count, float& poison) {
-    const __m256 sign = _mm256_set1_ps(-0.0f), zero = _mm256_setzero_ps();
-    __m256 most = zero, strange = zero;
-    for_each_16(row, count, [&](const Floats& values, int64_t) {
-        __m256 half[2];
-        std::memcpy(half, &values, sizeof half);
-        for (int h = 0; h < 2; ++h) {
-            most = _mm256_max_ps(_mm256_andnot_ps(sign, half[h]), most);  // of NaN and a number the latter, as it comes second
-            strange = _mm256_add_ps(strange, _mm256_mul_ps(half[h], zero));
-        }
-    });
-    float sizes[8], zeros[8], largest = 0.0f;
-    _mm256_storeu_ps(sizes, most);
-    _mm256_storeu_ps(zeros, strange);
-    for (int n = 0; n < 8; ++n) {
-        largest = sizes[n] > largest ? sizes[n] : largest;
-        poison += zeros[n];
-    }
-    return largest;
-}
-
-MEMREC_FORCED void put_bytes(uint8_t* to, const Floats& values, float factor, float rounding, int32_t shift) {
-    __m256 half[2];
-    __m256i whole[2];
-    std::memcpy(half, &values, sizeof half);
-    for (int h = 0; h < 2; ++h) {
-        const __m256 scaled = _mm256_add_ps(_mm256_mul_ps(half[h], _mm256_set1_ps(factor)), _mm256_set1_ps(rounding));
-        const __m256i low = _mm256_set1_epi32(255), moved = _mm256_add_epi32(_mm256_castps_si256(scaled), _mm256_set1_epi32(shift));
-        whole[h] = _mm256_and_si256(moved, low);  // as a conversion to bytes takes the lowest bits, of NaN too
-    }
-    const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(whole[0], whole[1]), 0xD8);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
-                     _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
-}
-#endif
-
 // A row in eight bits, rounded to the nearest, halves to even. From 0 to 255 where nothing is below zero; else from -127 to
 // 127, with 128 added. Returns what its products are to be multiplied by; NaN where a value is not finite.
-inline float take_bytes(const float* row, const Layer& layer, uint32_t* words) {
+template <class Products>
+float take_bytes(const float* row, const Layer& layer, uint32_t* words) {
     float poison = 0.0f;
-    const float largest = find_largest(row, layer.inputs, poison);
+    const float largest = Products::find_largest(row, layer.inputs, poison);
     const float levels = layer.positive ? 255.0f : 127.0f;
     const float factor = largest > kLeastRow ? levels / largest : 0.0f;
     constexpr float rounding = 12582912.0f;  // 1.5 * 2**23: adding it leaves whole numbers in the lowest bits
     const int32_t shift = (layer.positive ? 0 : 128) - 0x4B400000;
     auto* bytes = reinterpret_cast<uint8_t*>(words);
-    for_each_16(row, layer.inputs, [&](const Floats& values, int64_t k) { put_bytes(bytes + k, values, factor, rounding, shift); });
+    for_each_16(row, layer.inputs, [&](const Floats& values, int64_t k) { Products::put_bytes(bytes + k, values, factor, rounding, shift); });
     return largest > kLeastRow ? largest / levels + poison : poison;
 }
 
 // A row in bf16, rounded to the nearest, halves to even.
-#if !MEMREC_HALVES
-MEMREC_FORCED void put_halves(uint16_t* to, const Floats& values) {
-    using Halves = uint16_t __attribute__((vector_size(32)));
-    const Words bits = reinterpret_cast<Words>(values);
-    const Words rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
-    const Halves narrow = __builtin_convertvector(values == values ? rounded : Words{} + 0x7FC0u, Halves);
-    std::memcpy(to, &narrow, sizeof narrow);
-}
-#else
-MEMREC_FORCED void put_halves(uint16_t* to, const Floats& values) {
-    __m256 half[2];
-    __m256i narrow[2];
-    std::memcpy(half, &values, sizeof half);
-    for (int h = 0; h < 2; ++h) {
-        const __m256i bits = _mm256_castps_si256(half[h]);
-        const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-        const __m256i more = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);
-        const __m256i number = _mm256_castps_si256(_mm256_cmp_ps(half[h], half[h], _CMP_ORD_Q));
-        narrow[h] = _mm256_blendv_epi8(_mm256_set1_epi32(0x7FC0), _mm256_srli_epi32(more, 16), number);
-    }
-    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(narrow[0], narrow[1]), 0xD8);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), packed);
-}
-#endif
-
-inline void take_halves(const float* row, int64_t count, uint32_t* words) {
+template <class Products>
+void take_halves(const float* row, int64_t count, uint32_t* words) {
     auto* halves = reinterpret_cast<uint16_t*>(words);
-    for_each_16(row, count, [&](const Floats& values, int64_t k) { put_halves(halves + k, values); });
+    for_each_16(row, count, [&](const Floats& values, int64_t k) { Products::put_halves(halves + k, values); });
 }
 
 // Words up to the next row's are zeros, but for bytes of a layer that is not positive, which meet weights of zero.
+template <class Products>
 void take_in(const Layer& layer, const float* rows, int64_t stride, int64_t count, const Operand& to) {
     for (int64_t r = 0; r < count; ++r) {
         uint32_t* words = to.words + r * layer.stride;
         const float* row = rows + r * stride;
         to.scale[r] = 1.0f;
         if (layer.precision == Precision::int8)
-            to.scale[r] = take_bytes(row, layer, words);
+            to.scale[r] = take_bytes<Products>(row, layer, words);
         else if (layer.precision == Precision::bf16)
-            take_halves(row, layer.inputs, words);
+            take_halves<Products>(row, layer.inputs, words);
         else
             std::memcpy(words, row, sizeof(float) * static_cast<size_t>(layer.inputs));
         const int64_t filled = layer.precision == Precision::int8   ? round_up(layer.inputs, kLanes) / 4
@@ -398,7 +333,7 @@ void take_in(const Layer& layer, const float* rows, int64_t stride, int64_t coun
 template <class Products>
 void run_layer(const Layer& layer, const float* rows, int64_t stride, int64_t count, const Operand& scratch, float* out,
                int64_t out_stride, bool padded) {
-    take_in(layer, rows, stride, count, scratch);
+    take_in<Products>(layer, rows, stride, count, scratch);
     const Target to = {out, out_stride, padded};
     if (layer.precision == Precision::int8)
         multiply<OfBytes<Products>>(layer, scratch, count, to);
@@ -442,8 +377,7 @@ MEMREC_FORCED Floats add_lanes(Floats* sums) {
 }
 #endif
 
-#if !MEMREC_HALVES
-void multiply_pairs(const float* vectors, int64_t count, int64_t width, const int32_t* place, float* out) {
+inline void multiply_pairs(const float* vectors, int64_t count, int64_t width, const int32_t* place, float* out) {
     constexpr int64_t side = 4;
     for (int64_t i = 0; i < count; i += side) {
         const float* own[side];  // past the last vector comes the last one again
@@ -475,40 +409,6 @@ void multiply_pairs(const float* vectors, int64_t count, int64_t width, const in
     }
 }
 
-#else  // two by four products at a time, the lower eight lanes of each before the upper: as many sums as there are registers
-MEMREC_FORCED __m256 multiply_eight(const float* const* own, const float* const* others, int64_t first, int64_t width) {
-    __m256 sums[8];
-    for (__m256& sum : sums) sum = _mm256_setzero_ps();
-    for (int64_t k = first; k < width; k += kLanes)
-        for (int m = 0; m < 2; ++m) {
-            const __m256 left = _mm256_loadu_ps(own[m] + k);
-            for (int n = 0; n < 4; ++n) sums[4 * m + n] = _mm256_fmadd_ps(left, _mm256_loadu_ps(others[n] + k), sums[4 * m + n]);
-        }
-    __m256 fours[2];  // neighbours, then pairs of neighbours, and so on
-    for (int m = 0; m < 2; ++m)
-        fours[m] = _mm256_hadd_ps(_mm256_hadd_ps(sums[4 * m], sums[4 * m + 1]), _mm256_hadd_ps(sums[4 * m + 2], sums[4 * m + 3]));
-    return _mm256_add_ps(_mm256_permute2f128_ps(fours[0], fours[1], 0x20), _mm256_permute2f128_ps(fours[0], fours[1], 0x31));
-}
-
-void multiply_pairs(const float* vectors, int64_t count, int64_t width, const int32_t* place, float* out) {
-    for (int64_t i = 0; i < count; i += 2) {
-        const float* own[2];  // past the last vector comes the last one again
-        for (int64_t n = 0; n < 2; ++n) own[n] = vectors + (i + n < count ? i + n : count - 1) * width;
-        for (int64_t j = 0; j <= i + 1 && j < count; j += 4) {
-            const float* others[4];
-            for (int64_t n = 0; n < 4; ++n) others[n] = vectors + (j + n < count ? j + n : count - 1) * width;
-            float found[8];
-            _mm256_storeu_ps(found, _mm256_add_ps(multiply_eight(own, others, 0, width), multiply_eight(own, others, 8, width)));
-            for (int64_t m = 0; m < 2 && i + m < count; ++m) {
-                const int32_t* at = place + (i + m) * count + j;
-                for (int64_t n = 0; n < 4 && j + n <= i + m; ++n)
-                    if (at[n] >= 0) out[at[n]] = found[4 * m + n];
-            }
-        }
-    }
-}
-#endif
-
 // What each product of two vectors pulls at either of them: [count, count], twice on the diagonal, zero where there is none.
 void spread_pulls(int64_t count, const int32_t* place, const float* pulls, float* square) {
     for (int64_t i = 0; i < count; ++i) {
@@ -536,19 +436,20 @@ MEMREC_FORCED void pull_lines(const float* vectors, int64_t count, int64_t width
         for (int c = 0; c < wide; ++c) store(out + m * width + k + c * kLanes, sums[m][c]);
 }
 
+template <class Products>
 void pull_pairs(const float* vectors, int64_t count, int64_t width, const int32_t* place, const float* pulls, float* square,
                 float* out) {
     constexpr int64_t side = 4;  // vectors that grow at a time, so that each of the others is read once for them
+    constexpr int wide = Products::at_once < 2 ? 1 : 2;
     spread_pulls(count, place, pulls, square);
     for (int64_t i = 0; i < count; i += side) {
         const int64_t own = count - i < side ? count - i : side;
         const float* rows[side];
         for (int64_t m = 0; m < side; ++m) rows[m] = square + (i + (m < own ? m : own - 1)) * count;
         int64_t k = 0;
-#if defined(__AVX512F__)  // elsewhere there are registers for the sums of one
-        for (; k + 2 * kLanes <= width; k += 2 * kLanes) pull_lines<2>(vectors, count, width, rows, own, k, out + i * width);
-#endif
-        for (; k < width; k += kLanes) pull_lines<1>(vectors, count, width, rows, own, k, out + i * width);
+        for (; k + wide * kLanes <= width; k += wide * kLanes)
+            pull_lines<wide>(vectors, count, width, rows, own, k, out + i * width);
+        if (k < width) pull_lines<1>(vectors, count, width, rows, own, k, out + i * width);
     }
 }
 

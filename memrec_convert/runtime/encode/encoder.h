@@ -67,9 +67,7 @@ struct Pulled {
     const float* gradients;  // [count, dim], each `stride` floats after the one before
     int64_t count, dim, stride;
     const double* shares;    // what each row's products are times, or null
-    int64_t summed;          // of how many rows, from the first on, the moment is
     double* moment;          // [dim, dim]: the sum of share * gradient * gradient^T
-    float* squares;          // |gradient|^2 of all rows, unweighed
 };
 
 struct Encoder {

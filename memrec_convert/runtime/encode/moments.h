@@ -20,8 +20,8 @@ using Doubles = double __attribute__((vector_size(32)));
 using Doubles = double __attribute__((vector_size(16)));
 #endif
 constexpr int64_t kDoubles = sizeof(Doubles) / sizeof(double);
-constexpr int64_t kLine = 8;       // a row is filled up to a multiple of it, on every instruction set
-constexpr int64_t kAtATime = 64;   // rows that are widened together
+constexpr int64_t kLine = 8;      // a row is filled up to a multiple of it, on every instruction set
+constexpr int64_t kAtATime = 64;  // rows that are widened together
 
 // The rows of one block in double, [kAtATime, width], zeros past dim; `own` are the same times what they are weighed by.
 struct WideRows {
@@ -44,18 +44,6 @@ struct WideRows {
     int64_t width;
     std::vector<double> rows, own;
 };
-
-inline float square_row(const float* row, int64_t dim) {
-    double sums[kLine] = {};
-    int64_t first = 0;
-    for (; first + kLine <= dim; first += kLine)
-#pragma omp simd
-        for (int64_t k = 0; k < kLine; ++k) sums[k] += static_cast<double>(row[first + k]) * static_cast<double>(row[first + k]);
-    for (int64_t k = 0; first + k < dim; ++k) sums[k] += static_cast<double>(row[first + k]) * static_cast<double>(row[first + k]);
-    for (int64_t left = kLine / 2; left; left /= 2)
-        for (int64_t k = 0; k < left; ++k) sums[k] += sums[k + left];
-    return static_cast<float>(sums[0]);
-}
 
 // Adds rows [count] to `lines` lines of the moment from line i on, in `wide` vectors from column j on.
 template <int lines, int wide>
@@ -80,9 +68,8 @@ inline void sum_moment(const Pulled& from) {
     WideRows block(from.dim);
     const int64_t width = block.width;
     std::vector<double> moment(static_cast<size_t>(width * width));
-    for (int64_t n = 0; n < from.count; ++n) from.squares[n] = square_row(from.gradients + n * from.stride, from.dim);
-    for (int64_t first = 0; first < from.summed; first += kAtATime) {
-        const int64_t count = std::min(kAtATime, from.summed - first);
+    for (int64_t first = 0; first < from.count; first += kAtATime) {
+        const int64_t count = std::min(kAtATime, from.count - first);
         block.take(from, first, count);
         for (int64_t i = 0; i < width; i += lines)  // what is on and above the diagonal
             for (int64_t j = i / kDoubles * kDoubles; j < width;) {

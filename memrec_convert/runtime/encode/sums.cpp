@@ -18,9 +18,9 @@ void add_by_nearest(const float* points, int64_t count, int64_t dim, const float
     }
 }
 
-void square_norms(const float* rows, int64_t count, int64_t dim, double* norms) {
+void square_norms(const float* rows, int64_t count, int64_t dim, int64_t stride, double* norms) {
     for (int64_t i = 0; i < count; ++i) {
-        const float* row = rows + i * dim;
+        const float* row = rows + i * stride;
         double sums[8] = {};
         int64_t k = 0;
         for (; k + 8 <= dim; k += 8) {

@@ -9,8 +9,8 @@ namespace memrec {
 void add_by_nearest(const float* points, int64_t count, int64_t dim, const float* weights, const int64_t* nearest,
                     double* masses, double* sums);
 
-// |row|^2 of each of [count, dim] floats: eight sums of every eighth square, folded in halves. Not finite where a row is not.
-void square_norms(const float* rows, int64_t count, int64_t dim, double* norms);
+// |row|^2 of each of [count, dim] floats, rows `stride` floats apart: eight sums of every eighth square, folded in halves. Not finite where a row is not.
+void square_norms(const float* rows, int64_t count, int64_t dim, int64_t stride, double* norms);
 
 // What rows add to the normal equations of entries: of each row the entries are firsts[s] + codes[row, s], s below depths[row].
 struct Named {
