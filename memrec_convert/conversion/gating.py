@@ -10,6 +10,7 @@ import numpy as np
 
 from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.subject import BatchSource, Progress, Subject, read_truth
+from memrec_convert.conversion.measuring.worth import leave_idle
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.shrink import shrink
 from memrec_convert.conversion.steps.fitting import fit_subject
@@ -173,7 +174,7 @@ def find_smallest(
     """
     subject = gate.subject
     with single_threaded_torch():
-        fitted = fit_subject(subject, options, progress, watch)
+        fitted = leave_idle(subject, fit_subject(subject, options, progress, watch), options)
     tried: dict[int, GateResult] = {}
 
     def attempt(budget_bytes: int, *, train: bool, rivals: bool = False) -> tuple[Shrunk, GateResult]:

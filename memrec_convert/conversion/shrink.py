@@ -12,6 +12,7 @@ from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.subject import Progress, Subject
 from memrec_convert.conversion.measuring.carried import find_harm
 from memrec_convert.conversion.measuring.precision import settle_precision
+from memrec_convert.conversion.measuring.worth import describe_idle, leave_idle
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.candidates import confirm, find_candidates
 from memrec_convert.conversion.steps.carrying import carry_over
@@ -109,6 +110,9 @@ def _rank(
             return carried.fitted, ranked, carried.told
         carried = replace(carried, told=replace(carried.told, reason=reason), candidate=None)
     fitted = fitted or fit_subject(subject, options, progress, watch, budget_bytes=budget_bytes)
+    if like is None:
+        with watch.stage("tables not missed"):
+            fitted = leave_idle(subject, fitted, options, budget_bytes)
     count = make_counter(subject, describe(fitted.source), oov=options.oov)
     candidates = find_candidates(
         subject, fitted, budget_bytes, options, count, progress=progress, watch=watch, rivals=rivals, refine=refine
@@ -166,6 +170,7 @@ def _warn(
         for site, fit, spec in zip(subject.sites, fitted.fits, chosen.specs, strict=False):
             if spec.form != "kept":
                 warnings += warn_of_untrained(site.name, fit.survey.weights, fit.survey.centre)
+    warnings += [describe_idle(subject, one) for one in fitted.idle or ()]
     if all(spec.form == "kept" and spec.codec == "fp32" for spec in chosen.specs):
         warnings.append(f"the original fits the budget of {budget_bytes} bytes: every table stays at fp32")
     elif all(spec.form == "kept" for spec in chosen.specs):

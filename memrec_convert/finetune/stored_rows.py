@@ -28,20 +28,29 @@ def spread_of(values: Tensor) -> float:
 
 
 class TrainableRows(nn.Module):
-    """Rows in units of their own spread, which one learning rate serves, and on request the map of all of them.
+    """Rows in units of their own spread, which one learning rate serves, and on request the map of all or some of them.
 
-    parts: what the codec holds, of all rows; pace: how fast they move, float32 [rows, 1] or [1, 1].
+    parts: what the codec holds, of all rows; mapped: whether they go through a map, or which (bool [rows]); pace: how
+    fast they move, float32 [rows, 1] or [1, 1].
     """
 
     def __init__(
-        self, codec: str, parts: Mapping[str, Tensor], dim: int, *, mapped: bool = False, pace: Tensor | None = None
+        self,
+        codec: str,
+        parts: Mapping[str, Tensor],
+        dim: int,
+        *,
+        mapped: bool | Tensor = False,
+        pace: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.codec = CODECS[codec]
         values = self.codec.decode(parts, torch.arange(len(next(iter(parts.values())))), dim)
         self.units = spread_of(values) * (torch.ones(1, 1) if pace is None else pace)
         self.rows = nn.Parameter(values / self.units)
-        self.map = make_map(values) if mapped else None
+        members = torch.full((len(values),), mapped) if isinstance(mapped, bool) else mapped
+        self.map = make_map(values[members]) if bool(members.any()) else None
+        self.members = None if bool(members.all()) else members
 
     @property
     def is_sparse(self) -> bool:
@@ -51,15 +60,16 @@ class TrainableRows(nn.Module):
     def look_up(self, numbers: Tensor) -> Tensor:
         """Rows of these numbers (int64 [n]) as the codec would hold them, float32 [n, dim]; gradients pass straight."""
         if len(self.rows) < len(numbers) and not self.is_sparse:
-            return functional.embedding(numbers, self._round(self._place(self.rows, self.units)))
+            return functional.embedding(numbers, self._round(self._place(self.rows, self.units, self.members)))
         # Gradients add up in one order on any threads.
         units = self.units if len(self.units) == 1 else self.units[numbers]
-        return self._round(self._place(functional.embedding(numbers, self.rows, sparse=self.is_sparse), units))
+        members = None if self.members is None else self.members[numbers]
+        return self._round(self._place(functional.embedding(numbers, self.rows, sparse=self.is_sparse), units, members))
 
     @torch.no_grad()
     def encode(self) -> dict[str, Tensor]:
         """What the codec holds of them now."""
-        return self.codec.encode(self._place(self.rows, self.units))
+        return self.codec.encode(self._place(self.rows, self.units, self.members))
 
     def _round(self, rows: Tensor) -> Tensor:
         if self.codec is FP32:
@@ -68,9 +78,12 @@ class TrainableRows(nn.Module):
             change = round_as(self.codec, rows) - rows
         return rows + change
 
-    def _place(self, rows: Tensor, units: Tensor) -> Tensor:
+    def _place(self, rows: Tensor, units: Tensor, members: Tensor | None) -> Tensor:
         rows = rows * units
-        return rows if self.map is None else self.map(rows)
+        if self.map is None or members is None:
+            return rows if self.map is None else self.map(rows)
+        at = members.nonzero().squeeze(1)
+        return rows.index_copy(0, at, self.map(rows[at]))
 
 
 def round_as(codec: RowCodec, rows: Tensor) -> Tensor:
@@ -87,7 +100,7 @@ def round_as(codec: RowCodec, rows: Tensor) -> Tensor:
 class TrainableKept(TrainableRows):
     """All rows of a kept table."""
 
-    def __init__(self, table: CompressedTable, *, mapped: bool, pace: Tensor | None = None) -> None:
+    def __init__(self, table: CompressedTable, *, mapped: bool | Tensor, pace: Tensor | None = None) -> None:
         held = dict(table.named_buffers(recurse=False))
         super().__init__(table.spec.codec, held, table.spec.dim, mapped=mapped, pace=pace)
         self.held = [table]  # in a list: the table is not a part of this module

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
@@ -36,7 +37,20 @@ With next to none, a row that is seen once moves about as far as one that is see
 MOST_LISTED = 1 << 23
 """Codes of one table that are unpacked before training: of more, each batch unpacks its own."""
 
-NO_PACES: Mapping[nn.Module, Tensor] = MappingProxyType({})
+
+@dataclass(frozen=True)
+class Gait:
+    """How rows of one table move that are coded to several depths.
+
+    paces    how fast: float32 [rows, 1] of a kept table, [levels, 1] of another
+    mapped   which of them go through one map: bool [rows] or [levels]
+    """
+
+    paces: Tensor
+    mapped: Tensor
+
+
+NO_GAITS: Mapping[nn.Module, Gait] = MappingProxyType({})
 
 
 class TrainableGroup(nn.Module):
@@ -120,7 +134,7 @@ class _Listed:
 class TrainableTable(nn.Module):
     """Codebook, centre and stored rows of one replaced table as float parameters; codes and index stay."""
 
-    def __init__(self, table: CompressedTable, group: TrainableGroup | None, paces: Tensor | None = None) -> None:
+    def __init__(self, table: CompressedTable, group: TrainableGroup | None, gait: Gait | None = None) -> None:
         super().__init__()
         self.held = [table]
         self.shared_group = [group] if group is not None else []
@@ -137,7 +151,11 @@ class TrainableTable(nn.Module):
         self.stored = nn.ModuleDict(
             {
                 str(n): TrainableRows(
-                    spec.levels[n].codec, self._parts_of(n), spec.dim, pace=None if paces is None else paces[n : n + 1]
+                    spec.levels[n].codec,
+                    self._parts_of(n),
+                    spec.dim,
+                    mapped=gait is not None and bool(gait.mapped[n]),
+                    pace=None if gait is None else gait.paces[n : n + 1],
                 )
                 for n in stored
                 if self._is_small(n)
@@ -268,30 +286,32 @@ class CodesTrainee:
 
 @contextmanager
 def open_codes(
-    model: nn.Module, *, paces: Mapping[nn.Module, Tensor] = NO_PACES, workers: int = 1
+    model: nn.Module, *, gaits: Mapping[nn.Module, Gait] = NO_GAITS, workers: int = 1
 ) -> Iterator[CodesTrainee]:
     """The model's tables decode through float parameters while this is open; see `trainable_tables`."""
-    with trainable_tables(model, paces=paces) as parts:
+    with trainable_tables(model, gaits=gaits) as parts:
         yield CodesTrainee(parts, workers)
 
 
 @contextmanager
-def trainable_tables(model: nn.Module, *, paces: Mapping[nn.Module, Tensor] = NO_PACES) -> Iterator[list[Part]]:
+def trainable_tables(model: nn.Module, *, gaits: Mapping[nn.Module, Gait] = NO_GAITS) -> Iterator[list[Part]]:
     """Lets the model's tables decode through float parameters; the parts hold them and write them back.
 
-    Rows that are too many (MOST_TRAINED) stay as they are. The rows of a kept table go through a map, unless `paces`
-    has it, which tells how fast rows move: float32 [rows, 1] of a kept table, [levels, 1] of another.
+    Rows that are too many (MOST_TRAINED) stay as they are. The rows of a kept table go through a map, unless it has a
+    gait of its own.
     """
     groups: dict[int, TrainableGroup] = {}
     tables: list[TrainableTable | TrainableKept] = []
     for module in find_tables(model):
         if module.spec.form == "kept":
             if module.spec.rows * module.spec.dim <= MOST_TRAINED:
-                tables.append(TrainableKept(module, mapped=module not in paces, pace=paces.get(module)))
+                gait = gaits.get(module)
+                pace, mapped = (None, True) if gait is None else (gait.paces, gait.mapped)
+                tables.append(TrainableKept(module, mapped=mapped, pace=pace))
         else:
             group = module.group
             shared = None if group is None else groups.setdefault(id(group), TrainableGroup(group))
-            tables.append(TrainableTable(module, shared, paces.get(module)))
+            tables.append(TrainableTable(module, shared, gaits.get(module)))
     try:
         for table in tables:
             table.held[0].decoder = table.decode

@@ -33,7 +33,8 @@ class TableCurves:
     """One table as the planner sees it.
 
     class_rows int64 [classes], most valuable first; lists: the replaced forms; stored: per row codec the distortion
-    of stored rows, float64 [classes]; kept: per row codec that of the whole table.
+    of stored rows, float64 [classes]; kept: per row codec that of the whole table. A table that is left at its mean row
+    whatever the price has the empty list alone, and neither.
     """
 
     name: str
@@ -43,3 +44,8 @@ class TableCurves:
     lists: tuple[ListCurve, ...]
     stored: Mapping[str, np.ndarray]
     kept: Mapping[str, float]
+
+    @property
+    def takes_codes(self) -> bool:
+        """Whether some list of stages is among its forms."""
+        return any(one.sizes for one in self.lists)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -91,20 +92,22 @@ def choose_form(
     """The form that minimises distortion + price * bytes.
 
     methods: "auto" takes everything, "codes" no stored rows, "int8" kept int8 tables or stored int8 rows and the mean,
-    "mean" everything over the mean row: no codes for all rows; "based" nothing over the mean row.
+    "mean" everything over the mean row: no codes for all rows; "based" nothing over the mean row, but for a table that
+    has no form beside it.
     thorough tries several guesses of what a key costs instead of one; fine=False leaves the fine codecs out.
     """
     if not fine:
         curves = replace(curves, stored=_without_fine(curves.stored), kept=_without_fine(curves.kept))
-    found = [_kept_choice(curves, codec) for codec in (("int8",) if methods == "int8" else curves.kept)]
+    found = [_kept_choice(curves, codec) for codec in curves.kept if methods != "int8" or codec == "int8"]
     lists = curves.lists[:1] if methods == "int8" else curves.lists
+    at_mean = methods != "based" or not curves.kept
     bounds = sorted(
         (bound, number, base)
         for number, curve in enumerate(lists)
         for base, bound in enumerate(_bound_bases(curves, curve, price, methods))
-        if base or methods != "based"
+        if base or at_mean
     )
-    cheapest = min(choice.distortion + price * choice.nbytes for choice in found)
+    cheapest = min((choice.distortion + price * choice.nbytes for choice in found), default=math.inf)
     for bits in _KEY_BITS_TRIED if thorough else (_KEY_BITS_GUESS,):
         for bound, number, base in bounds:
             if bound > cheapest:

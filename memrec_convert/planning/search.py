@@ -106,7 +106,7 @@ def plan_tables(
     if smallest.nbytes > budget_bytes:
         raise _describe_lack(budget_bytes, smallest.nbytes, len(curves))
     for_tables = budget_bytes - (smallest.nbytes - count_table_bytes(_list_specs(smallest.choices, curves)))
-    small = takes_small_lists([(one.rows, one.dim) for one in curves if one.lists], for_tables)
+    small = takes_small_lists([(one.rows, one.dim) for one in curves if one.takes_codes], for_tables)
     found = [search(fine=False)]
     if methods == "auto" and takes_fine_codecs(sum(4 * one.rows * one.dim for one in curves), for_tables):
         found.append(search(fine=True))

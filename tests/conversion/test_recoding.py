@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,6 +10,8 @@ from torch import nn
 from memrec_convert import compress, load, save
 from memrec_convert.conversion.steps import recoding
 from memrec_convert.distill import rows as rows_module
+from memrec_convert.encoding import LevelSpec, TableSpec
+from memrec_convert.encoding.index import choose_index
 from memrec_convert.lookup import named_tables, spread_state
 
 ROWS, DIM = 400, 8
@@ -137,11 +140,13 @@ def test_rows_coded_to_different_depths_have_no_map_in_common(monkeypatch):
     """A table is set apart where its ids differ in depth, and its rows have a map in common where they do not."""
     seen, real = [], recoding.teach
 
-    def watch(subject, student, options, *, paces, **choices):
-        seen.append([name for name, table in named_tables(student) if table in paces])
-        coarse, fine = paces[dict(named_tables(student))["item"]].unique().sort(descending=True).values[:2]
+    def watch(subject, student, options, *, gaits, **choices):
+        seen.append([name for name, table in named_tables(student) if table in gaits])
+        gait = gaits[dict(named_tables(student))["item"]]
+        coarse, fine = gait.paces.unique().sort(descending=True).values[:2]
         assert coarse > fine
-        return real(subject, student, options, paces=paces, **choices)
+        assert not gait.mapped.any()
+        return real(subject, student, options, gaits=gaits, **choices)
 
     monkeypatch.setattr(recoding, "teach", watch)
     _, report = shrink(make_problem(40 * ROWS, skew=9), 10_000)
@@ -149,6 +154,21 @@ def test_rows_coded_to_different_depths_have_no_map_in_common(monkeypatch):
     assert user.endswith("codes")
     assert "ids at" in item
     assert seen == [["item"]]
+
+
+@pytest.mark.parametrize("base_depth", [0, 1])
+@pytest.mark.parametrize(("deep", "stored", "mapped"), [(51, 0, True), (50, 0, False), (51, 9, False)])
+def test_the_deepest_rows_have_a_map_where_they_are_most(base_depth, deep, stored, mapped):
+    """More than half of a hundred rows, with none stored beside them; those above never have one."""
+    kinds = [("codes", deep, {"depth": 3}), ("rows", stored, {"codec": "int8"})][: 1 + bool(stored)]
+    levels = tuple(LevelSpec(kind, choose_index(100, count), **held) for kind, count, held in kinds)
+    spec = TableSpec(100, DIM, "replaced", stages=(4,) * 3, shifts=(0,) * 3, base_depth=base_depth, levels=levels)
+    numbers = np.full(100, -1, dtype=np.int8)
+    numbers[10 : 10 + deep], numbers[100 - stored :] = 0, 1
+    gait = recoding._find_gait(spec, numbers)
+    wanted = ((numbers == 0) & mapped).tolist() if base_depth else [mapped, False][: len(levels)]
+    assert gait.mapped.tolist() == wanted
+    assert len(gait.paces) == (100 if base_depth else len(levels))
 
 
 def test_ids_change_levels_once_their_rows_are_trained(tmp_path):

@@ -195,11 +195,36 @@ def test_rows_move_at_a_multiple_of_the_rate(monkeypatch):
         assert not parts[0].stored
 
 
+def alone(paces):
+    """Rows that move each by itself at their paces."""
+    return trainable.Gait(paces, torch.zeros(len(paces), dtype=torch.bool))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_some_rows_of_a_table_may_have_a_map(monkeypatch, sparse):
+    """What one of them learns moves all of them, and none of the others; codes for all move by it too."""
+    monkeypatch.setattr(stored_rows, "MANY_ROWS", ROWS if sparse else ROWS + 1)
+    table, mapped = make_table("kept"), torch.arange(ROWS) < ROWS * 3 // 4
+    gait = trainable.Gait(torch.ones(ROWS, 1), mapped)
+    with trainable.open_codes(nn.ModuleList([table]), gaits={table: gait}) as trainee:
+        optimizers = trainee.make_optimizers(nn.Module(), rate=0.01, dense_rate=1.0, train_dense=False)
+        held, every = trainee.parts[0], torch.arange(ROWS)
+        before = held.decode(every).detach()
+        assert torch.allclose(before, table.read_rows(every), atol=1e-5)
+        held.decode(torch.tensor([2, ROWS - 1])).sum().backward()
+        for one in optimizers:
+            one.step()
+        moved = (held.decode(every).detach() != before).any(dim=1)
+        trainee.write_back()
+    assert torch.equal(moved, mapped | (every == ROWS - 1))
+    assert torch.allclose(table.read_rows(every), held.decode(every).detach(), atol=1e-2)
+
+
 def test_rows_of_a_table_apart_move_each_by_themselves():
     """A kept table has a map, by which a row that is not seen moves too; one that is set apart has none."""
     first, second = make_table("kept"), make_table("kept", seed=1)
     model = nn.ModuleList([first, second])
-    with trainable.open_codes(model, paces={second: torch.ones(ROWS, 1)}) as trainee:
+    with trainable.open_codes(model, gaits={second: alone(torch.ones(ROWS, 1))}) as trainee:
         (adam,) = trainee.make_optimizers(model, rate=0.01, dense_rate=1.0, train_dense=False)
         before = [table.decode(IDS).detach() for table in trainee.parts]
         sum(table.decode(IDS[:1]).sum() for table in trainee.parts).backward()
@@ -217,7 +242,7 @@ def test_rows_move_at_their_own_pace(monkeypatch, sparse):
     monkeypatch.setattr(stored_rows, "MANY_ROWS", ROWS if sparse else ROWS + 1)
     table = make_table("kept")
     paces = 1 + torch.arange(ROWS).remainder(2).unsqueeze(1).to(torch.float32)
-    with trainable.open_codes(nn.ModuleList([table]), paces={table: paces}) as trainee:
+    with trainable.open_codes(nn.ModuleList([table]), gaits={table: alone(paces)}) as trainee:
         (adam,) = trainee.make_optimizers(nn.Module(), rate=1e-4, dense_rate=1.0, train_dense=False)
         held = trainee.parts[0]
         before = (held.rows * held.units).detach()
@@ -264,7 +289,7 @@ def test_many_rows_have_sparse_gradients_and_learn_alike(monkeypatch):
     monkeypatch.setattr(stored_rows, "MANY_ROWS", ROWS)
     table = make_table("kept")
     model = nn.ModuleList([table])
-    with trainable.open_codes(model, paces={table: torch.ones(ROWS, 1)}) as trainee:
+    with trainable.open_codes(model, gaits={table: alone(torch.ones(ROWS, 1))}) as trainee:
         (adam,) = trainee.make_optimizers(model, rate=0.01, dense_rate=1.0, train_dense=False)
         assert isinstance(adam, RowAdam)
         before = trainee.parts[0].decode(IDS).detach()

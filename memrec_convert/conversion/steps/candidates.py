@@ -100,7 +100,7 @@ def _code_all_bases(search: Search, plan: TablePlan, watch: Stopwatch) -> list[C
 
     Of small tables alone: another pass over large ones would take too long.
     """
-    at_mean = sum(not choice.kept and not choice.base_depth for choice in plan.choices)
+    at_mean = sum(not choice.kept and not choice.base_depth for choice in plan.choices) - len(search.fitted.left_out)
     if search.subject.large_bytes or at_mean < LEAST_AT_MEAN:
         return []
     with watch.stage("plan"):

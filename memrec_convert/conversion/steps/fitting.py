@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from memrec_convert.conversion.inputs.metering import Stopwatch, count_large_bytes
 from memrec_convert.conversion.inputs.subject import Progress, Subject, TableSite
 from memrec_convert.conversion.options import Options
@@ -49,11 +51,20 @@ ListKey = tuple[int, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
+class IdleTable:
+    """A table that the hold-out does not miss: what its log loss rises by without it, and the standard error."""
+
+    number: int
+    rise: float
+    error: float
+
+
+@dataclass(frozen=True)
 class Fitted:
     """Where the weights came from, the weights, and the fit of every table; and what searches for plans share.
 
     `fault`: why the optimizer's state is not used, though there is one. `stages`: of all lists of small tables, and of
-    those lists of large ones that plans have chosen.
+    those lists of large ones that plans have chosen. `idle`: tables left at their mean row; None where none was sought.
     """
 
     source: str
@@ -62,6 +73,12 @@ class Fitted:
     fault: str = ""
     forms: FormMemo = field(default_factory=dict, compare=False, repr=False)
     stages: dict[ListKey, tuple[Stage, ...]] = field(default_factory=dict, compare=False, repr=False)
+    idle: tuple[IdleTable, ...] | None = None
+
+    @property
+    def left_out(self) -> frozenset[int]:
+        """Numbers of the idle tables."""
+        return frozenset(one.number for one in self.idle or ())
 
 
 def fit_subject(
@@ -118,6 +135,16 @@ def fit_subject(
             if not reading:
                 progress("fit tables", len(fits), len(names))
     return Fitted(source, tuple(weights), tuple(fits), fault, stages=stages)
+
+
+def without_tables(fitted: Fitted, idle: Sequence[IdleTable]) -> Fitted:
+    """The fit in which idle tables have one form, the mean row, and lose nothing in it."""
+    fits = list(fitted.fits)
+    for one in idle:
+        curves = fits[one.number].curves
+        mean_row = ListCurve((), np.zeros((1, len(curves.class_rows))))
+        fits[one.number] = replace(fits[one.number], curves=replace(curves, lists=(mean_row,), stored={}, kept={}))
+    return replace(fitted, fits=tuple(fits), forms={} if idle else fitted.forms, idle=tuple(idle))
 
 
 def _is_replaceable(site: TableSite, options: Options) -> bool:

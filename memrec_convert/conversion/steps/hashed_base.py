@@ -72,7 +72,7 @@ def try_hashed_base(search: Search, plan: TablePlan) -> HashedBase | None:
     replaced = [
         number
         for number, choice in enumerate(plan.choices)
-        if not choice.kept and not is_large(subject.sites[number].reader.shape)
+        if not (choice.kept or number in search.fitted.left_out or is_large(subject.sites[number].reader.shape))
     ]
     rows = sum(subject.sites[number].rows for number in replaced)
     if not replaced or 8 * budget_bytes > LOW_RATE_BITS * rows:

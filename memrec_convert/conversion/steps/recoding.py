@@ -1,9 +1,9 @@
 """Fine-tuning in which coded rows move by themselves, and are coded anew at the end.
 
 Codes that stay can only move together, with their codebooks. So in training a coded row is a row, and what it has
-become is coded by the same stages; which ids go to which level is decided anew, within the same bytes. Where all rows
-of a table are coded to the same depth they move together besides, by a linear map; where depths differ, rows coded
-coarsely would be moved by what the others need.
+become is coded by the same stages; which ids go to which level is decided anew, within the same bytes. Where most
+rows of a table are coded to its greatest depth, and none is stored, these move together besides, by a linear map: the
+others would be moved by what these need.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from memrec_convert.encoding import LevelSpec, TableSpec
 from memrec_convert.encoding.index import order_ids
 from memrec_convert.finetune.loop import FineTuning
 from memrec_convert.finetune.stored_rows import MOST_TRAINED
+from memrec_convert.finetune.trainable import Gait
 from memrec_convert.lookup import CompressedModule
 from memrec_convert.parallel import even_out, ordered_map
 from memrec_convert.planning.forms import FormChoice
@@ -75,14 +76,14 @@ def teach_rows(
     loose = {} if members is None else _loosen_all(subject, model, members, options)
     if members is None or not loose:
         return Taught(model, chosen, teach(subject, model, options, progress=progress), mapped=mapped)
-    paces: dict[nn.Module, Tensor] = {
-        module: _pace_rows(spec, members.levels[number])
+    gaits: dict[nn.Module, Gait] = {
+        module: _find_gait(spec, members.levels[number])
         for number, module in loose.items()
         for spec in [table_at(model, subject.sites[number]).spec]
         if not _is_even(spec)
     }
     student, mark = swap_tables(subject, model, loose), make_mark(subject, options)
-    told = replace(teach(subject, student, options, progress=progress, paces=paces, mark=mark), start={})
+    told = replace(teach(subject, student, options, progress=progress, gaits=gaits, mark=mark), start={})
     if told.best_step == 0:
         return Taught(model, chosen, told, mapped=mapped)
     moved = _find_moved(subject, fitted, members, model, student, loose, options)
@@ -180,11 +181,12 @@ def _find_moved(
 def _find_mapped(subject: Subject, chosen: Candidate) -> tuple[str, ...]:
     """Paths of the tables whose rows `teach_rows` sends through a map."""
     paths = list[str]()
-    for site, module in zip(subject.sites, chosen.modules, strict=True):
+    for number, (site, module) in enumerate(zip(subject.sites, chosen.modules, strict=True)):
         spec = module.spec
-        kept = spec.form == "kept" and spec.rows * spec.dim <= MOST_TRAINED
-        loose = chosen.members is not None and _can_move(site, spec)
-        if len(site.paths) == 1 and (kept or (loose and _is_even(spec))):
+        mapped = spec.form == "kept" and spec.rows * spec.dim <= MOST_TRAINED
+        if chosen.members is not None and _can_move(site, spec):
+            mapped = _is_even(spec) or bool(_find_gait(spec, chosen.members.levels[number]).mapped.any())
+        if len(site.paths) == 1 and mapped:
             paths.extend(site.paths)
     return tuple(paths)
 
@@ -194,15 +196,18 @@ def _is_even(spec: TableSpec) -> bool:
     return not any(level.kind == "codes" for level in spec.levels)
 
 
-def _pace_rows(spec: TableSpec, levels: np.ndarray) -> Tensor:
-    """How fast rows move that are coded to several depths: the coarser, the faster.
-
-    float32 [rows, 1] where the base is coded, else [levels, 1].
-    """
+def _find_gait(spec: TableSpec, levels: np.ndarray) -> Gait:
+    """How rows move that are coded to several depths: the coarser, the faster; mapped where most are deepest."""
     depths = [spec.base_depth, *(level.depth if level.kind == "codes" else None for level in spec.levels)]
     bits = [MOST_PACED if depth is None else sum(spec.stage_bits[:depth]) / spec.dim for depth in depths]
     paces = torch.tensor([PACE * min(max(own, LEAST_PACED), MOST_PACED) ** -PACE_FALL for own in bits]).unsqueeze(1)
-    return paces[torch.from_numpy(levels + 1).long()] if spec.base_depth else paces[1:]
+    deepest, counts = int(np.argmax(bits)), np.bincount(levels + 1, minlength=len(depths))
+    mapped = torch.arange(len(depths)) == deepest
+    mapped &= None not in depths and 2 * int(counts[deepest]) > len(levels)
+    if not spec.base_depth:
+        return Gait(paces[1:], mapped[1:])
+    numbers = torch.from_numpy(levels + 1).long()
+    return Gait(paces[numbers], mapped[numbers])
 
 
 def _can_move(site: TableSite, spec: TableSpec) -> bool:

@@ -25,7 +25,7 @@ from memrec_convert.evaluation.objectives import BINARY, OwnLoss, Regression, ti
 from memrec_convert.evaluation.support import ScoredRows
 from memrec_convert.finetune.loop import FineTuning, HoldOut, HoldOutScore, Lesson, Lessons, TrainingPlan, fine_tune
 from memrec_convert.finetune.rows import open_rows
-from memrec_convert.finetune.trainable import NO_PACES, open_codes
+from memrec_convert.finetune.trainable import NO_GAITS, Gait, open_codes
 from memrec_convert.models import ordered_products
 from memrec_convert.parallel import ordered_map
 
@@ -42,13 +42,13 @@ def teach(
     options: Options,
     *,
     progress: Progress,
-    paces: Mapping[nn.Module, Tensor] = NO_PACES,
+    gaits: Mapping[nn.Module, Gait] = NO_GAITS,
     mark: HoldOut | None = None,
 ) -> FineTuning:
     """Trains `model` on the subject's training data and keeps its best state on the hold-out.
 
-    paces: of tables whose rows move each by themselves alone, how fast: see `trainable_tables`. `mark` scores states,
-    where the caller has one already.
+    gaits: how rows move of tables that are coded to several depths. `mark` scores states, where the caller has one
+    already.
     """
     train = _require_train(subject)
     own = isinstance(subject.goal.objective, OwnLoss)  # which finds its labels in the batch itself
@@ -67,7 +67,7 @@ def teach(
                 plan,
                 hold_out=hold_out,
                 progress=progress,
-                open_model=partial(open_codes, paces=paces, workers=plan.workers),
+                open_model=partial(open_codes, gaits=gaits, workers=plan.workers),
             )
     finally:
         model.requires_grad_(False)

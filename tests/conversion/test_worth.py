@@ -1,0 +1,111 @@
+"""Tables that the hold-out does not miss are left at their mean row, where their rows would be trained on labels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from memrec_convert import compress
+from memrec_convert.conversion.measuring import worth
+
+ROWS, DIM, BUDGET = 3000, 8, 60_000
+
+
+class Model(nn.Module):
+    """Two tables that the clicks follow, and one that the original has learnt by heart."""
+
+    def __init__(self, *, noise=0.15):
+        super().__init__()
+        torch.manual_seed(0)
+        self.user = nn.EmbeddingBag(ROWS, DIM, mode="sum")
+        self.item = nn.EmbeddingBag(ROWS, DIM, mode="sum")
+        self.pair = nn.EmbeddingBag(4 * ROWS, DIM, mode="sum")
+        with torch.no_grad():
+            self.pair.weight *= noise
+
+    def forward(self, user, item, pair):
+        """Logits of three columns of ids."""
+        starts = torch.arange(len(user))
+        found = self.user(user, starts) * self.item(item, starts) + self.pair(pair, starts)
+        return found.mean(dim=1)
+
+
+def draw(count, seed, model=None):
+    """Batches of a thousand samples whose clicks follow the first two tables, or the model."""
+    truth, generator = model or Model(noise=0.0), torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(count):
+        user, item = (torch.randint(0, ROWS, (1000,), generator=generator) for _ in range(2))
+        pair = torch.randint(0, 4 * ROWS, (1000,), generator=generator)
+        with torch.no_grad():
+            chance = torch.sigmoid(truth(user, item, pair))
+        found.append((user, item, pair, torch.bernoulli(chance, generator=generator)))
+    return found
+
+
+def forms(model, val, budget=BUDGET, **choices):
+    """The form of every table once converted, and the report."""
+    _, report = compress(
+        model,
+        budget,
+        batches=draw(20, 1),
+        val=val,
+        forward=lambda m, batch: m(*batch[:3]),
+        labels=lambda batch: batch[3],
+        threshold="1kB",
+        **choices,
+    )
+    return {table.name: table.form for table in report.tables}, report
+
+
+@pytest.fixture(scope="module")
+def val():
+    """A hold-out that is large enough to tell."""
+    return draw(90, 2)
+
+
+def test_a_table_that_is_not_missed_is_left_at_its_mean_row(val):
+    """Its bytes go to the others, and the report names it and says what was measured."""
+    kept, before = forms(Model(), val, epochs=0)
+    found, report = forms(Model(), val)
+    assert kept["pair"] != "mean row" == found["pair"]
+    assert "mean row" not in (found["user"], found["item"])
+    (said,) = [warning for warning in report.warnings if "is left at its mean row" in warning]
+    assert said.startswith("pair is left at its mean row: without its 12,000 rows")
+    assert not any("is left at its mean row" in warning for warning in before.warnings)
+
+
+@pytest.mark.parametrize("choices", [{"targets": "soft"}, {"method": "codes"}, {"budget": 2_000_000}, {"epochs": 0}])
+def test_it_stays_where_nothing_is_trained_on_labels_or_nothing_has_to_go(val, choices):
+    """The original is to be imitated then, with all that it has learnt."""
+    found, report = forms(Model(), val, **choices)
+    assert found["pair"] != "mean row"
+    assert not any("is left at its mean row" in warning for warning in report.warnings)
+
+
+def test_a_table_that_tells_something_stays(val):
+    """The same rows, where the clicks do follow them: the hold-out misses them."""
+    model = Model()
+    found, _ = forms(model, draw(90, 2, model))
+    assert found["pair"] != "mean row"
+
+
+def test_a_small_hold_out_leaves_nothing_out(val):
+    """A few thousand samples do not tell so little from nothing."""
+    found, _ = forms(Model(), val[:4])
+    assert found["pair"] != "mean row"
+
+
+def test_each_table_is_tried_beside_those_that_are_left_out(val, monkeypatch):
+    """Of two that say the same either could be spared: the largest is tried first, and others together with it."""
+    tried, real = [], worth._without
+
+    def watch(subject, fitted, numbers):
+        tried.append([subject.sites[number].name for number in numbers])
+        return real(subject, fitted, numbers)
+
+    monkeypatch.setattr(worth, "_without", watch)
+    forms(Model(), val)
+    assert tried[0] == ["pair"]
+    assert sorted(map(tuple, tried[1:])) == [("pair", "item"), ("pair", "user")]
