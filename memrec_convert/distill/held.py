@@ -59,12 +59,15 @@ class HeldCodes:
         away, known = torch.zeros(len(chunk)), torch.zeros(len(chunk), dtype=torch.bool)
         own = torch.from_numpy(self.depths[start : start + len(chunk)])
         known[: len(own)] = (own > 0) & (own == depths[: len(own)])
-        rows, serves = known.nonzero().squeeze(1), known.clone()
-        if len(rows):
-            ids, own = self._number(rows + start), own[rows]
+        rows, serves, limits = known.nonzero().squeeze(1), known.clone(), torch.from_numpy(self.limits)
+        if len(rows) == len(chunk):
+            ids = self._number(rows + start)
+            codes, away = self.read_codes(ids, own), self._distances(ids, chunk, survey.metric)
+            serves = away <= limits[own.long(), _octave_of(whole)] * whole
+        elif len(rows):
+            ids, own, there = self._number(rows + start), own[rows], whole[rows]
             codes[rows], away[rows] = self.read_codes(ids, own), self._distances(ids, chunk[rows], survey.metric)
-            limits = torch.from_numpy(self.limits)[own.long(), _octave_of(whole[rows])]
-            serves[rows] = away[rows] <= limits * whole[rows]
+            serves[rows] = away[rows] <= limits[own.long(), _octave_of(there)] * there
         return Found(codes, away, known, serves, whole)
 
     def _number(self, rows: Tensor) -> Tensor:
@@ -95,7 +98,7 @@ class HeldCodes:
     def _distances(self, ids: Tensor, rows: Tensor, metric: Tensor) -> Tensor:
         """The squared distance of rows from what their old codes stand for, float32 [n]."""
         with torch.no_grad():
-            return measure_rows(self.table.read_rows(ids) - rows, metric=metric)[0]
+            return measure_rows(self.table.read_rows(ids).sub_(rows), metric=metric)[0]
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ MOST_KEYS_PER_BUCKET = 24
 """On average: a lookup compares its key with every one in the bucket."""
 MIX_FACTORS = (0x9E3779B1, 0x85EBCA6B)
 """Odd, so that a product with each has an inverse modulo a power of two."""
+LEAST_TOGETHER, SPREAD = 256, 16
+"""So many ids, within so many times as many, are found together."""
 _BIT_COUNTS = torch.tensor([value.bit_count() for value in range(256)], dtype=torch.int64)
 
 
@@ -140,6 +142,10 @@ def _build_bitmap(spec: IndexSpec, ordered_ids: np.ndarray) -> np.ndarray:
 
 def _find_in_bitmap(index: Tensor, ids: Tensor) -> Tensor:
     lines = index.view(-1, LINE_BYTES)
+    if len(ids) >= LEAST_TOGETHER:
+        first, last = (int(one) // BITS_PER_LINE for one in torch.aminmax(ids))
+        if (last + 1 - first) * BITS_PER_LINE <= SPREAD * len(ids):
+            return _find_side_by_side(lines[first : last + 1], ids - first * BITS_PER_LINE)
     line, bit = ids // BITS_PER_LINE, ids % BITS_PER_LINE
     member = (lines[line, 4 + (bit >> 3)].to(torch.int64) >> (bit & 7)) & 1
     held = lines[line]
@@ -149,6 +155,14 @@ def _find_in_bitmap(index: Tensor, ids: Tensor) -> Tensor:
     own = held.gather(1, (4 + (bit >> 3)).unsqueeze(1)).squeeze(1).to(torch.int64) & ((1 << (bit & 7)) - 1)
     place = _little_endian_32(held[:, :4]) + rank + _BIT_COUNTS.to(ids.device)[own]
     return torch.where(member == 1, place, -1)
+
+
+def _find_side_by_side(lines: Tensor, ids: Tensor) -> Tensor:
+    """As `_find_in_bitmap`, of ids from the first of these lines on: all their bits are counted once."""
+    bits = (lines[:, 4:].unsqueeze(2) >> torch.arange(8, device=lines.device, dtype=torch.uint8)) & 1
+    member = bits.reshape(len(lines), BITS_PER_LINE)
+    before = member.cumsum(dim=1) - member + _little_endian_32(lines[:, :4]).unsqueeze(1)
+    return torch.where(member.reshape(-1)[ids] == 1, before.reshape(-1)[ids], -1)
 
 
 def _build_keys(spec: IndexSpec, ordered_ids: np.ndarray) -> np.ndarray:

@@ -56,8 +56,21 @@ def test_membership_and_places_are_exact(kind: str, key_bits: int, data: st.Data
     assert np.array_equal(find_places(spec, index, torch.arange(rows)).numpy(), expected)
     shuffled = torch.randperm(rows, generator=torch.Generator().manual_seed(0))
     assert np.array_equal(find_places(spec, index, shuffled).numpy(), expected[shuffled.numpy()])
+    few = shuffled[:100]  # too few to be found together
+    assert np.array_equal(find_places(spec, index, few).numpy(), expected[few.numpy()])
     assert list_ids(spec, index).tolist() == ordered.tolist()
     assert check_index(spec, index) == ""
+
+
+@pytest.mark.parametrize("first", [0, 481, 90_000])
+@pytest.mark.parametrize("step", [1, 15, 17, 40])
+def test_ids_side_by_side_or_far_apart_have_the_same_places(first: int, step: int) -> None:
+    """Near each other they are found together, else each for itself."""
+    spec, ordered, index = build("bitmap", 0, 120_000, 30_000, 1)
+    expected = np.full(120_000, -1)
+    expected[ordered] = np.arange(30_000)
+    ids = torch.arange(first, min(first + 300 * step, 120_000), step).flip(0)
+    assert np.array_equal(find_places(spec, index, ids).numpy(), expected[ids.numpy()])
 
 
 @pytest.mark.parametrize(("kind", "key_bits"), [("bitmap", 0), ("keys", 5), ("keys", 12)])
