@@ -10,10 +10,9 @@ import numpy as np
 
 from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.subject import BatchSource, Progress, Subject, read_truth
-from memrec_convert.conversion.measuring.worth import leave_idle
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.shrink import shrink
-from memrec_convert.conversion.steps.fitting import fit_subject
+from memrec_convert.conversion.steps.fitting import fit_subject, without_tables
 from memrec_convert.conversion.steps.outcome import GateResult, Shrunk
 from memrec_convert.conversion.steps.yesterday import Yesterday
 from memrec_convert.errors import BudgetTooSmallError, LogError, OptionError, QualityError
@@ -101,6 +100,7 @@ def shrink_within(
 ) -> tuple[Shrunk, GateResult | None]:
     """The outcome at the budget, `like` an earlier artifact, or the smallest within `bounds.search`; held to a gate.
 
+    Where there is a bound, tables are coded even if the hold-out does not miss them: leaving them out may cost some.
     Judged on the hold-out; a gate alone on the evaluation data `judged` where there is none.
     """
     asked = None if budget is None else parse_budget(budget)
@@ -118,7 +118,7 @@ def shrink_within(
     gate = Gate(subject, judging, bound, judged_on=judged_on, workers=options.workers)
     if bounds.search is None:
         assert asked is not None
-        shrunk = run(asked, like=like)
+        shrunk = run(asked, like=like, spare=False)
     else:
         dense_bytes = subject.dense_bytes("fp32")
         cap = None if asked is None else asked.resolve(table_bytes=subject.table_bytes, dense_bytes=dense_bytes)
@@ -174,7 +174,7 @@ def find_smallest(
     """
     subject = gate.subject
     with single_threaded_torch():
-        fitted = leave_idle(subject, fit_subject(subject, options, progress, watch), options)
+        fitted = without_tables(fit_subject(subject, options, progress, watch), ())
     tried: dict[int, GateResult] = {}
 
     def attempt(budget_bytes: int, *, train: bool, rivals: bool = False) -> tuple[Shrunk, GateResult]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
+
+from torch import nn
 
 from memrec_convert.artifact.dense import choose_compute
 from memrec_convert.artifact.metadata import Metadata
@@ -16,7 +19,7 @@ from memrec_convert.conversion.measuring.worth import describe_idle, leave_idle
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.candidates import confirm, find_candidates
 from memrec_convert.conversion.steps.carrying import carry_over
-from memrec_convert.conversion.steps.fitting import Fitted, fit_subject
+from memrec_convert.conversion.steps.fitting import Fitted, fit_subject, without_tables
 from memrec_convert.conversion.steps.outcome import Candidate, Shrunk, TakenOver, describe_wish
 from memrec_convert.conversion.steps.recoding import Taught, teach_rows
 from memrec_convert.conversion.steps.sizing import complete_metadata, make_counter
@@ -41,19 +44,21 @@ def shrink(
     rivals: bool = True,
     refine: bool = True,
     like: Yesterday | None = None,
+    spare: bool = True,
 ) -> Shrunk:
     """The subject's model within the budget. `profile` goes into the metadata.
 
     like: an earlier artifact whose plan, codebooks and codes are taken over where they serve; nothing is then trained.
     train=False stops before fine-tuning; `fitted` is reused where it is at hand; rivals=False plans one candidate only;
-    refine=False leaves the codes as they were fitted, which tells what a budget leads to in a fraction of the time.
+    refine=False leaves the codes as they were fitted, which tells what a budget leads to in a fraction of the time;
+    spare=False codes tables too that the hold-out does not miss.
     """
     _refuse_pooled(options)
     with single_threaded_torch():
         budget_bytes = budget.resolve(table_bytes=subject.table_bytes, dense_bytes=subject.dense_bytes("fp32"))
         trained = train and _can_train(subject, options)
         describe = partial(_describe, subject, budget, budget_bytes, options, profile)
-        rank = partial(_rank, progress=progress, watch=watch, rivals=rivals, refine=refine)
+        rank = partial(_rank, progress=progress, watch=watch, rivals=rivals, refine=refine, spare=spare)
         fitted, ranked, taken = rank(subject, like, fitted, budget_bytes, options, describe)
         (chosen, *lost), blank = ranked, describe(fitted.source)
         with watch.stage("compare plans"):
@@ -62,9 +67,12 @@ def shrink(
         taught = Taught(model, chosen)
         if trained and (taken is None or taken.reason):
             with watch.stage("fine-tune"):
-                count = make_counter(subject, blank, oov=options.oov)
-                taught = teach_rows(subject, fitted, chosen, model, options, budget_bytes, count, progress=progress)
-                settle_precision(taught.model, blank)
+                taught = _teach(subject, fitted, chosen, model, options, blank, progress)
+                gained = not fitted.left_out or subject.crew.decide("whether training gains", taught.has_gained)
+            if not gained:  # so nothing made up for the tables that were left out
+                shared: dict[str, Any] = {"profile": profile, "progress": progress, "watch": watch, "rivals": rivals}
+                whole = shrink(subject, budget, options, fitted=fitted.whole, refine=refine, spare=False, **shared)
+                return replace(whole, taken=taken)
         metadata = complete_metadata(subject, blank, taught.candidate.specs, oov=options.oov)
     return Shrunk(
         taught.model,
@@ -82,6 +90,24 @@ def shrink(
     )
 
 
+def _teach(
+    subject: Subject,
+    fitted: Fitted,
+    chosen: Candidate,
+    model: nn.Module,
+    options: Options,
+    blank: Metadata,
+    progress: Progress,
+) -> Taught:
+    """The candidate's model after its training; as it is at ranks that do not lead, which need no trained state."""
+    if not subject.crew.leads:
+        return Taught(model, chosen)
+    count, budget_bytes = make_counter(subject, blank, oov=options.oov), int(blank.plan["budget_bytes"])
+    taught = teach_rows(subject, fitted, chosen, model, options, budget_bytes, count, progress=progress)
+    settle_precision(taught.model, blank)
+    return taught
+
+
 def _rank(
     subject: Subject,
     like: Yesterday | None,
@@ -94,6 +120,7 @@ def _rank(
     watch: Stopwatch,
     rivals: bool,
     refine: bool,
+    spare: bool,
 ) -> tuple[Fitted, list[Candidate], TakenOver | None]:
     """The fit, the candidates from it, best first, and what came of an earlier artifact.
 
@@ -110,9 +137,8 @@ def _rank(
             return carried.fitted, ranked, carried.told
         carried = replace(carried, told=replace(carried.told, reason=reason), candidate=None)
     fitted = fitted or fit_subject(subject, options, progress, watch, budget_bytes=budget_bytes)
-    if like is None:
-        with watch.stage("tables not missed"):
-            fitted = leave_idle(subject, fitted, options, budget_bytes)
+    with watch.stage("tables not missed"):
+        fitted = leave_idle(subject, fitted, options, budget_bytes) if spare else without_tables(fitted, ())
     count = make_counter(subject, describe(fitted.source), oov=options.oov)
     candidates = find_candidates(
         subject, fitted, budget_bytes, options, count, progress=progress, watch=watch, rivals=rivals, refine=refine
@@ -127,8 +153,8 @@ def _rank(
 
 
 def _can_train(subject: Subject, options: Options) -> bool:
-    """Whether there is something to train with, and this process is the one that does; others need no trained state."""
-    return subject.hold_out is not None and subject.train is not None and options.epochs > 0 and subject.crew.leads
+    """Whether there is something to train with."""
+    return subject.hold_out is not None and subject.train is not None and options.epochs > 0
 
 
 def _refuse_pooled(options: Options) -> None:
@@ -170,7 +196,8 @@ def _warn(
         for site, fit, spec in zip(subject.sites, fitted.fits, chosen.specs, strict=False):
             if spec.form != "kept":
                 warnings += warn_of_untrained(site.name, fit.survey.weights, fit.survey.centre)
-    warnings += [describe_idle(subject, one) for one in fitted.idle or ()]
+    bare = [spec.form == "replaced" and not spec.stages and not spec.levels for spec in chosen.specs]
+    warnings += describe_idle(subject, [one for one in fitted.idle or () if bare[one.number]])
     if all(spec.form == "kept" and spec.codec == "fp32" for spec in chosen.specs):
         warnings.append(f"the original fits the budget of {budget_bytes} bytes: every table stays at fp32")
     elif all(spec.form == "kept" for spec in chosen.specs):

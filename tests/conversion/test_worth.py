@@ -8,6 +8,7 @@ from torch import nn
 
 from memrec_convert import compress
 from memrec_convert.conversion.measuring import worth
+from memrec_convert.conversion.steps import recoding
 
 ROWS, DIM, BUDGET = 3000, 8, 60_000
 
@@ -31,9 +32,17 @@ class Model(nn.Module):
         return found.mean(dim=1)
 
 
-def draw(count, seed, model=None):
-    """Batches of a thousand samples whose clicks follow the first two tables, or the model."""
-    truth, generator = model or Model(noise=0.0), torch.Generator().manual_seed(seed)
+def make_truth(noise=0.0):
+    """What clicks follow: something is left to learn from them, of all items alike."""
+    truth = Model(noise=noise)
+    with torch.no_grad():
+        truth.item.weight += 2.0
+    return truth
+
+
+def draw(count, seed, truth=None):
+    """Batches of a thousand samples whose clicks follow the first two tables, or another truth."""
+    truth, generator = truth or make_truth(), torch.Generator().manual_seed(seed)
     found = []
     for _ in range(count):
         user, item = (torch.randint(0, ROWS, (1000,), generator=generator) for _ in range(2))
@@ -49,7 +58,7 @@ def forms(model, val, budget=BUDGET, **choices):
     _, report = compress(
         model,
         budget,
-        batches=draw(20, 1),
+        batches=draw(40, 1),
         val=val,
         forward=lambda m, batch: m(*batch[:3]),
         labels=lambda batch: batch[3],
@@ -86,8 +95,7 @@ def test_it_stays_where_nothing_is_trained_on_labels_or_nothing_has_to_go(val, c
 
 def test_a_table_that_tells_something_stays(val):
     """The same rows, where the clicks do follow them: the hold-out misses them."""
-    model = Model()
-    found, _ = forms(model, draw(90, 2, model))
+    found, _ = forms(Model(), draw(90, 2, make_truth(0.15)))
     assert found["pair"] != "mean row"
 
 
@@ -95,6 +103,29 @@ def test_a_small_hold_out_leaves_nothing_out(val):
     """A few thousand samples do not tell so little from nothing."""
     found, _ = forms(Model(), val[:4])
     assert found["pair"] != "mean row"
+
+
+def test_a_hold_out_that_does_not_ask_for_a_table_cannot_spare_it(val):
+    """Always the same row, or none that says something: all answers change alike, which tells nothing of the others."""
+    same = [(user, item, torch.full_like(pair, 7), label) for user, item, pair, label in val]
+    found, _ = forms(Model(), same)
+    assert found["pair"] != "mean row"
+
+
+def test_a_table_comes_back_where_training_gains_nothing(val, monkeypatch):
+    """The file is then that of no training, with the table in it."""
+    plain, _ = forms(Model(), val, epochs=0)
+    monkeypatch.setattr(recoding.Taught, "has_gained", lambda taught: False)
+    found, report = forms(Model(), val)
+    assert found == plain
+    assert not any("is left at its mean row" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize("bound", ["max_drop", "fail_if_worse_than"])
+def test_a_bound_on_the_metric_keeps_all_tables(val, bound):
+    """What a table left out might cost is not spent where somebody else has set what may be lost."""
+    _, report = forms(Model(), val, **{bound: 0.05})
+    assert not any("is left at its mean row" in warning for warning in report.warnings)
 
 
 def test_each_table_is_tried_beside_those_that_are_left_out(val, monkeypatch):

@@ -6,9 +6,12 @@ training goes on learning it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from torch import nn
 
+from memrec_convert.conversion.inputs.batches import count_rows
 from memrec_convert.conversion.inputs.subject import Subject, read_truth
 from memrec_convert.conversion.options import Options
 from memrec_convert.conversion.steps.assembly import frame_of, make_module, swap_tables
@@ -25,7 +28,13 @@ LEAST_SHARE = 0.05
 
 MOST_LOST = 0.0005
 """Of the original's log loss: what it may rise by without a table, at the upper end of the 95 % interval. It must not
-rise at all by the estimate itself; and the AUC must fall by no more than SAME_MARGIN at the lower end of its own.
+rise at all by the estimate itself; and the AUC must not have fallen beyond doubt, nor by more than SAME_MARGIN at the
+lower end of its own interval.
+"""
+
+LEAST_MOVED = 0.5
+"""Of what the training log predicts for the answers' change: where the hold-out sees less, it does not ask for the
+table's rows as the log does, and cannot tell whether they are missed.
 """
 
 FIRST_LOOK, MOST_MOVED = 16_384, 4 * MOST_LOST
@@ -37,10 +46,11 @@ _TWO_SIDED = 1.96
 def leave_idle(subject: Subject, fitted: Fitted, options: Options, budget_bytes: int | None = None) -> Fitted:
     """The fit, with the tables left at their mean row that the hold-out does not miss.
 
-    Only where rows will be trained on labels, for the AUC of clicks, and where the budget cannot hold the original.
+    Only where rows will be trained on labels, for the AUC of clicks, with weights from the log, and where the budget
+    cannot hold the original.
     """
     fits = budget_bytes is not None and subject.table_bytes + subject.dense_bytes("fp32") <= budget_bytes
-    if fitted.idle is not None or fits or not _learns_labels(subject, options):
+    if fitted.idle is not None or fits or fitted.source != "log" or not _learns_labels(subject, options):
         return fitted
     found = subject.crew.decide(
         "tables that are not missed", lambda: _find_idle(subject, fitted, options), (IdleTable,)
@@ -48,14 +58,18 @@ def leave_idle(subject: Subject, fitted: Fitted, options: Options, budget_bytes:
     return without_tables(fitted, found)
 
 
-def describe_idle(subject: Subject, idle: IdleTable) -> str:
-    """One sentence for the report."""
-    site = subject.sites[idle.number]
-    return (
-        f"{site.name} is left at its mean row: without its {site.rows:,} rows the original's log loss on the hold-out "
-        f"changes by {idle.rise:+.5f} ({idle.rise - _TWO_SIDED * idle.error:+.5f} to "
-        f"{idle.rise + _TWO_SIDED * idle.error:+.5f}), and training would overfit them; --targets soft keeps them"
-    )
+def describe_idle(subject: Subject, idle: Sequence[IdleTable]) -> list[str]:
+    """A sentence for the report; none where no table is left out."""
+    if not idle:
+        return []
+    sites, last = [subject.sites[one.number] for one in idle], idle[-1]
+    names, rows = " and ".join(site.name for site in sites), sum(site.rows for site in sites)
+    low, high = (last.rise + sign * _TWO_SIDED * last.error for sign in (-1, 1))
+    is_left = "is left at its mean row: without its" if len(idle) == 1 else "are left at their mean rows: without their"
+    return [
+        f"{names} {is_left} {rows:,} rows the original's log loss on the hold-out changes by {last.rise:+.5f} "
+        f"({low:+.5f} to {high:+.5f}), and training on labels would overfit them; soft targets, or no epochs, keep them"
+    ]
 
 
 def _learns_labels(subject: Subject, options: Options) -> bool:
@@ -74,7 +88,7 @@ def _find_idle(subject: Subject, fitted: Fitted, options: Options) -> list[IdleT
     ]
     hold_out, found = subject.hold_out, list[IdleTable]()
     truth = read_truth(hold_out) if hold_out is not None and large else None
-    if hold_out is None or truth is None or len(np.unique(truth.labels)) < 2:
+    if hold_out is None or truth is None or np.unique(truth.labels).tolist() != [0, 1]:
         return []
     clicked = truth.labels.astype(np.bool_)
 
@@ -90,20 +104,36 @@ def _find_idle(subject: Subject, fitted: Fitted, options: Options) -> list[IdleT
         rise = float(rises.mean())
         error = standard_error((rises - rise) / len(rises), truth.groups)
         gain, doubt = auc_gain(clicked, before, after, groups=truth.groups)
-        small = rise + _TWO_SIDED * error <= MOST_LOST * losses.mean(), gain - _TWO_SIDED * doubt >= -SAME_MARGIN
-        return rise, error, rise <= 0 and all(small)
+        same = gain + _TWO_SIDED * doubt >= 0 and gain - _TWO_SIDED * doubt >= -SAME_MARGIN
+        return rise, error, same and rise <= 0 and rise + _TWO_SIDED * error <= MOST_LOST * float(losses.mean())
 
     first, before = score(subject.model, FIRST_LOOK), None
     usual = float((np.logaddexp(0, first) - clicked[: len(first)] * first).mean())
     for number in sorted(large, key=lambda one: -subject.sites[one].nbytes):
-        model = _without(subject, fitted, [*(one.number for one in found), number])
+        numbers = [*(one.number for one in found), number]
+        model = _without(subject, fitted, numbers)
         if mean_divergence(first, score(model, FIRST_LOOK)) > MOST_MOVED * usual:
             continue
         before = score(subject.model) if before is None else before
-        rise, error, spared = judge(before, score(model))
-        if spared:
+        after = score(model)
+        rise, error, spared = judge(before, after)
+        if spared and _measure_spread(before, after) >= LEAST_MOVED * _predict_spread(subject, fitted, numbers) > 0:
             found.append(IdleTable(number, rise, error))
     return found
+
+
+def _measure_spread(before: Float64, after: Float64) -> float:
+    """What outputs [n] diverge by, to second order, but for what all of them change alike: in nats per sample."""
+    change, chance = after - before, np.exp(-np.logaddexp(0, -before))
+    return float((chance * (1 - chance) * np.square(change - change.mean())).mean()) / 2
+
+
+def _predict_spread(subject: Subject, fitted: Fitted, numbers: Sequence[int]) -> float:
+    """The same for tables at their mean rows by the training log; distortion sums 4 p (1 - p) times the square."""
+    assert subject.train is not None
+    samples = subject.samples or sum(count_rows(batch) for batch in subject.train.stream())
+    distortion = sum(float(fitted.fits[number].curves.lists[0].distortion[0].sum()) for number in numbers)
+    return distortion / 8 / max(1, samples)
 
 
 def _without(subject: Subject, fitted: Fitted, numbers: list[int]) -> nn.Module:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.subject import BatchSource, Progress, Subject, join_groups
 from memrec_convert.conversion.options import Options
@@ -30,6 +32,8 @@ more than so many times as much: what a sample's ids lose at the mean adds up, w
 
 LEAST_AT_MEAN = 2
 """Tables over the mean row, from which on that is done: the errors of one have nothing to add up with."""
+
+ODD_NOTE = "not used: its answers are not all finite"
 
 PASSES_TO_CODE = 2
 """Passes over a large table for one candidate: what its likely ids lose, and the codes of all rows."""
@@ -163,8 +167,12 @@ def confirm(
         return _measure_divergences(subject, source, made, options, progress)
 
     divergences = subject.crew.decide(f"divergences of {len(made)}", measure)
-    scored = [replace(one, divergence=divergence) for one, divergence in zip(made, divergences, strict=True)]
-    return [*sorted(scored, key=lambda candidate: candidate.divergence or 0.0), *planned]
+    pairs = list(zip(made, divergences, strict=True))
+    scored = [replace(one, divergence=found) for one, found in pairs if np.isfinite(found)]
+    if not scored:  # the original itself may answer beyond all measure
+        return sorted(candidates, key=lambda candidate: (not candidate.modules, candidate.distortion))
+    odd = [replace(one, modules=(), note=ODD_NOTE) for one, found in pairs if not np.isfinite(found)]
+    return [*sorted(scored, key=lambda candidate: candidate.divergence or 0.0), *planned, *odd]
 
 
 def _measure_divergences(

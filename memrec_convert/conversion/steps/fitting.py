@@ -64,7 +64,8 @@ class Fitted:
     """Where the weights came from, the weights, and the fit of every table; and what searches for plans share.
 
     `fault`: why the optimizer's state is not used, though there is one. `stages`: of all lists of small tables, and of
-    those lists of large ones that plans have chosen. `idle`: tables left at their mean row; None where none was sought.
+    those lists of large ones that plans have chosen. `idle`: tables left at their mean row, of the fit `whole`; None
+    where none was sought.
     """
 
     source: str
@@ -74,6 +75,7 @@ class Fitted:
     forms: FormMemo = field(default_factory=dict, compare=False, repr=False)
     stages: dict[ListKey, tuple[Stage, ...]] = field(default_factory=dict, compare=False, repr=False)
     idle: tuple[IdleTable, ...] | None = None
+    whole: Fitted | None = field(default=None, compare=False, repr=False)
 
     @property
     def left_out(self) -> frozenset[int]:
@@ -144,7 +146,11 @@ def without_tables(fitted: Fitted, idle: Sequence[IdleTable]) -> Fitted:
         curves = fits[one.number].curves
         mean_row = ListCurve((), np.zeros((1, len(curves.class_rows))))
         fits[one.number] = replace(fits[one.number], curves=replace(curves, lists=(mean_row,), stored={}, kept={}))
-    return replace(fitted, fits=tuple(fits), forms={} if idle else fitted.forms, idle=tuple(idle))
+    return (
+        replace(fitted, fits=tuple(fits), forms={}, idle=tuple(idle), whole=fitted)
+        if idle
+        else replace(fitted, idle=())
+    )
 
 
 def _is_replaceable(site: TableSite, options: Options) -> bool:

@@ -55,6 +55,10 @@ class Taught:
     before: nn.Module | None = None
     mapped: tuple[str, ...] = ()
 
+    def has_gained(self) -> bool:
+        """Whether a trained state was kept."""
+        return self.told is not None and self.told.best_step > 0
+
 
 def teach_rows(
     subject: Subject,
