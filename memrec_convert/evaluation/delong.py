@@ -16,7 +16,7 @@ Verdict = Literal["same", "better", "worse", "undecided"]
 SAME_MARGIN = 0.0005
 """'Same AUC' means that the interval lies within this distance of zero, unless the caller says otherwise."""
 
-_Z95 = 1.959963984540054
+Z95 = 1.959963984540054
 """The 97.5 % quantile of the normal distribution."""
 
 
@@ -46,7 +46,7 @@ def compare_auc(
     if auc_before is None or auc_after is None:
         return None
     delta = auc_after - auc_before
-    half_width = _Z95 * math.sqrt(_variance_of_difference(clicked, old, new))
+    half_width = Z95 * math.sqrt(_variance_of_difference(clicked, old, new))
     ci95 = (max(delta - half_width, -1.0), min(delta + half_width, 1.0))
     return AucDifference(auc_before, auc_after, delta, ci95, judge(ci95, margin=margin))
 

@@ -80,8 +80,11 @@ class TrainableRows(nn.Module):
 
     def _place(self, rows: Tensor, units: Tensor, members: Tensor | None) -> Tensor:
         rows = rows * units
-        if self.map is None or members is None:
-            return rows if self.map is None else self.map(rows)
+        if self.map is None:
+            return rows
+        if members is None:
+            mapped: Tensor = self.map(rows)
+            return mapped
         at = members.nonzero().squeeze(1)
         return rows.index_copy(0, at, self.map(rows[at]))
 

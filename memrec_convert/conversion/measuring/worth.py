@@ -18,7 +18,7 @@ from memrec_convert.conversion.steps.assembly import frame_of, make_module, swap
 from memrec_convert.conversion.steps.fitting import Fitted, IdleTable, without_tables
 from memrec_convert.encoding import TableSpec
 from memrec_convert.encoding.build import join_replaced
-from memrec_convert.evaluation.delong import SAME_MARGIN, auc_gain, standard_error
+from memrec_convert.evaluation.delong import SAME_MARGIN, Z95, auc_gain, standard_error
 from memrec_convert.evaluation.metrics import Float64
 from memrec_convert.evaluation.scoring import mean_divergence
 from memrec_convert.models import ordered_products
@@ -39,8 +39,6 @@ table's rows as the log does, and cannot tell whether they are missed.
 
 FIRST_LOOK, MOST_MOVED = 16_384, 4 * MOST_LOST
 """On so many samples first: whatever moves the answers by a larger share of the log loss is no table to be left out."""
-
-_TWO_SIDED = 1.96
 
 
 def leave_idle(subject: Subject, fitted: Fitted, options: Options, budget_bytes: int | None = None) -> Fitted:
@@ -64,7 +62,7 @@ def describe_idle(subject: Subject, idle: Sequence[IdleTable]) -> list[str]:
         return []
     sites, last = [subject.sites[one.number] for one in idle], idle[-1]
     names, rows = " and ".join(site.name for site in sites), sum(site.rows for site in sites)
-    low, high = (last.rise + sign * _TWO_SIDED * last.error for sign in (-1, 1))
+    low, high = (last.rise + sign * Z95 * last.error for sign in (-1, 1))
     is_left = "is left at its mean row: without its" if len(idle) == 1 else "are left at their mean rows: without their"
     return [
         f"{names} {is_left} {rows:,} rows the original's log loss on the hold-out changes by {last.rise:+.5f} "
@@ -99,16 +97,16 @@ def _find_idle(subject: Subject, fitted: Fitted, options: Options) -> list[IdleT
 
     def judge(before: Float64, after: Float64) -> tuple[float, float, bool]:
         """The rise of the log loss, its standard error, and whether the table is not missed."""
-        losses = np.logaddexp(0, before) - clicked * before
-        rises = np.logaddexp(0, after) - clicked * after - losses
+        losses = _losses(clicked, before)
+        rises = _losses(clicked, after) - losses
         rise = float(rises.mean())
         error = standard_error((rises - rise) / len(rises), truth.groups)
         gain, doubt = auc_gain(clicked, before, after, groups=truth.groups)
-        same = gain + _TWO_SIDED * doubt >= 0 and gain - _TWO_SIDED * doubt >= -SAME_MARGIN
-        return rise, error, same and rise <= 0 and rise + _TWO_SIDED * error <= MOST_LOST * float(losses.mean())
+        same = gain + Z95 * doubt >= 0 and gain - Z95 * doubt >= -SAME_MARGIN
+        return rise, error, same and rise <= 0 and rise + Z95 * error <= MOST_LOST * float(losses.mean())
 
     first, before = score(subject.model, FIRST_LOOK), None
-    usual = float((np.logaddexp(0, first) - clicked[: len(first)] * first).mean())
+    usual = float(_losses(clicked[: len(first)], first).mean())
     for number in sorted(large, key=lambda one: -subject.sites[one].nbytes):
         numbers = [*(one.number for one in found), number]
         model = _without(subject, fitted, numbers)
@@ -120,6 +118,12 @@ def _find_idle(subject: Subject, fitted: Fitted, options: Options) -> list[IdleT
         if spared and _measure_spread(before, after) >= LEAST_MOVED * _predict_spread(subject, fitted, numbers) > 0:
             found.append(IdleTable(number, rise, error))
     return found
+
+
+def _losses(clicked: np.ndarray, logits: Float64) -> Float64:
+    """The log loss of every sample."""
+    losses: Float64 = np.logaddexp(0, logits) - clicked * logits
+    return losses
 
 
 def _measure_spread(before: Float64, after: Float64) -> float:
