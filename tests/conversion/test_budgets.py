@@ -67,6 +67,22 @@ def test_a_budget_is_used_where_there_is_something_to_buy(tiny):
         assert found.predicted_bytes >= 0.99 * budget
 
 
+def test_a_plan_whose_answers_are_not_finite_is_named_and_not_chosen(tiny, monkeypatch):
+    """Beside another one; a NaN among the divergences would leave the others in any order."""
+    real = candidates._measure_divergences
+
+    def spoil(*arguments):
+        return [float("nan"), *real(*arguments)[1:]]
+
+    monkeypatch.setattr(candidates, "FAR_BEHIND", float("inf"))
+    first = plan(tiny.checkpoint, 12_000, data=tiny.train, **FAST)
+    monkeypatch.setattr(candidates, "_measure_divergences", spoil)
+    found = plan(tiny.checkpoint, 12_000, data=tiny.train, **FAST)
+    assert found.plan["chosen"] != first.plan["chosen"]
+    odd = [one for one in found.alternatives if one.note == candidates.ODD_NOTE]
+    assert [(one.name, one.score) for one in odd] == [(first.plan["chosen"], None)]
+
+
 def test_more_bytes_never_make_the_answers_worse(tiny):
     """The divergence from the original's logits falls as the budget grows, to nothing where it holds everything."""
     divergences = []

@@ -20,8 +20,9 @@ from memrec_convert.artifact.reader import build_modules, read_artifact
 from memrec_convert.cli.commands import cli
 from memrec_convert.clicklog import SyntheticSpec, write_synthetic_log
 from memrec_convert.conversion.inputs import workspace
-from memrec_convert.conversion.measuring import carried
-from memrec_convert.conversion.steps import carrying
+from memrec_convert.conversion.measuring import carried, worth
+from memrec_convert.conversion.steps import carrying, recoding
+from memrec_convert.conversion.steps.fitting import IdleTable
 from memrec_convert.distill import rows as rows_module
 from memrec_convert.errors import ArtifactError, LogError, OptionError
 from memrec_convert.planning import search
@@ -375,6 +376,18 @@ def test_with_data_the_divergence_is_measured_and_nothing_is_trained(
     assert not any("it needs" in warning for warning in values["warnings"])
     cli.main([*words, "--full", "--force"], standalone_mode=False)
     assert "rows kept their codes" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_table_that_was_left_out_stays_out(tiny: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fresh conversion, which would leave it out too, is not held to be nearer to the original."""
+    idle = [IdleTable(0, -0.0001, 0.00001)]
+    monkeypatch.setattr(worth, "_find_idle", lambda subject, fitted, options: idle)
+    monkeypatch.setattr(recoding.Taught, "has_gained", lambda taught: True)
+    logs = {"data": tiny.train, "val": tiny.val, "batch_size": 256}
+    first = convert(tiny.checkpoint, BUDGET, out=tmp_path / "first.safetensors", **logs)
+    again = convert(tiny.checkpoint, out=tmp_path / "again.safetensors", like=tmp_path / "first.safetensors", **logs)
+    assert first.tables[0].form == again.tables[0].form == "mean row"
+    assert not told(again)["reason"]
 
 
 def test_what_does_not_go_with_it_is_refused(tiny: TinyModel, yesterday: Path, tmp_path: Path) -> None:

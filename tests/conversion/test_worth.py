@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,8 @@ from torch import nn
 from memrec_convert import compress
 from memrec_convert.conversion.measuring import worth
 from memrec_convert.conversion.steps import recoding
+from memrec_convert.conversion.steps.fitting import IdleTable
+from memrec_convert.errors import LogError
 
 ROWS, DIM, BUDGET = 3000, 8, 60_000
 
@@ -113,7 +117,7 @@ def test_a_hold_out_that_does_not_ask_for_a_table_cannot_spare_it(val):
 
 
 def test_a_table_comes_back_where_training_gains_nothing(val, monkeypatch):
-    """The file is then that of no training, with the table in it."""
+    """The plan is then that of no training, with the table in it."""
     plain, _ = forms(Model(), val, epochs=0)
     monkeypatch.setattr(recoding.Taught, "has_gained", lambda taught: False)
     found, report = forms(Model(), val)
@@ -126,6 +130,23 @@ def test_a_bound_on_the_metric_keeps_all_tables(val, bound):
     """What a table left out might cost is not spent where somebody else has set what may be lost."""
     _, report = forms(Model(), val, **{bound: 0.05})
     assert not any("is left at its mean row" in warning for warning in report.warnings)
+
+
+def test_several_tables_are_told_with_their_joint_figure():
+    """What was measured last was measured without all of them."""
+    sites = [SimpleNamespace(name="first", rows=2000), SimpleNamespace(name="second", rows=300)]
+    idle = [IdleTable(0, -0.0001, 0.00005), IdleTable(1, -0.0003, 0.0001)]
+    (said,) = worth.describe_idle(SimpleNamespace(sites=sites), idle)
+    assert said.startswith("first and second are left at their mean rows: without their 2,300 rows")
+    assert "changes by -0.00030 (-0.00050 to -0.00010)" in said
+    assert worth.describe_idle(SimpleNamespace(sites=sites), []) == []
+
+
+def test_labels_that_are_no_clicks_leave_nothing_out(val):
+    """They are refused where an AUC is measured, and nothing is computed from them before."""
+    shares = [(*ids, label * 0.9 + 0.05) for *ids, label in val[:4]]
+    with pytest.raises(LogError, match="expected 0 or 1"):
+        forms(Model(), shares)
 
 
 def test_each_table_is_tried_beside_those_that_are_left_out(val, monkeypatch):

@@ -202,7 +202,7 @@ def alone(paces):
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_some_rows_of_a_table_may_have_a_map(monkeypatch, sparse):
-    """What one of them learns moves all of them, and none of the others; codes for all move by it too."""
+    """What one of them learns moves all of them, and none of the others; the table then has them so."""
     monkeypatch.setattr(stored_rows, "MANY_ROWS", ROWS if sparse else ROWS + 1)
     table, mapped = make_table("kept"), torch.arange(ROWS) < ROWS * 3 // 4
     gait = trainable.Gait(torch.ones(ROWS, 1), mapped)

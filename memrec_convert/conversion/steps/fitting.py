@@ -141,16 +141,14 @@ def fit_subject(
 
 def without_tables(fitted: Fitted, idle: Sequence[IdleTable]) -> Fitted:
     """The fit in which idle tables have one form, the mean row, and lose nothing in it."""
+    if not idle:
+        return replace(fitted, idle=())
     fits = list(fitted.fits)
     for one in idle:
         curves = fits[one.number].curves
         mean_row = ListCurve((), np.zeros((1, len(curves.class_rows))))
         fits[one.number] = replace(fits[one.number], curves=replace(curves, lists=(mean_row,), stored={}, kept={}))
-    return (
-        replace(fitted, fits=tuple(fits), forms={}, idle=tuple(idle), whole=fitted)
-        if idle
-        else replace(fitted, idle=())
-    )
+    return replace(fitted, fits=tuple(fits), forms={}, idle=tuple(idle), whole=fitted)
 
 
 def _is_replaceable(site: TableSite, options: Options) -> bool:

@@ -201,7 +201,10 @@ def _is_even(spec: TableSpec) -> bool:
 
 
 def _find_gait(spec: TableSpec, levels: np.ndarray) -> Gait:
-    """How rows move that are coded to several depths: the coarser, the faster; mapped where most are deepest."""
+    """How rows move that are coded to several depths: the coarser, the faster.
+
+    The deepest are mapped where they are most of the table and no row is stored.
+    """
     depths = [spec.base_depth, *(level.depth if level.kind == "codes" else None for level in spec.levels)]
     bits = [MOST_PACED if depth is None else sum(spec.stage_bits[:depth]) / spec.dim for depth in depths]
     paces = torch.tensor([PACE * min(max(own, LEAST_PACED), MOST_PACED) ** -PACE_FALL for own in bits]).unsqueeze(1)
