@@ -10,7 +10,7 @@ from memrec_convert.checkpoint.inert.stand_ins import printable
 from memrec_convert.errors import CheckpointError
 
 PART_BYTES = 64 << 20
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 18
 _POLYNOMIAL = 0xEDB88320
 _EIGHT = 1 << 23
 """The polynomial x**8, of a byte of zeros: CRC-32 writes the highest power, x**31, into the lowest bit."""
@@ -56,14 +56,14 @@ class Checksum:
 
 def sum_part(part: Part) -> int | None:
     """The CRC-32 of a part; None where the file ends before it."""
-    left, crc = part.nbytes, 0
+    left, crc, chunk = part.nbytes, 0, memoryview(bytearray(_CHUNK_BYTES))
     with part.path.open("rb", buffering=0) as file:
         file.seek(part.offset)
         while left:
-            chunk = file.read(min(left, _CHUNK_BYTES))
-            if not chunk:
+            got = file.readinto(chunk[: min(left, _CHUNK_BYTES)])
+            if not got:
                 return None
-            left, crc = left - len(chunk), zlib.crc32(chunk, crc)
+            left, crc = left - got, zlib.crc32(chunk[:got], crc)
     return crc
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
 from contextlib import suppress
@@ -23,6 +24,9 @@ from memrec_convert.version import __version__
 EXIT_BROKEN_PIPE = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+
+_OBJECTS = 50_000
+"""Objects made between two looks for garbage: importing torch makes some hundred thousand that all stay."""
 
 
 class DefaultToConvert(click.Group):
@@ -94,6 +98,7 @@ def run() -> NoReturn:
     would wait for ranks that are lost.
     """
     code: object = 0
+    gc.set_threshold(_OBJECTS)
     try:
         try:
             main()

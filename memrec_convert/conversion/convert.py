@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from torch import Tensor
 from typing_extensions import Unpack
 
 from memrec_convert.artifact.reader import read_artifact
@@ -89,6 +91,7 @@ def convert_shared(
     extras = Extras(choices.get("group"), ablation, control)
     with source_at_hand(path, budget, choices, target.parent) as source:
         shared: dict[str, Any] = {"needs_budget": max_auc_drop is None, "crew": crew}
+        shared["centres"] = None if like is None else like.centres
         job = prepare_files(source, budget, choices, target, extras, bounds, **shared)
         return _convert(job, target, companions, extras, bounds, like)
 
@@ -194,15 +197,19 @@ def prepare_files(
     *,
     needs_budget: bool = True,
     crew: Crew = ALONE,
+    centres: Mapping[str, Tensor] | None = None,
 ) -> Job:
-    """The job of a conversion to `target`, with or without a budget. OptionError for unknown choices."""
+    """The job of a conversion to `target`, with or without a budget; `centres` as `prepare` has them.
+
+    OptionError for unknown choices.
+    """
     refuse_unknown(choices, OutputChoices)
     own = read_own_class(choices.get("model"), choices.get("model_args"))
     goal = choose_log_goal(choices.get("objective"), choices.get("metric"), choices.get("higher_is_better"), own)
     bounds.check(goal.metric)
     inputs = cast("InputChoices", {name: one for name, one in choices.items() if name in names_of(InputChoices)})
     space = open_workspace(choices.get("work"), target.parent, crew)
-    given: dict[str, Any] = {"eval": choices.get("eval"), "extras": extras, "space": space}
+    given: dict[str, Any] = {"eval": choices.get("eval"), "extras": extras, "space": space, "centres": centres}
     return prepare(path, budget, inputs, own=own, goal=goal, needs_budget=needs_budget, **given)
 
 

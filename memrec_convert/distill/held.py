@@ -22,16 +22,19 @@ from memrec_convert.parallel import ordered_map
 TOLERANCE = 0.02
 """A row that was coded anew keeps its old code unless the new one lessens its squared distance by more than this."""
 
-SERVING, SLACK = 0.75, 1.2
+SERVING, SLACK = 0.9, 1.2
 """Rows that lose hardly more than this share of the rows of their size and depth does are not coded anew at all."""
 
 CLEARLY = 2.0
 """A row takes the place of another in a level where it is worth so many times as much."""
 
 _SAMPLED, _LEAST_SAMPLED = 16, 1 << 15
-"""One row of so many tells what rows lose for their size; more of small tables."""
+"""One row of so many, the first ones of each chunk, tells what rows lose for their size; more of small tables."""
 
 _OCTAVES, _MIDDLE = 128, 64
+
+_MOST = 2
+"""Where more than one row in so many of a chunk has an old code, all are looked up."""
 
 
 @dataclass(frozen=True)
@@ -41,34 +44,44 @@ class HeldCodes:
     origins: int64 [rows], which row of it each one was, where that is another number; rows without one have depth 0.
     limits: float32 [depths, octaves], the squared distance up to which a row's old code serves, as a share of that
     from the centre; by the octave that the latter is in.
+    whole: float32 [rows], today's rows' squared distances from the centre, where they are known.
     """
 
     table: CompressedTable
     depths: np.ndarray
     limits: np.ndarray
     origins: np.ndarray | None = None
+    whole: Column | None = None
 
     def over(self, table: CompressedTable) -> HeldCodes:
-        """The same codes over other codebooks, with which none is known to serve: every row is coded, and compared."""
-        return replace(self, table=table, limits=np.full_like(self.limits, -1))
+        """The same codes over another centre and codebooks, with which none is known to serve: all rows are coded."""
+        return replace(self, table=table, limits=np.full_like(self.limits, -1), whole=None)
 
     def find(self, start: int, chunk: Tensor, survey: Survey, depths: Tensor) -> Found:
         """The old codes of rows start, start + 1, ... (float32 [n, dim]); `depths` (int8 [n]) are those wanted now."""
-        whole = measure_rows(chunk, centre=survey.centre, metric=survey.metric)[0]
+        whole = self._measure_whole(start, chunk, survey)
         codes = torch.zeros(len(chunk), len(self.table.spec.stages), dtype=torch.uint8)
         away, known = torch.zeros(len(chunk)), torch.zeros(len(chunk), dtype=torch.bool)
         own = torch.from_numpy(self.depths[start : start + len(chunk)])
         known[: len(own)] = (own > 0) & (own == depths[: len(own)])
-        rows, serves, limits = known.nonzero().squeeze(1), known.clone(), torch.from_numpy(self.limits)
-        if len(rows) == len(chunk):
-            ids = self._number(rows + start)
-            codes, away = self.read_codes(ids, own), self._distances(ids, chunk, survey.metric)
-            serves = away <= limits[own.long(), _octave_of(whole)] * whole
+        rows, serves = known.nonzero().squeeze(1), known.clone()
+        if _MOST * len(rows) > len(own):  # to pick them would take longer than to ask for all
+            codes[: len(own)], away[: len(own)] = self._compare(torch.arange(len(own)) + start, chunk, own, survey)
         elif len(rows):
-            ids, own, there = self._number(rows + start), own[rows], whole[rows]
-            codes[rows], away[rows] = self.read_codes(ids, own), self._distances(ids, chunk[rows], survey.metric)
-            serves[rows] = away[rows] <= limits[own.long(), _octave_of(there)] * there
+            codes[rows], away[rows] = self._compare(rows + start, chunk[rows], own[rows], survey)
+        here = slice(len(own))
+        serves[here] &= away[here] <= torch.from_numpy(self.limits)[own.long(), _octave_of(whole[here])] * whole[here]
         return Found(codes, away, known, serves, whole)
+
+    def _measure_whole(self, start: int, chunk: Tensor, survey: Survey) -> Tensor:
+        if self.whole is None:
+            return measure_rows(chunk, centre=survey.centre, metric=survey.metric)[0]
+        return torch.from_numpy(self.whole[start : start + len(chunk)])
+
+    def _compare(self, numbers: Tensor, rows: Tensor, depths: Tensor, survey: Survey) -> tuple[Tensor, Tensor]:
+        """Old codes of rows by their numbers, and how far the rows (the first len(numbers) of these) are from them."""
+        ids = self._number(numbers)
+        return self.read_codes(ids, depths), self._distances(ids, rows[: len(ids)], survey.metric)
 
     def _number(self, rows: Tensor) -> Tensor:
         """The numbers that rows had, int64 [n]."""
@@ -98,7 +111,7 @@ class HeldCodes:
     def _distances(self, ids: Tensor, rows: Tensor, metric: Tensor) -> Tensor:
         """The squared distance of rows from what their old codes stand for, float32 [n]."""
         with torch.no_grad():
-            return measure_rows(self.table.read_rows(ids).sub_(rows), metric=metric)[0]
+            return measure_rows(self.table.read_rows(ids), others=rows.contiguous(), metric=metric)[0]
 
 
 @dataclass(frozen=True)
@@ -114,12 +127,22 @@ class Found:
     serves: Tensor
     whole: Tensor
 
-    def settle(self, codes: Tensor, distances: Tensor) -> int:
-        """Puts old codes in the place of new ones that are hardly nearer; returns how many rows have what they had."""
-        old = self.codes[:, : codes.shape[1]]
-        kept = self.serves | (self.known & (self.away <= (1 + TOLERANCE) * distances))
-        codes[kept], distances[kept] = old[kept], self.away[kept]
-        return int((self.known & (codes == old).all(dim=1)).sum())
+    def take_served(self, stages: int) -> tuple[Tensor, Tensor]:
+        """Codes uint8 [n, stages] and squared distances of rows whose old code serves; of others zeros, and `whole`."""
+        codes, others = self.codes[:, :stages].clone(), (~self.serves).nonzero().squeeze(1)
+        codes[others] = 0
+        return codes, torch.where(self.serves, self.away, self.whole)
+
+    def choose(self, rows: Tensor, codes: Tensor, squared: Tensor) -> tuple[Tensor, Tensor, int]:
+        """New codes and squared distances of rows (int64 [m]), or old ones that are hardly farther away.
+
+        And how many rows of all have the code that they had.
+        """
+        old, away, known = self.codes[rows, : codes.shape[1]], self.away[rows], self.known[rows]
+        stays = known & (away <= (1 + TOLERANCE) * squared)
+        codes = torch.where(stays.unsqueeze(1), old, codes)
+        kept = int(self.serves.sum()) + int((known & (codes == old).all(dim=1)).sum())
+        return codes, torch.where(stays, away, squared), kept
 
 
 def _octave_of(squared: Tensor) -> Tensor:
@@ -134,36 +157,36 @@ def hold_codes(
     table: CompressedTable,
     depths: np.ndarray,
     *,
+    whole: Column,
     workers: int,
     origins: np.ndarray | None = None,
-) -> tuple[HeldCodes, float]:
-    """The codes of `table` for rows of which some have moved, and the largest |entry| of any row less the centre.
+) -> HeldCodes:
+    """The codes of `table` for rows of which some have moved, with limits from a part of the rows.
 
-    depths int8 [rows], those of the rows that are still there; `origins` as `HeldCodes` has them. The survey's values
-    become what each row is worth.
+    depths int8 [rows], those of the rows that are still there; `origins` and `whole` as `HeldCodes` has them.
     """
-    held = HeldCodes(table, depths, np.full((len(table.spec.stages) + 1, _OCTAVES), -1, dtype=np.float32), origins)
+    limits = np.full((len(table.spec.stages) + 1, _OCTAVES), -1, dtype=np.float32)
+    held = HeldCodes(table, depths, limits, origins, whole)
     step = max(1, min(_SAMPLED, len(depths) // _LEAST_SAMPLED))
 
-    def measure(bounds: tuple[int, int]) -> tuple[Tensor, float, np.ndarray, np.ndarray]:
-        chunk = torch.from_numpy(reader.read_rows(*bounds))
-        whole, largest = measure_rows(chunk, centre=survey.centre, metric=survey.metric)
-        rows = chunk[: max(0, len(depths) - bounds[0]) : step]
-        at = torch.arange(len(rows)) * step
-        away = held._distances(held._number(at + bounds[0]), rows, survey.metric) if len(rows) else torch.zeros(0)
-        return whole, largest, (away / whole[at].clamp(min=1e-30)).numpy(), _octave_of(whole[at]).numpy()
+    def measure(part: slice) -> tuple[np.ndarray, np.ndarray]:
+        rows, there = torch.from_numpy(reader.read_rows(part.start, part.stop)), torch.from_numpy(whole[part])
+        away = held._distances(held._number(torch.arange(part.start, part.stop)), rows, survey.metric)
+        return (away / there.clamp(min=1e-30)).numpy(), _octave_of(there).numpy()
 
-    widest, found, bounds = 0.0, list[tuple[np.ndarray, np.ndarray, np.ndarray]](), chunk_bounds(*reader.shape)
-    for part, (whole, largest, share, octave) in zip(
-        bounds, ordered_map(measure, bounds, workers=workers), strict=True
-    ):
-        survey.values[slice(*part)] = whole.numpy() * survey.weights[slice(*part)]
-        widest = max(widest, largest)
-        found.append((depths[slice(*part)][::step], octave, share))
-    depth, octave, share = (np.concatenate(one) for one in zip(*found, strict=True))
-    for deep, high in np.unique(np.stack([depth, octave])[:, depth > 0], axis=1).T:
-        held.limits[deep, high] = SLACK * np.quantile(share[(depth == deep) & (octave == high)], SERVING)
-    return held, widest
+    parts = [
+        slice(start, start + -(-(stop - start) // step))
+        for start, stop in chunk_bounds(len(depths), dim=table.spec.dim)
+    ]
+    found = list(ordered_map(measure, parts, workers=workers))
+    if not found:
+        return held
+    share, octave = (np.concatenate(one) for one in zip(*found, strict=True))
+    depth = np.concatenate([depths[part] for part in parts]).astype(np.int64)
+    kind = np.where(depth > 0, depth * _OCTAVES + octave, 0)  # those without a code have no limit
+    for one in np.flatnonzero(np.bincount(kind, minlength=1)[1:]) + 1:
+        limits.flat[one] = SLACK * np.quantile(share[kind == one], SERVING)
+    return held
 
 
 def finest_first(spec: TableSpec) -> list[int]:
@@ -188,9 +211,12 @@ def exchange_levels(spec: TableSpec, levels: np.ndarray, values: Column) -> np.n
     for position, number in enumerate(order):
         members = np.flatnonzero(levels == number)
         worth = gather(values, members)
-        weakest = np.argsort(worth, kind="stable")
         rivals, theirs = _find_rivals(levels, values, order[: position + 1], CLEARLY * float(worth.min()))
-        pairs = min(len(rivals), len(members))
+        if not len(rivals):
+            continue
+        beaten = np.flatnonzero(theirs[0] > CLEARLY * worth)
+        weakest = beaten[np.argsort(worth[beaten], kind="stable")]
+        pairs = min(len(rivals), len(weakest))
         clear = theirs[:pairs] > CLEARLY * worth[weakest[:pairs]]
         changed = pairs if clear.all() else int(np.argmin(clear))
         down, up = members[weakest[:changed]], rivals[:changed]

@@ -230,10 +230,10 @@ def _code_chunk(
         found, distances = _search(chunk, survey, books, depths, beam)
     else:
         old = before[0].find(before[1], chunk, survey, depths)
-        found, distances = torch.zeros(len(chunk), len(books), dtype=torch.uint8), old.whole.clone()
+        found, distances = old.take_served(len(books))
         rest = (~old.serves & (depths > 0)).nonzero().squeeze(1)
-        found[rest], distances[rest] = _search(chunk[rest], survey, books, depths[rest], beam)
-        kept = old.settle(found, distances)
+        anew = _search(chunk[rest], survey, books, depths[rest], beam)
+        found[rest], distances[rest], kept = old.choose(rest, *anew)
     codes, squared = found.numpy(), distances.numpy()
     members = list[tuple[np.ndarray, np.ndarray, Mapping[str, Tensor]]]()
     for number, level in enumerate(spec.levels):

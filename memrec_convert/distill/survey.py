@@ -13,7 +13,7 @@ from memrec_convert.distill.columns import IN_MEMORY, Column, Scratch, gather, s
 from memrec_convert.distill.rows import CHUNKS_PER_RANGE, RowReader, chunk_bounds, is_large, rows_per_chunk
 from memrec_convert.distill.stages import SampleRows, seeded_generator
 from memrec_convert.kernels.encoder import measure_rows, sum_by_nearest
-from memrec_convert.parallel import ALONE, Crew
+from memrec_convert.parallel import ALONE, Crew, ordered_map
 
 CENTRE_ROWS = 65_536
 """Rows of a large table that tell its centre: what all rows lose by its being off is about one part in so many."""
@@ -44,6 +44,33 @@ class Survey:
     def scale(self) -> float:
         """Fixed-point unit at shift 0, as float32 holds it."""
         return float(np.float32(self.widest / 127)) if self.widest > 0 else 1.0
+
+
+@dataclass(frozen=True)
+class Distances:
+    """How far all rows are from a centre (float32 [dim]), entries being compared as they are.
+
+    squared: float32 [rows]; widest: the largest |entry| of any row less the centre.
+    """
+
+    centre: Tensor
+    squared: Column
+    widest: float = 0.0
+
+
+def measure_distances(
+    reader: RowReader, centre: Tensor, metric: Tensor, *, scratch: Scratch = IN_MEMORY, workers: int = 1
+) -> Distances:
+    """The same in a metric (float32 [dim, dim]), by a pass over the rows."""
+    squared, widest, bounds = scratch.column(reader.shape[0], np.float32), 0.0, chunk_bounds(*reader.shape)
+
+    def measure(part: tuple[int, int]) -> tuple[Tensor, float]:
+        return measure_rows(torch.from_numpy(reader.read_rows(*part)), centre=centre, metric=metric)
+
+    for part, (found, largest) in zip(bounds, ordered_map(measure, bounds, workers=workers), strict=True):
+        squared[slice(*part)] = found.numpy()
+        widest = max(widest, largest)
+    return Distances(centre, squared, widest)
 
 
 @dataclass(frozen=True)
@@ -177,10 +204,12 @@ class _Chances:
         """float64, for the rows of a slice."""
         if self.certain:
             return np.ones(part.stop - part.start)
-        chance: np.ndarray = np.sqrt(self.values[part].astype(np.float64))
+        chance: np.ndarray = self.values[part].astype(np.float64)
+        np.sqrt(chance, out=chance)
         chance += self.floor
         for factor in self.factors:
-            chance = np.minimum(1.0, chance * factor)
+            chance *= factor
+            np.minimum(1.0, chance, out=chance)
         return chance
 
     def _sum(self) -> float:

@@ -7,6 +7,7 @@ everywhere. The reference in torch answers alike; its bits rest on torch's own p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -114,12 +115,17 @@ def find_means(points: Tensor, weights: Tensor, centres: Tensor, *, moves: int) 
     return held, (nearest, squared)
 
 
-def measure_rows(rows: Tensor, *, centre: Tensor | None = None, metric: Tensor | None = None) -> tuple[Tensor, float]:
-    """The squared length float32 [n] of each row less the centre in the metric; and the largest |entry| before it."""
+def measure_rows(
+    rows: Tensor, *, centre: Tensor | None = None, others: Tensor | None = None, metric: Tensor | None = None
+) -> tuple[Tensor, float]:
+    """The squared length float32 [n] of each row less the centre in the metric; and the largest |entry| before it.
+
+    others: float32 [n, dim], what each row is taken less of in place of one centre.
+    """
     native, metric = load_kernel(), _unless_identity(metric)
     if native is None:
-        return reference.measure_rows(rows, centre=centre, metric=metric)
-    squared, widest, own, frame = torch.empty(len(rows)), torch.zeros(1), _readable(rows), _held(centre, metric)
+        return reference.measure_rows(rows, centre=centre if others is None else others, metric=metric)
+    squared, widest, own, frame = torch.empty(len(rows)), torch.zeros(1), _readable(rows), _held(centre, metric, others)
     native.measure_rows(*_rows(own), *map(_address, frame), squared.data_ptr(), widest.data_ptr())
     return squared, float(widest)
 
@@ -220,8 +226,18 @@ def _encode(
     )
 
 
+def is_identity(metric: Tensor) -> bool:
+    """Whether a metric (float32 [dim, dim]) changes nothing."""
+    return torch.equal(metric, _identity_of(len(metric)))
+
+
+@lru_cache(maxsize=4)
+def _identity_of(dim: int) -> Tensor:
+    return torch.eye(dim, device="cpu", dtype=torch.float32)
+
+
 def _unless_identity(metric: Tensor | None) -> Tensor | None:
-    return None if metric is None or torch.equal(metric, torch.eye(len(metric))) else metric
+    return None if metric is None or is_identity(metric) else metric
 
 
 def _readable(rows: Tensor) -> Tensor:

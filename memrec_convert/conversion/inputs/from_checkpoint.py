@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +21,7 @@ from memrec_convert.checkpoint import (
     verify_storage,
 )
 from memrec_convert.clicklog import Batch, ClickLog, LogSchema, Profile, open_log
-from memrec_convert.conversion.inputs.finite_rows import FiniteRows, find_nonfinite_rows, refuse_nonfinite
+from memrec_convert.conversion.inputs.finite_rows import FiniteRows, find_nonfinite_rows, make_lengths, refuse_nonfinite
 from memrec_convert.conversion.inputs.kept_fits import NO_STORE, FitStore
 from memrec_convert.conversion.inputs.metering import Meter, MeteredRows, Progress, count_large_bytes
 from memrec_convert.conversion.inputs.subject import Subject, TableSite
@@ -178,10 +177,12 @@ def make_subject(
     progress: Progress | None = None,
     workers: int = 1,
     crew: Crew = ALONE,
+    centres: Mapping[str, Tensor] | None = None,
 ) -> tuple[Subject, tuple[str, ...]]:
     """The subject and what there is to warn of; NonFiniteRowsError for NaN or infinite rows unless they are allowed.
 
-    Tables of more than `held_bytes` together are read from their file wherever they are needed.
+    Tables of more than `held_bytes` together are read from their file wherever they are needed. `centres` (float32
+    [dim]) of large tables by name: how far rows are from them is measured along the way.
     """
     model = build_original(source, held_bytes=held_bytes)
     for name, parameter in model.named_parameters():
@@ -196,13 +197,13 @@ def make_subject(
     with meter.stage("read rows", reading, progress or (lambda *_: None)):
         for number, table in enumerate(source.tables):
             shared: dict[str, Any] = {"allow_nonfinite": allow_nonfinite, "workers": workers, "crew": crew}
-            site, note = _make_site(source, number, table, model, scratch, meter, **shared)
+            centre = (centres or {}).get(table.name)
+            site, note = _make_site(source, number, table, model, scratch, meter, centre=centre, **shared)
             sites.append(site)
             warnings += [note] if note else []
+    state = model.state_dict().items()
     shapes: TensorShapes = {
-        name: (tensor.dtype, tuple(tensor.shape))
-        for name, tensor in model.state_dict().items()
-        if not name.startswith("tables.")
+        name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in state if not name.startswith("tables.")
     }
     inputs = read_table_inputs(source.architecture, len(sites))
     subject = Subject(
@@ -234,14 +235,15 @@ def _make_site(
     allow_nonfinite: bool,
     workers: int,
     crew: Crew,
+    centre: Tensor | None,
 ) -> tuple[TableSite, str]:
     """A table and where it stands, its rows looked at once; and what there is to warn of, or ""."""
     large = is_large(table.weight.shape)
-    norms = scratch.column(table.rows, np.float64) if large else None
+    lengths = make_lengths(table.weight.shape, scratch, centre) if large else None
     seen = MeteredRows(table.weight, meter) if large else table.weight
     where = f"{source.path} > {table.name}"
     count, first = find_nonfinite_rows(
-        seen, where, norms=norms, workers=workers, crew=crew if large else ALONE, label=table.name
+        seen, where, lengths=lengths, workers=workers, crew=crew if large else ALONE, label=table.name
     )
     if count and not allow_nonfinite:
         raise refuse_nonfinite(where, count, first)
@@ -264,7 +266,8 @@ def _make_site(
         nbytes=table.nbytes,
         dtype=table.dtype,
         optimizer=table.optimizer,
-        norms=norms,
+        norms=None if lengths is None else lengths.norms,
+        distances=None if lengths is None else lengths.distances,
         pooling="" if isinstance(model, TableSet) else read_pooling(source.architecture),
     )
     return site, note

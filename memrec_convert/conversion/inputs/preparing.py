@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from torch import Tensor
+
 from memrec_convert.checkpoint import READINGS, Facts, SourceModel
 from memrec_convert.clicklog import (
     LogSchema,
@@ -103,10 +105,12 @@ def prepare(
     space: Workspace | None = None,
     own: OwnClass | None = None,
     goal: Goal = CLICKS,
+    centres: Mapping[str, Tensor] | None = None,
 ) -> Job:
     """Opens everything. Without `space`, all tables are held in memory, and nothing is kept.
 
-    `own`: the class of the network, where its layout is none that is known; `goal`: what that is for.
+    `own`: the class of the network, where its layout is none that is known; `goal`: what that is for; `centres` of
+    large tables, as `make_subject` has them.
     """
     watch, progress = Stopwatch(), choices.get("progress") or stay_silent
     data, val = choices.get("data"), choices.get("val")
@@ -134,8 +138,8 @@ def prepare(
         if own is None:  # of an own class nothing is assumed that another value could be tried for
             source, doubts = refuse_doubtful(source, log_choices, hold_out, judged, workers=options.workers)
     with watch.stage("profile"):
-        inputs = dict(zip(names, read_table_inputs(source.architecture, len(names)), strict=True))
-        counted = _find_profile(train, schema, inputs, choices, options, progress, space)
+        fed = dict(zip(names, read_table_inputs(source.architecture, len(names)), strict=True))
+        counted = _find_profile(train, schema, fed, choices, options, progress, space)
         _refuse_leaks(counted, train, hold_out, judged)
     with watch.stage("read"):
         shared: dict[str, Any] = {"hold_out": hold_out, "allow_nonfinite": options.allow_nonfinite}
@@ -144,7 +148,7 @@ def prepare(
         else:
             placed = space.make_choices(source, train, counted, options, progress) if space is not None else {}
             learned = None if options.tables_only else train
-            shared["workers"] = options.workers
+            shared |= {"workers": options.workers, "centres": centres}
             subject, warnings = make_subject(source, train=learned, profile=counted, **shared, **placed)
         watch.meter = subject.meter
         subject = _keep_felt(subject, source, counted, choices.get("profile"))

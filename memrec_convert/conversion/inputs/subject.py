@@ -15,6 +15,7 @@ from memrec_convert.conversion.inputs.kept_fits import NO_STORE, FitStore
 from memrec_convert.conversion.inputs.metering import Meter, Progress, count_large_bytes
 from memrec_convert.distill.columns import IN_MEMORY, Column, Scratch
 from memrec_convert.distill.rows import RowReader
+from memrec_convert.distill.survey import Distances
 from memrec_convert.encoding.spec import TensorShapes, count_bytes
 from memrec_convert.errors import LogError
 from memrec_convert.evaluation.answers import Answers
@@ -91,6 +92,7 @@ class TableSite:
     pooling      "sum" or "mean" for a bag, "" for an nn.Embedding
     optimizer    Adagrad's accumulated squares, [rows, dim] or [rows]
     norms        |row|**2, float64 [rows], where a pass over the rows has found them
+    distances    how far rows are from a centre that was asked for, where such a pass has found them too
     weights      names of the parameters that show these rows: where there are some, the compressed rows take their
                  place and the modules stay; else the compressed table takes the place of the module
     borrowed     the rows lie in the memory of another table, which counts them
@@ -108,6 +110,7 @@ class TableSite:
     padding_idx: int | None = None
     optimizer: RowReader | None = None
     norms: Column | None = None
+    distances: Distances | None = None
     weights: tuple[str, ...] = ()
     borrowed: bool = False
     kept_module: bool = False

@@ -33,7 +33,7 @@ from memrec_convert.conversion.steps.fitting import Fitted
 from memrec_convert.conversion.steps.outcome import Candidate, TakenOver, TakenTable
 from memrec_convert.conversion.steps.sizing import make_counter
 from memrec_convert.conversion.steps.weighting import choose_source, weigh_tables
-from memrec_convert.conversion.steps.yesterday import Yesterday
+from memrec_convert.conversion.steps.yesterday import Yesterday, find_distances
 from memrec_convert.distill.columns import Column, gather
 from memrec_convert.distill.curves import estimate_kept
 from memrec_convert.distill.held import HeldCodes, exchange_levels, hold_codes
@@ -192,9 +192,9 @@ def _carry_table(
         return _CarriedTable(make_module(site, spec, keep_rows(spec, read_chunks(site.reader)), oov=options.oov), told)
 
     survey, stages = _read_books(subject, site, before, spec, weights)
-    held, widest = hold_codes(
-        site.reader, survey, before, placed.depths, workers=options.workers, origins=placed.origins
-    )
+    apart = find_distances(subject, site, survey, workers=options.workers)
+    shared: dict[str, Any] = {"whole": apart.squared, "workers": options.workers, "origins": placed.origins}
+    held = hold_codes(site.reader, survey, before, placed.depths, **shared)
     levels = exchange_levels(spec, levels, survey.values)
     place = _Place(site.reader, spec, levels, options)
     values, survey = survey, replace(survey, values=subject.scratch.column(site.rows, np.float32))
@@ -203,7 +203,7 @@ def _carry_table(
     loss, refitted = judged.loss if place.is_large else coded.loss, False
     fresh = place.estimate_fresh(survey, stages, learned, judged)
     if loss > fresh * (1 + MOST_DOUBTED):
-        fresh = place.measure_fresh(survey, learned, judged, widest)
+        fresh = place.measure_fresh(survey, learned, judged, apart.widest)
     if loss > fresh * (1 + MOST_LOST):
         moved, better, after = place.refit(survey, stages, learned, judged)
         if after < loss:

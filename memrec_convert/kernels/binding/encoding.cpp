@@ -109,11 +109,12 @@ PyObject* find_means(PyObject*, PyObject* const* args, Py_ssize_t count) {
     return memrec::freely([&] { memrec::find_means(encoder(), task); });
 }
 
-// (rows, squared, widest)
+// (rows, others, squared, widest)
 PyObject* measure_rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
-    Arguments given("measure_rows", args, count, kOfRows + 2);
+    Arguments given("measure_rows", args, count, kOfRows + 3);
     if (!given) return nullptr;
-    const memrec::RowSource rows = given.rows();
+    memrec::RowSource rows = given.rows();
+    rows.others = given.address<const float>();
     auto* squared = given.address<float>();
     auto* widest = given.address<float>();
     return memrec::freely([&] { encoder().measure(rows, squared, widest); });

@@ -12,7 +12,7 @@ namespace {
 
 void assign(const Encoder& encoder, const Clustering& task) {
     const auto books = make_books(task.centres, task.k, task.dim);
-    const RowSource rows{task.points, RowKind::fp32, task.dim, task.count, task.dim, nullptr, nullptr};
+    const RowSource rows{task.points, RowKind::fp32, task.dim, task.count, task.dim, nullptr, nullptr, nullptr};
     encoder.assign({rows, books.data(), static_cast<int32_t>(books.size()), task.nearest, task.distances});
 }
 

@@ -40,7 +40,7 @@ class Points {
     using Floats = typename Isa::Floats;
 
     explicit Points(const RowSource& source) : source_(source), width_((source.dim + 15) / 16 * 16) {
-        centre_.assign(width(), 0);
+        centre_.assign(width(), 0);  // with `others` a copy of the one in turn, where that has to be padded
         if (source.centre) std::memcpy(centre_.data(), source.centre, static_cast<size_t>(source.dim) * 4);
         if (!source.metric) return;
         metric_.assign(static_cast<size_t>(source.dim) * width(), 0);
@@ -68,11 +68,11 @@ class Points {
 
     size_t width() const { return static_cast<size_t>(width_); }
 
-    void read_row(int64_t row, float* to) const {
+    void read_row(int64_t row, float* to) {
         const int64_t dim = source_.dim, at = row * source_.stride;
         if (source_.kind == RowKind::fp32) {
             const float* from = static_cast<const float*>(source_.data) + at;
-            if (dim == width_) return less_centre(from, to);
+            if (dim == width_) return subtract(from, less_of(row), to);
             std::memcpy(to, from, static_cast<size_t>(dim) * 4);
         } else {
             const uint16_t* halves = static_cast<const uint16_t*>(source_.data) + at;
@@ -80,12 +80,20 @@ class Points {
             for (int64_t k = 0; k < dim; ++k) to[k] = is_bf16 ? from_bits(uint32_t{halves[k]} << 16) : half_to_float(halves[k]);
         }
         for (int64_t k = dim; k < width_; ++k) to[k] = 0;
-        less_centre(to, to);
+        subtract(to, less_of(row), to);
     }
 
-    void less_centre(const float* from, float* to) const {
-        for (int32_t k = 0; k < width_; k += 16)
-            Isa::store(to + k, Isa::subtract(Isa::load(from + k), Isa::load(centre_.data() + k)));
+    // What a row is taken less of, padded with zeros.
+    const float* less_of(int64_t row) {
+        if (!source_.others) return centre_.data();
+        const float* other = source_.others + row * source_.dim;
+        if (source_.dim == width_) return other;
+        std::memcpy(centre_.data(), other, static_cast<size_t>(source_.dim) * 4);
+        return centre_.data();
+    }
+
+    void subtract(const float* from, const float* less, float* to) const {
+        for (int32_t k = 0; k < width_; k += 16) Isa::store(to + k, Isa::subtract(Isa::load(from + k), Isa::load(less + k)));
     }
 
     static float widest_of(const float* values, int64_t count, float before) {
