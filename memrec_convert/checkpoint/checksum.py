@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from memrec_convert.checkpoint.inert.stand_ins import printable
 from memrec_convert.errors import CheckpointError
+from memrec_convert.kernels.files import sum_crc32
 
 PART_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 18
@@ -56,14 +58,14 @@ class Checksum:
 
 def sum_part(part: Part) -> int | None:
     """The CRC-32 of a part; None where the file ends before it."""
-    left, crc, chunk = part.nbytes, 0, memoryview(bytearray(_CHUNK_BYTES))
+    left, crc, chunk = part.nbytes, 0, np.empty(_CHUNK_BYTES, dtype=np.uint8)
     with part.path.open("rb", buffering=0) as file:
         file.seek(part.offset)
         while left:
-            got = file.readinto(chunk[: min(left, _CHUNK_BYTES)])
+            got = file.readinto(chunk.data[: min(left, _CHUNK_BYTES)])
             if not got:
                 return None
-            left, crc = left - got, zlib.crc32(chunk[:got], crc)
+            left, crc = left - got, sum_crc32(chunk[:got], crc)
     return crc
 
 

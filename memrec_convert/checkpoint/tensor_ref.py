@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from memrec_convert.errors import CheckpointError
+from memrec_convert.kernels.files import read_pieces
 from memrec_convert.remote import RemotePath
 
 if TYPE_CHECKING:
@@ -162,18 +162,17 @@ class TensorRef(StoredTensor):
         if not local or not inner or self.strides[1:] != contiguous_strides(inner) or len(ids) == 0:
             return super().read_ids(ids)
         stored = np.empty((len(ids), *inner), _STORED[self.dtype])
-        view = stored.reshape(len(ids), -1).view(np.uint8)
-        step = self.strides[0] * item
+        positions = self.offset + np.asarray(ids, dtype=np.int64) * (self.strides[0] * item)
         try:
             with self.path.open("rb", buffering=0) as file:
-                for place, position in enumerate((self.offset + ids * step).tolist()):
-                    if os.preadv(file.fileno(), [view[place].data], position) != width:
-                        raise CheckpointError(
-                            f"{self.path}: it ends before byte {position + width}: the file was changed or cut while "
-                            "it was read; copy it again."
-                        )
+                whole = read_pieces(file.fileno(), positions, stored)
         except OSError as error:
             raise CheckpointError(f"{self.path}: cannot be read ({error.strerror or error}).") from error
+        if whole < len(ids):
+            raise CheckpointError(
+                f"{self.path}: it ends before byte {positions[whole] + width}: the file was changed or cut while it "
+                "was read; copy it again."
+            )
         return _decode(stored, self.dtype)
 
     def _gather(self, file: BinaryIO, position: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:

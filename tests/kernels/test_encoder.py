@@ -121,12 +121,43 @@ def test_distances_are_those_of_the_codes():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38, 1e-42])
 def test_numbers_at_the_edges_name_entries_that_exist(value):
-    """Nothing is read or named outside a book, whatever the rows hold."""
+    """Nothing is read or named outside a book, whatever rows and books hold."""
     rows, books, _, _ = draw_frame(8, 16, (5, 100))
     rows[3], rows[4, 2] = value, value
-    for beam in (1, 4):
-        codes, _ = encoder.search_codes(rows, books, beam=beam)
-        assert all(int(codes[:, stage].max()) < len(book) for stage, book in enumerate(books))
+    for odd in (None, books[1]):
+        if odd is not None:
+            odd[7], odd[9, 3] = value, value
+        for beam in (1, 4):
+            codes, _ = encoder.search_codes(rows, books, beam=beam)
+            assert all(int(codes[:, stage].max()) < len(book) for stage, book in enumerate(books))
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-38, 1e-30, 1.0, 1e15])
+def test_nearest_entries_are_found_at_any_scale(scale):
+    """Books of tiny numbers, whose scale has no inverse in fp32, and of large ones."""
+    draw = torch.Generator().manual_seed(11)
+    centres = torch.randn(200, 24, generator=draw) * scale
+    nearest, _ = encoder.find_nearest(centres[50:90], centres)
+    if scale > 1e-20:  # squares of smaller ones are zero
+        assert nearest.tolist() == list(range(50, 90))
+    assert set(nearest.tolist()) <= set(range(200))
+
+
+@pytest.mark.parametrize("dim", [1, 16, 19, 128])
+def test_rows_are_compared_each_with_its_own(native, dim):
+    """Less a row of their own in place of a centre: the bits of the difference's length, on every instruction set."""
+    rows, _, _, metric = draw_frame(12, dim, (), rows=77)
+    others, before = rows.flip(0) + 0.5, native.active()
+    for frame in (None, metric):
+        wanted, widest = encoder.measure_rows(rows - others, metric=frame)
+        for name in native.instruction_sets():
+            assert native.choose(name)
+            squared, found = encoder.measure_rows(rows, others=others, metric=frame)
+            assert torch.equal(squared, wanted)
+            assert found == widest
+    native.choose(before)
+    reference, _ = encoder_reference.measure_rows(rows, centre=others, metric=metric)
+    assert torch.allclose(encoder.measure_rows(rows, others=others, metric=metric)[0], reference, rtol=1e-4)
 
 
 def test_sums_and_systems_are_those_of_torch():

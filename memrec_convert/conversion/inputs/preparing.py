@@ -117,10 +117,7 @@ def prepare(
     options, log_choices, stated = resolve(choices)
     _check_counts(choices)
     budget = stated if budget is None else budget
-    if budget is None and needs_budget:
-        raise OptionError(NO_BUDGET)
-    if budget is not None:
-        parse_budget(budget)
+    _check_budget(budget, needed=needs_budget)
     if options.tables_only and (val is not None or eval is not None):
         raise LogError("tables alone have no logits to measure; leave out --val and --eval, or --tables-only.")
     if own is not None:
@@ -154,6 +151,14 @@ def prepare(
         subject = _keep_felt(subject, source, counted, choices.get("profile"))
     warnings = (*source.warnings, *warnings, *doubts, *_warn_of_counts(counted))
     return Job(source, subject, counted, judged, options, budget, warnings, watch, progress)
+
+
+def _check_budget(budget: str | int | None, *, needed: bool) -> None:
+    """OptionError where it is missing, or no budget."""
+    if budget is not None:
+        parse_budget(budget)
+    elif needed:
+        raise OptionError(NO_BUDGET)
 
 
 def _read_source(

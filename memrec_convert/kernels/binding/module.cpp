@@ -5,6 +5,7 @@
 
 #include "dense.h"
 #include "encoding.h"
+#include "files.h"
 #include "lookup/engine.h"
 #include "stable_python.h"
 #include "state.h"
@@ -391,6 +392,8 @@ PyMethodDef methods[] = {
     {"solve_positive", as_function(solve_positive), METH_FASTCALL, "Solves a positive definite system in place."},
     {"sum_moment", as_function(sum_moment), METH_FASTCALL, "The sum of the outer products of gradients, in double."},
     {"find_spectrum", as_function(find_spectrum), METH_FASTCALL, "Eigenvalues and eigenvectors of a symmetric matrix."},
+    {"sum_crc32", as_function(sum_crc32), METH_FASTCALL, "The CRC-32 of bytes; None without an instruction for it."},
+    {"read_pieces", as_function(read_pieces), METH_FASTCALL, "Pieces of a file from many places."},
     {"sum_rows", as_function(sum_rows), METH_FASTCALL, "Sums of int8 rows whose numbers are given."},
     {"instruction_sets", instruction_sets, METH_NOARGS, "What this build and this machine have, best first."},
     {"active", active, METH_NOARGS, "The instruction set in use."},
