@@ -24,8 +24,7 @@ def pack_codes(codes: np.ndarray, bits: Sequence[int], *, entries_per_chunk: int
     packed = np.zeros(packed_bytes(entries, width), dtype=np.uint8)
     for start in range(0, entries if width else 0, entries_per_chunk):  # a chunk of 8 n entries ends on a whole byte
         piece = codes[start : start + entries_per_chunk]
-        columns = [_to_bits(piece[:, stage], count) for stage, count in enumerate(bits) if count]
-        chunk = np.packbits(np.concatenate(columns, axis=1).reshape(-1), bitorder="little")
+        chunk = np.packbits(_to_bits(piece, bits).reshape(-1), bitorder="little")
         position = start * width // 8
         packed[position : position + len(chunk)] = chunk
     return packed
@@ -55,7 +54,19 @@ def read_fields(packed: np.ndarray, entries: np.ndarray, *, entry_bits: int, bit
     return found
 
 
-def _to_bits(values: np.ndarray, count: int) -> np.ndarray:
-    little_endian = np.ascontiguousarray(values, dtype="<u2").view(np.uint8).reshape(len(values), 2)
-    bits: np.ndarray = np.unpackbits(little_endian, axis=1, bitorder="little")[:, :count]
+def _to_bits(codes: np.ndarray, bits: Sequence[int]) -> np.ndarray:
+    """The bits of entries one by one, uint8 [n, sum(bits)]; as many stages at a time as eight bytes hold."""
+    found, word, filled = list[np.ndarray](), np.zeros(len(codes), dtype="<u8"), 0
+    for stage, count in enumerate(bits):
+        if filled + count > 64:
+            found.append(_unpack(word, filled))
+            word, filled = np.zeros_like(word), 0
+        word |= codes[:, stage].astype(np.uint64) << np.uint64(filled)
+        filled += count
+    found.append(_unpack(word, filled))
+    return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
+
+
+def _unpack(words: np.ndarray, count: int) -> np.ndarray:
+    bits: np.ndarray = np.unpackbits(words.view(np.uint8).reshape(-1, 8), axis=1, count=count, bitorder="little")
     return bits
