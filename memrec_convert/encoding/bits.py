@@ -61,7 +61,7 @@ def _to_bits(codes: np.ndarray, bits: Sequence[int]) -> np.ndarray:
         if filled + count > 64:
             found.append(_unpack(word, filled))
             word, filled = np.zeros_like(word), 0
-        word |= codes[:, stage].astype(np.uint64) << np.uint64(filled)
+        word |= (codes[:, stage].astype(np.uint64) & np.uint64((1 << count) - 1)) << np.uint64(filled)
         filled += count
     found.append(_unpack(word, filled))
     return found[0] if len(found) == 1 else np.concatenate(found, axis=1)

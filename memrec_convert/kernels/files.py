@@ -25,6 +25,8 @@ def read_pieces(file: int, positions: np.ndarray, out: np.ndarray) -> int:
 
     Returns how many rows were read whole before the first that the file ends in; OSError where one cannot be read.
     """
+    if not out.flags.c_contiguous:
+        raise ValueError("pieces are read into a contiguous array")
     native, width = _find_native(), out[:1].nbytes
     places = np.ascontiguousarray(positions, dtype=np.int64)
     if native is not None:
@@ -37,7 +39,7 @@ def read_pieces(file: int, positions: np.ndarray, out: np.ndarray) -> int:
 
 
 def sum_crc32(data: np.ndarray, before: int = 0) -> int:
-    """The CRC-32 of bytes (contiguous uint8 [n]) that follow others with the CRC-32 `before`."""
-    native = _find_native()
+    """The CRC-32 of bytes (uint8 [n]) that follow others with the CRC-32 `before`."""
+    native, data = _find_native(), np.ascontiguousarray(data)
     found = None if native is None else native.sum_crc32(data.ctypes.data, data.nbytes, before)
     return zlib.crc32(data.data, before) if found is None else found

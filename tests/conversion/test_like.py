@@ -128,6 +128,31 @@ def test_large_tables_are_taken_over_from_a_sample(
     assert with_them[0]["relative_error"] < 1.1 * before[0]["relative_error"]
 
 
+@pytest.mark.parametrize("share", [0.05, 0.12, 0.2])
+def test_rows_that_moved_far_are_coded_anew(
+    tiny: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    """In large tables, where limits tell which codes serve: however many moved, they lose no more than they did."""
+    monkeypatch.setattr(rows_module, "LARGE_ELEMENTS", 1000)
+    monkeypatch.setattr(workspace, "HELD_BYTES", 0)
+    convert(tiny.bare, BUDGET, out=tmp_path / "old.safetensors", epochs=0)
+    moved = torch.rand(ROWS[0], generator=torch.Generator().manual_seed(2)) < share
+
+    def change(state: dict[str, torch.Tensor]) -> None:
+        weight = state["emb_l.0.weight"]
+        weight[moved] = weight[moved].roll(1, dims=0)
+
+    today = write_today(tiny, tmp_path / "today.pt", change)
+    before = torch.load(tiny.bare, weights_only=True)["state_dict"]["emb_l.0.weight"].numpy()
+    after = torch.load(today, weights_only=True)["state_dict"]["emb_l.0.weight"].numpy()
+    report = convert(today, like=tmp_path / "old.safetensors", out=tmp_path / "new.safetensors")
+    assert not told(report)["reason"]
+    assert not told(report)["tables"][0]["refitted"]
+    old, new = (codes_of(tmp_path / f"{name}.safetensors")["emb_l.0"] for name in ("old", "new"))
+    chosen = moved.numpy()
+    assert np.square(new - after)[chosen].mean() < 1.3 * np.square(old - before)[chosen].mean()
+
+
 def test_a_day_without_change_changes_next_to_nothing(tiny: TinyModel, yesterday: Path, tmp_path: Path) -> None:
     """Converted like itself, all but a handful of rows keep their codes; plan, specs and codebooks are yesterday's."""
     report = convert(tiny.bare, like=yesterday, out=tmp_path / "new.safetensors")

@@ -58,6 +58,15 @@ def test_pieces_come_from_their_places(kind, tmp_path):
         assert files.read_pieces(file.fileno(), places[:0], out[:0]) == 0
 
 
+def test_bytes_apart_from_each_other(kind, tmp_path):
+    """They are summed as if they lay side by side; nothing is read into them."""
+    content = np.arange(200, dtype=np.uint8)
+    assert files.sum_crc32(content[::2]) == zlib.crc32(content[::2].tobytes())
+    (tmp_path / "x").write_bytes(content.tobytes())
+    with (tmp_path / "x").open("rb") as file, pytest.raises(ValueError, match="contiguous"):
+        files.read_pieces(file.fileno(), np.array([0]), np.zeros((1, 8), dtype=np.uint8)[:, ::2])
+
+
 def test_what_cannot_be_read_is_an_error(kind, tmp_path):
     """A file that is open for writing alone, and one that is closed."""
     with (tmp_path / "x").open("wb") as file:
