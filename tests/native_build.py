@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import os
 import shutil
 import subprocess
-import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -55,18 +55,30 @@ def is_x86() -> bool:
     return os.uname().machine in ("x86_64", "amd64")
 
 
-@functools.cache
-def compile_engine(compiler: str, *, wide: bool) -> tuple[str, ...]:
-    """The engine's object files; those of the wide instruction sets with their own options."""
-    folder = Path(tempfile.mkdtemp(prefix="memrec-engine-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+def compile_engine(folder: Path, compiler: str, *, wide: bool) -> list[str]:
+    """The engine's object files in a folder, which several processes fill together.
+
+    Those of the wide instruction sets are made with their own options.
+    """
+    folder.mkdir(exist_ok=True)
     options = WIDE | {name: (*own, *newer) for name, (own, newer) in NEWER.items() if wide and _knows(compiler, newer)}
-    objects = []
-    for source in sorted(RUNTIME.rglob("*.cpp")):
-        own = options.get(source.name, ()) if wide else ()
-        objects.append(str(folder / f"{source.stem}.o"))
-        subprocess.run([compiler, *OPTIONS, *own, "-c", str(source), "-o", objects[-1]], check=True, timeout=300)
-    return tuple(objects)
+    objects = {source: folder / f"{source.stem}.o" for source in sorted(RUNTIME.rglob("*.cpp"))}
+    for source, made in objects.items():
+        with suppress(FileExistsError):  # another process makes it
+            made.with_suffix(".claim").touch(exist_ok=False)
+            own, part = options.get(source.name, ()) if wide else (), made.with_suffix(".part")
+            subprocess.run([compiler, *OPTIONS, *own, "-c", str(source), "-o", str(part)], check=True, timeout=300)
+            part.rename(made)
+    end = time.monotonic() + 300
+    while missing := [made for made in objects.values() if not made.exists()]:
+        assert time.monotonic() < end, f"no process has made {missing[0]}"
+        time.sleep(0.05)
+    return [str(made) for made in objects.values()]
+
+
+def _find_shared(folder: Path) -> Path:
+    """A folder of this run of the tests, which its processes share, from one of a test."""
+    return next((place for place in folder.parents if place.parent.name.startswith("pytest-of-")), folder.parent)
 
 
 @functools.cache
@@ -76,8 +88,9 @@ def _knows(compiler: str, options: tuple[str, ...]) -> bool:
 
 
 def build_program(source: Path, folder: Path, *, compiler: str, wide: bool) -> Path:
-    """A test's program, linked with the engine."""
+    """A test's program in the test's folder, linked with the engine."""
     program = folder / source.stem
-    objects = compile_engine(compiler, wide=wide)
+    place = _find_shared(folder) / f"engine-{Path(compiler).name}-{'wide' if wide else 'plain'}"
+    objects = compile_engine(place, compiler, wide=wide)
     subprocess.run([compiler, *OPTIONS, str(source), *objects, "-o", str(program), "-pthread"], check=True, timeout=300)
     return program
