@@ -114,7 +114,7 @@ class HeldCodes:
     def _distances(self, ids: Tensor, rows: Tensor, metric: Tensor) -> Tensor:
         """The squared distance of rows from what their old codes stand for, float32 [n]."""
         with torch.no_grad():
-            return measure_rows(self.table.read_rows(ids), others=rows.contiguous(), metric=metric)[0]
+            return measure_rows(self.table.read_rows(ids), others=rows, metric=metric)[0]
 
 
 @dataclass(frozen=True)

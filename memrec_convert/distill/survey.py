@@ -48,9 +48,10 @@ class Survey:
 
 @dataclass(frozen=True)
 class Distances:
-    """How far all rows are from a centre (float32 [dim]), entries being compared as they are.
+    """How far all rows are from a centre (float32 [dim]).
 
-    squared: float32 [rows]; widest: the largest |entry| of any row less the centre.
+    squared: float32 [rows], in a metric that whoever holds them knows; widest: the largest |entry| of any row less the
+    centre.
     """
 
     centre: Tensor
@@ -61,7 +62,7 @@ class Distances:
 def measure_distances(
     reader: RowReader, centre: Tensor, metric: Tensor, *, scratch: Scratch = IN_MEMORY, workers: int = 1
 ) -> Distances:
-    """The same in a metric (float32 [dim, dim]), by a pass over the rows."""
+    """Those in this metric (float32 [dim, dim]), by a pass over the rows."""
     squared, widest, bounds = scratch.column(reader.shape[0], np.float32), 0.0, chunk_bounds(*reader.shape)
 
     def measure(part: tuple[int, int]) -> tuple[Tensor, float]:

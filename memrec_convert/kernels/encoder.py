@@ -120,7 +120,7 @@ def measure_rows(
 ) -> tuple[Tensor, float]:
     """The squared length float32 [n] of each row less the centre in the metric; and the largest |entry| before it.
 
-    others: float32 [n, dim], what each row is taken less of in place of one centre.
+    others: float32 [n, dim], what is subtracted from each row in place of one centre.
     """
     native, metric = load_kernel(), _unless_identity(metric)
     if native is None:

@@ -135,8 +135,8 @@ def prepare(
         if own is None:  # of an own class nothing is assumed that another value could be tried for
             source, doubts = refuse_doubtful(source, log_choices, hold_out, judged, workers=options.workers)
     with watch.stage("profile"):
-        fed = dict(zip(names, read_table_inputs(source.architecture, len(names)), strict=True))
-        counted = _find_profile(train, schema, fed, choices, options, progress, space)
+        inputs = dict(zip(names, read_table_inputs(source.architecture, len(names)), strict=True))
+        counted = _find_profile(train, schema, inputs, choices, options, progress, space)
         _refuse_leaks(counted, train, hold_out, judged)
     with watch.stage("read"):
         shared: dict[str, Any] = {"hold_out": hold_out, "allow_nonfinite": options.allow_nonfinite}

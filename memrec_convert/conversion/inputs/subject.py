@@ -92,7 +92,7 @@ class TableSite:
     pooling      "sum" or "mean" for a bag, "" for an nn.Embedding
     optimizer    Adagrad's accumulated squares, [rows, dim] or [rows]
     norms        |row|**2, float64 [rows], where a pass over the rows has found them
-    distances    how far rows are from a centre that was asked for, where such a pass has found them too
+    distances    how far rows are from a centre that was asked for, in no metric, where such a pass has found them too
     weights      names of the parameters that show these rows: where there are some, the compressed rows take their
                  place and the modules stay; else the compressed table takes the place of the module
     borrowed     the rows lie in the memory of another table, which counts them

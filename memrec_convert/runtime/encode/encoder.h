@@ -42,7 +42,7 @@ struct RowSource {
     int32_t dim;
     const float* centre;  // [dim] or null
     const float* metric;  // [dim, dim], points are rows times it; null: the identity
-    const float* others;  // [count, dim], what each row is taken less in place of the centre, or null
+    const float* others;  // [count, dim], what is subtracted from each row in place of the centre, or null
 };
 
 struct Coding {

@@ -83,7 +83,7 @@ class Points {
         subtract(to, less_of(row), to);
     }
 
-    // What a row is taken less of, padded with zeros.
+    // What is subtracted from a row, padded with zeros.
     const float* less_of(int64_t row) {
         if (!source_.others) return centre_.data();
         const float* other = source_.others + row * source_.dim;
