@@ -48,7 +48,7 @@ from memrec_convert.bench.contenders import (
     fbgemm_contenders,
     original_contenders,
 )
-from memrec_convert.bench.draws import Draw, make_draw
+from memrec_convert.bench.draws import Draw, make_draws
 from memrec_convert.bench.measuring import time_batch
 from memrec_convert.kernels.loading import describe_path
 from memrec_convert.models import ClickNetwork, build_model
@@ -66,9 +66,9 @@ class StageIds:
     def __init__(self, rows: int) -> None:
         self.ids = Ids(rows, "zipf", seed=11)
 
-    def sample(self, batch: int) -> Draw:
-        """So many samples."""
-        return make_draw(torch.rand(batch, BOTTOM[0]), self.ids.sample(batch).contiguous())
+    def draw_calls(self, calls: int, batch: int) -> list[Draw]:
+        """The samples of so many calls."""
+        return make_draws(torch.rand(calls * batch, BOTTOM[0]), self.ids.sample(calls * batch), calls=calls)
 
     def describe(self) -> dict[str, Any]:
         """The law."""

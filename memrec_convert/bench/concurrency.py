@@ -36,7 +36,7 @@ def time_load(
 
 @torch.no_grad()
 def _load(one: Contender, source: Source, batch: int, callers: int, *, seconds: float) -> dict[str, float]:
-    given = [[one.prepare(source.sample(batch)) for _ in range(DRAWS_EACH)] for _ in range(callers)]
+    given = [[one.prepare(draw) for draw in source.draw_calls(DRAWS_EACH, batch)] for _ in range(callers)]
     for draws in given:
         for draw in draws[:WARM_CALLS]:
             one.run(draw)

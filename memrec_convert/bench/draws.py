@@ -38,8 +38,8 @@ class Draw:
 class Source(Protocol):
     """Where samples come from; each call gives others, of one distribution."""
 
-    def sample(self, batch: int) -> Draw:
-        """So many samples."""
+    def draw_calls(self, calls: int, batch: int) -> list[Draw]:
+        """The samples of so many calls, `batch` each."""
 
     def describe(self) -> dict[str, Any]:
         """{"source": "log" or "zipf", ...}."""
@@ -47,8 +47,16 @@ class Source(Protocol):
 
 def make_draw(dense: Tensor, ids: Tensor) -> Draw:
     """A draw of one id per sample and input; what the original's modules are called with is made here, untimed."""
-    offsets = torch.arange(len(ids))
-    return Draw(dense, ids, tuple(Bag(column, offsets) for column in ids.t().contiguous()))
+    return make_draws(dense, ids, calls=1)[0]
+
+
+def make_draws(dense: Tensor, ids: Tensor, *, calls: int) -> list[Draw]:
+    """`make_draw` of dense [calls * B, n] and ids [calls * B, inputs], cut into calls that share no address."""
+    batch = len(ids) // calls
+    grids = ids.reshape(calls, batch, ids.shape[1])
+    columns, offsets = grids.transpose(1, 2).contiguous(), torch.arange(batch).repeat(calls, 1)
+    parts = zip(dense.reshape(calls, batch, dense.shape[1]), grids, columns, offsets, strict=True)
+    return [Draw(one, grid, tuple(Bag(column, starts) for column in own)) for one, grid, own, starts in parts]
 
 
 class LogSource:
@@ -61,14 +69,15 @@ class LogSource:
         self.grid = torch.cat(grids) if len(grids) == len(parts) else None
         self.bags = None if self.grid is not None else _join_bags([_bags_of(part.ids) for part in parts])
 
-    def sample(self, batch: int) -> Draw:
-        """So many samples, with replacement."""
-        picked = torch.from_numpy(self.draw.integers(0, len(self.dense), batch))
+    def draw_calls(self, calls: int, batch: int) -> list[Draw]:
+        """So many calls of `batch` samples, with replacement."""
+        picked = torch.from_numpy(self.draw.integers(0, len(self.dense), calls * batch))
         if self.grid is not None:
-            return make_draw(self.dense[picked], self.grid[picked])
+            return make_draws(self.dense[picked], self.grid[picked], calls=calls)
         assert self.bags is not None
-        bags = tuple(_pick(ids, starts, picked) for ids, starts in self.bags)
-        return Draw(self.dense[picked], bags, bags)
+        bags = zip(*(_cut_bag(_pick(ids, starts, picked), calls) for ids, starts in self.bags), strict=True)
+        dense = torch.split(self.dense[picked], batch)
+        return [Draw(own, columns, columns) for own, columns in zip(dense, bags, strict=True)]
 
     def describe(self) -> dict[str, Any]:
         """The number of samples drawn from."""
@@ -99,6 +108,14 @@ def _pick(ids: Tensor, starts: Tensor, picked: Tensor) -> Bag:
     return Bag(ids[places], offsets)
 
 
+def _cut_bag(bag: Bag, calls: int) -> list[Bag]:
+    """The bags of so many calls, which all have as many samples."""
+    offsets = bag.offsets.reshape(calls, len(bag.offsets) // calls)
+    ends = [*offsets[1:, :1].flatten().tolist(), len(bag.ids)]
+    parts = zip(offsets, offsets[:, 0].tolist(), ends, strict=True)
+    return [Bag(bag.ids[start:end], own - start) for own, start, end in parts]
+
+
 class ZipfSource:
     """Ids by Zipf's law: rank r in proportion to r**-exponent. The first ranks are ids that the artifact holds as hot
     ones, the others lie scattered over the rows.
@@ -111,13 +128,13 @@ class ZipfSource:
         self.draw = np.random.default_rng(seed)
         self.strides = tuple(map(find_stride, rows))
 
-    def sample(self, batch: int) -> Draw:
-        """So many samples; dense values uniform in [0, 1)."""
-        ids = np.empty((batch, len(self.rows)), dtype=np.int64)
+    def draw_calls(self, calls: int, batch: int) -> list[Draw]:
+        """So many calls of `batch` samples; dense values uniform in [0, 1)."""
+        ids = np.empty((calls * batch, len(self.rows)), dtype=np.int64)
         for number, rows in enumerate(self.rows):
-            ids[:, number] = self.id_of(number, draw_ranks(rows, self.exponent, batch, self.draw))
-        dense = torch.from_numpy(self.draw.random((batch, self.dense_width), dtype=np.float32))
-        return make_draw(dense, torch.from_numpy(ids))
+            ids[:, number] = self.id_of(number, draw_ranks(rows, self.exponent, len(ids), self.draw))
+        dense = torch.from_numpy(self.draw.random((len(ids), self.dense_width), dtype=np.float32))
+        return make_draws(dense, torch.from_numpy(ids), calls=calls)
 
     def id_of(self, number: int, ranks: np.ndarray) -> np.ndarray:
         """Ids of an input with these ranks (int64, 0 is the most frequent)."""

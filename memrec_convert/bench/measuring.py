@@ -40,13 +40,13 @@ def time_stage(
     contenders: Sequence[Contender], source: Source, batch: int, inputs: Sequence[int], *, seconds: float
 ) -> list[Row]:
     """`time_batch` of contenders that take turns."""
-    drawn = source.sample(batch)
+    (drawn,) = source.draw_calls(1, batch)
     lookups = sum(len(drawn.columns[number].ids) for number in inputs)
     calls = calls_in_a_row(lookups)
     repetitions = count_repetitions(contenders, source, batch, seconds / (2 * calls))
     held = max(2, min(2 * calls * repetitions, HELD_BYTES // max(1, drawn.nbytes * len(contenders))))
     # Nobody looks up what another one has just brought into the caches: each has its own samples.
-    prepared = [[one.prepare(source.sample(batch)) for _ in range(held)] for one in contenders]
+    prepared = [[one.prepare(draw) for draw in source.draw_calls(held, batch)] for one in contenders]
     runs = {
         f"{number}": lambda repetition, one=one, own=own: one.run(own[repetition % held])
         for number, (one, own) in enumerate(zip(contenders, prepared, strict=True))
@@ -62,8 +62,8 @@ def count_repetitions(contenders: Sequence[Contender], source: Source, batch: in
     """So many that all contenders together take about `seconds`."""
     spent = 0
     for one in contenders:
-        for _ in range(2):  # the first call makes what later ones find
-            prepared = one.prepare(source.sample(batch))
+        for draw in source.draw_calls(2, batch):  # the first call makes what later ones find
+            prepared = one.prepare(draw)
             start = time.perf_counter_ns()
             one.run(prepared)
             last = time.perf_counter_ns() - start

@@ -103,7 +103,7 @@ def test_contenders_compute_what_the_models_do(artifact, tiny):
     source = memrec_convert.conversion.inputs.from_checkpoint.read_checked(tiny.bare)
     original = build_original(source)
     tables = [original.get_submodule(f"tables.{number}") for number in range(3)]
-    draw = ZipfSource(served.input_rows, exponent=1.05, dense=2, hottest={}).sample(50)
+    (draw,) = ZipfSource(served.input_rows, exponent=1.05, dense=2, hottest={}).draw_calls(1, 50)
     made = [*converted_contenders(served.model, served.tables, served.inputs)]
     made += original_contenders(original, tables, served.inputs)
     made += int8_contenders([table.weight.detach() for table in tables], served.inputs)
@@ -139,9 +139,10 @@ def test_contenders_have_ids_of_their_own(artifact):
     source = ZipfSource(served.input_rows, exponent=1.05, dense=2, hottest={}, seed=3)
 
     class Watched:
-        def sample(self, batch):
-            seen.append(source.sample(batch))
-            return seen[-1]
+        def draw_calls(self, calls, batch):
+            found = source.draw_calls(calls, batch)
+            seen.extend(found)
+            return found
 
     used: list[int] = []
     made = converted_contenders(served.model, served.tables, served.inputs)
@@ -208,7 +209,7 @@ def test_log_samples_are_rows_of_the_log(tiny):
         for batch in open_batches(tiny.test, schema, 1000).stream()
         for dense, ids in zip(batch.dense, batch.ids, strict=True)
     }
-    drawn = source.sample(64)
+    (drawn,) = source.draw_calls(1, 64)
     assert all((*d.tolist(), *i.tolist()) in rows for d, i in zip(drawn.dense, drawn.ids, strict=True))
     assert torch.equal(torch.stack([column.ids for column in drawn.columns], dim=1), drawn.ids)
 
@@ -229,7 +230,7 @@ def bag_log(tmp_path) -> Path:
 def test_logs_with_several_ids_a_feature(artifact, tiny, bag_log):
     """Bags keep their ids in order, and both sides are timed on them."""
     schema = LogSchema(tuple((f"C{n + 1}", rows) for n, rows in enumerate((2000, 300, 40))), 2)
-    drawn = LogSource(open_batches(bag_log, schema, 3)).sample(200)
+    (drawn,) = LogSource(open_batches(bag_log, schema, 3)).draw_calls(1, 200)
     first, second = drawn.columns[0], drawn.columns[1]
     ends = [*first.offsets[1:].tolist(), len(first.ids)]
     bags = [tuple(first.ids[a:b].tolist()) for a, b in zip(first.offsets.tolist(), ends, strict=True)]
@@ -241,7 +242,7 @@ def test_logs_with_several_ids_a_feature(artifact, tiny, bag_log):
 
 def test_joined_columns_are_one_bag_per_table_and_sample():
     """FBGEMM's input: ids table by table, a start per bag and the end."""
-    drawn = ZipfSource([50, 60], exponent=1.05, dense=0, hottest={}).sample(4)
+    (drawn,) = ZipfSource([50, 60], exponent=1.05, dense=0, hottest={}).draw_calls(1, 4)
     ids, offsets = join_columns(drawn, (1, 0, 1))
     assert ids.tolist() == [*drawn.ids[:, 1].tolist(), *drawn.ids[:, 0].tolist(), *drawn.ids[:, 1].tolist()]
     assert offsets.tolist() == list(range(13))
@@ -400,7 +401,7 @@ def test_foreign_artifact_error_is_the_readers(tmp_path):
 def test_tables_called_one_by_one_match_the_network(artifact):
     """Single modules give the vectors that the network's embedding stage gives at once."""
     served = open_served(artifact)
-    drawn = ZipfSource(served.input_rows, exponent=1.05, dense=2, hottest={}).sample(20)
+    (drawn,) = ZipfSource(served.input_rows, exponent=1.05, dense=2, hottest={}).draw_calls(1, 20)
     apart = torch.stack(call_tables(served.tables, served.inputs, drawn.columns), dim=1)
     together = served.model.embed(drawn.ids)
     assert torch.equal(apart, together if isinstance(together, torch.Tensor) else torch.stack(list(together), dim=1))
