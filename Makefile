@@ -5,12 +5,15 @@ CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-TIERS := torchrec onnx browser remote spark engines
-CORE := not torchrec and not onnx and not browser and not remote and not spark and not engines
+TIERS := pages ranks torchrec onnx browser remote spark engines
+CORE := not (pages or ranks or torchrec or onnx or browser or remote or spark or engines)
+# Tiers that need no more than the core, and those whose files may run beside each other.
+BARE := pages ranks
+SPREAD := pages engines
 WORKERS ?= 2
 OLDEST ?= python3.10
 
-.PHONY: demo lint test test-all core tiers test-python test-lowest sanitize wheel clean
+.PHONY: demo lint test test-all core tiers $(addprefix tier-,$(TIERS)) test-python test-lowest sanitize wheel clean
 
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS) CMakeLists.txt $(wildcard memrec_convert/kernels/binding/* memrec_convert/kernels/operator/* memrec_convert/runtime/* memrec_convert/runtime/*/*)
 	$(PYTHON) -m venv $(VENV)
@@ -34,18 +37,24 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The core: no network, no optional library. A file's tests stay in one process: they share what is costly to make.
+# A file's tests stay in one process: they share what is costly to make. Each process has a core, and so one thread.
+BESIDE := -n $(WORKERS) --dist loadfile
+
+# The core: no network, no optional library.
 core: $(VENV)/.installed
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m '$(CORE)' -rs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(BESIDE) -m '$(CORE)' -rs
 
 test: lint core
 
-# The tiers, each with what it skipped and why. A tier without a test is no error.
-tiers: $(VENV)/.installed-all
-	@for tier in $(TIERS); do \
-		echo "tier $$tier:"; \
-		$(BIN)/python -m pytest -m $$tier -rs || test $$? = 5 || exit 1; \
-	done
+# The tiers, one by one: make tier-onnx. Each says what it skipped and why; one without a test is no error.
+tiers: $(addprefix tier-,$(TIERS))
+
+$(addprefix tier-,$(filter-out $(BARE),$(TIERS))): $(VENV)/.installed-all
+
+$(addprefix tier-,$(TIERS)): tier-%: $(VENV)/.installed
+	@echo "tier $*:"
+	@$(if $(filter $*,$(SPREAD)),OMP_NUM_THREADS=1) $(BIN)/python -m pytest -m $* -rs \
+		$(if $(filter $*,$(SPREAD)),$(BESIDE)) || test $$? = 5
 
 test-all: test tiers
 

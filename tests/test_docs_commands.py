@@ -201,6 +201,7 @@ def desk(tiny, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize("guide", GUIDES)
 def test_page_runs_from_top_to_bottom(guide, desk):
     """Commands succeed and Python runs in the order of the page; what is shown is of the kind that is printed."""

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from launch import SECONDS_PER_RUN
 
+pytestmark = pytest.mark.ranks
+
 HERE = Path(__file__).resolve().parent
 _NUMBERS = itertools.count()
 

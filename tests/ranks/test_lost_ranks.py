@@ -8,6 +8,8 @@ from launch import Rank, end_torchrun, start_torchrun
 
 from memrec_convert.conversion.ranks.alive import SILENCE
 
+pytestmark = pytest.mark.ranks
+
 MOMENTS = 10
 SECONDS_TO_END = 30
 
