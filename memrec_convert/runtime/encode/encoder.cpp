@@ -74,6 +74,7 @@ void fill_quick(Book& book, const float* entries, int32_t dim) {
     const auto round = plain ? round_small : round_any;
     for (int64_t row = 0; row < book.size; ++row)
         book.sums[static_cast<size_t>(row)] = round(entries + row * dim, dim, inverse, book.quick.data() + row * book.quick_stride);
+    book.wide.assign(book.quick.begin(), book.quick.end());
 }
 
 }  // namespace

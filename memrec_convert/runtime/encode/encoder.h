@@ -26,6 +26,7 @@ struct Book {
     Lines<float> entries;               // [size, width], zeros past dim
     std::vector<float> half_norms;      // |entry|^2 / 2, past the last entry beyond all scores
     Lines<int8_t> quick;                // [quick_rows, quick_stride], and kSpare bytes more
+    Lines<int16_t> wide;                // the quick rows as int16
     std::vector<int32_t> sums;          // of the quick rows
 };
 

@@ -7,7 +7,7 @@
 
 namespace memrec {
 namespace {
-const Encoder encoder = encoder_of<Avx2LanesOver<Avx2Tile>>("avx2");
+const Encoder encoder = encoder_of<Avx2LanesOver<Avx2Pairs>>("avx2");
 }  // namespace
 const Encoder* avx2_encoder() { return &encoder; }
 }  // namespace memrec

@@ -7,7 +7,7 @@
 
 namespace memrec {
 namespace {
-const Encoder encoder = encoder_of<Avx2LanesOver<AvxVnniTile>>("avx_vnni");
+const Encoder encoder = encoder_of<Avx2LanesOver<AvxVnniGroups>>("avx_vnni");
 }  // namespace
 const Encoder* avx_vnni_encoder() { return &encoder; }
 }  // namespace memrec

@@ -1,7 +1,13 @@
-// Sixteen floats in two registers of AVX.
+// Sixteen floats in two registers of AVX, and the products of the search where there is no VNNI.
 #pragma once
 
 #include "products/tile_avx2.h"
+
+#if defined(_MSC_VER) && !defined(__clang__)
+#define MEMREC_APART __declspec(noinline)
+#else
+#define MEMREC_APART __attribute__((noinline))
+#endif
 
 namespace memrec {
 namespace {
@@ -14,10 +20,81 @@ inline void fold_quarters(float* to, __m128 a, __m128 b, __m128 c, __m128 d) {
 
 inline __m128 fold_half(__m256 a) { return _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)); }
 
+// Pairs of int16 on both sides, made once where both are used for many products: half the work of widening them in each.
+// A panel holds, pair by pair, that of each of its 16 columns.
+struct Avx2Pairs {
+    using Ints = Avx2Ints;
+    static constexpr int rows_at_once = 4, panels_at_once = 1;
+    static constexpr bool in_pairs = true;
+
+    // A function of its own: within the search, GCC would keep the lowest scores in registers, and these sums in memory.
+    template <int R, int P>
+    MEMREC_APART static void multiply_groups(const int16_t* a, int64_t stride, const int32_t*, const int8_t* panel, int64_t,
+                                             int64_t depth, Ints (&out)[R][P]) {
+        static_assert(P == 1);
+        const auto* columns = reinterpret_cast<const __m256i*>(panel);
+        __m256i low[R], high[R];
+        for (int r = 0; r < R; ++r) low[r] = high[r] = _mm256_setzero_si256();
+        for (int64_t k = 0; k < depth; k += 2, columns += 2) {
+            const __m256i first = _mm256_load_si256(columns), second = _mm256_load_si256(columns + 1);
+            for (int r = 0; r < R; ++r) {
+                int32_t pair;
+                std::memcpy(&pair, a + r * stride + k, sizeof(pair));
+                const __m256i values = _mm256_set1_epi32(pair);
+                low[r] = _mm256_add_epi32(low[r], _mm256_madd_epi16(first, values));
+                high[r] = _mm256_add_epi32(high[r], _mm256_madd_epi16(second, values));
+            }
+        }
+        for (int r = 0; r < R; ++r) out[r][0] = {low[r], high[r]};
+    }
+
+    // The first eight pairs of 16 rows, `stride` bytes apart.
+    static void copy_four_groups(const int8_t* rows, int64_t stride, int8_t* panel) {
+        for (int half = 0; half < 2; ++half) {
+            __m256i wide[8], twos[8], fours[8];
+            for (int i = 0; i < 8; ++i) {
+                const auto* row = reinterpret_cast<const __m128i*>(rows + (8 * half + i) * stride);
+                wide[i] = _mm256_cvtepi8_epi16(_mm_loadu_si128(row));
+            }
+            for (int i = 0; i < 8; i += 2) {
+                twos[i] = _mm256_unpacklo_epi32(wide[i], wide[i + 1]);
+                twos[i + 1] = _mm256_unpackhi_epi32(wide[i], wide[i + 1]);
+            }
+            for (int i = 0; i < 8; i += 4)
+                for (int n = 0; n < 2; ++n) {
+                    fours[i + 2 * n] = _mm256_unpacklo_epi64(twos[i + n], twos[i + n + 2]);
+                    fours[i + 2 * n + 1] = _mm256_unpackhi_epi64(twos[i + n], twos[i + n + 2]);
+                }
+            auto* to = reinterpret_cast<__m256i*>(panel + 32 * half);
+            for (int pair = 0; pair < 4; ++pair) {
+                _mm256_store_si256(to + 2 * pair, _mm256_permute2x128_si256(fours[pair], fours[pair + 4], 0x20));
+                _mm256_store_si256(to + 2 * (pair + 4), _mm256_permute2x128_si256(fours[pair], fours[pair + 4], 0x31));
+            }
+        }
+    }
+
+    static void copy_rest(const int8_t* rows, int64_t stride, int64_t depth, int8_t* panel) {
+        for (int64_t k = 0; k < depth; k += 2)
+            for (int i = 0; i < kPanelColumns; ++i, panel += 4) {
+                const int16_t pair[2] = {rows[i * stride + k], rows[i * stride + k + 1]};
+                std::memcpy(panel, pair, sizeof(pair));
+            }
+    }
+};
+
+#if defined(__AVXVNNI__)
+struct AvxVnniGroups : AvxVnniTile {
+    static constexpr bool in_pairs = false;
+    static void copy_four_groups(const int8_t* rows, int64_t stride, int8_t* panel) { copy_groups(rows, stride, 16, panel); }
+    static void copy_rest(const int8_t* rows, int64_t stride, int64_t depth, int8_t* panel) {
+        copy_groups(rows, stride, depth, panel);
+    }
+};
+#endif
+
 template <class Tile>
 struct Avx2LanesOver : Tile {
     using Cut = Uncut;
-    static void copy_four_groups(const int8_t* rows, int64_t stride, int8_t* panel) { copy_groups(rows, stride, 16, panel); }
     using Ints = typename Tile::Ints;
     struct Floats {
         __m256 low, high;

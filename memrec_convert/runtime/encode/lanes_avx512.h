@@ -29,6 +29,10 @@ struct Avx512Lanes : Avx512Tile {
     static void round(int8_t* to, Floats a) {
         _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a)));
     }
+    static constexpr bool in_pairs = false;
+    static void copy_rest(const int8_t* rows, int64_t stride, int64_t depth, int8_t* panel) {
+        copy_groups(rows, stride, depth, panel);
+    }
     // As copy_groups for sixteen bytes of each row: four times four words change places within quarters of registers.
     static void copy_four_groups(const int8_t* rows, int64_t stride, int8_t* panel) {
         __m512i quarters[4];  // row n + 4 * q in quarter q

@@ -27,7 +27,7 @@ class Nearest {
 
     explicit Nearest(int32_t dim)
         : width_((dim + 15) / 16 * 16), depth_((dim + kGroup - 1) / kGroup * kGroup), tiles_(depth_),
-          bytes_(tiles_.depth() * kPanelColumns), panels_(static_cast<size_t>(kPoints / kPanelColumns * bytes_)),
+          bytes_(tiles_.depth() * kColumn), panels_(static_cast<size_t>(kPoints / kPanelColumns * bytes_)),
           rounded_(static_cast<size_t>(16 * width_)) {}
 
     // points [count, width], at most kPoints of them.
@@ -61,6 +61,7 @@ class Nearest {
 
   private:
     static constexpr uint32_t kLabel = 255;
+    static constexpr int kColumn = Isa::in_pairs ? 2 * kPanelColumns : kPanelColumns;  // bytes of a panel per number
 
     static int32_t entry_of(float key) {
         uint32_t bits;
@@ -98,9 +99,15 @@ class Nearest {
         }
         int8_t* to = &panels_[static_cast<size_t>(panel * bytes_)];
         int64_t k = 0;
-        for (; k + 16 <= depth_; k += 16) Isa::copy_four_groups(&rounded_[static_cast<size_t>(k)], width_, to + k * kPanelColumns);
-        if (k < depth_) copy_groups(&rounded_[static_cast<size_t>(k)], width_, depth_ - k, to + k * kPanelColumns);
+        for (; k + 16 <= depth_; k += 16) Isa::copy_four_groups(&rounded_[static_cast<size_t>(k)], width_, to + k * kColumn);
+        if (k < depth_) Isa::copy_rest(&rounded_[static_cast<size_t>(k)], width_, depth_ - k, to + k * kColumn);
         // What follows up to the panel's end stays zero.
+    }
+
+    static auto quick_row(const Book& book, int32_t entry) {
+        const auto at = static_cast<size_t>(entry * book.quick_stride);
+        if constexpr (Isa::in_pairs) return static_cast<const int16_t*>(&book.wide[at]);
+        else return static_cast<const int8_t*>(&book.quick[at]);
     }
 
     // A score is half the entry's square less its product with the point; its lowest bits are the entry's number.
@@ -116,7 +123,7 @@ class Nearest {
         for (int32_t entry = 0; entry < book.quick_rows; entry += R) {
             ahead.fetch_one();
             typename Isa::Ints tile[R][P];
-            Isa::template multiply_groups<R, P>(&book.quick[static_cast<size_t>(entry * book.quick_stride)], book.quick_stride,
+            Isa::template multiply_groups<R, P>(quick_row(book, entry), book.quick_stride,
                                                 &book.sums[static_cast<size_t>(entry)], columns, bytes_, depth_, tile);
             for (int p = 0; p < P; ++p) {
                 Floats keys[R];
