@@ -27,7 +27,7 @@ struct Avx2Pairs {
     static constexpr int rows_at_once = 4, panels_at_once = 1;
     static constexpr bool in_pairs = true;
 
-    // A function of its own: within the search, GCC would keep the lowest scores in registers, and these sums in memory.
+    // A function of its own: inlined into the greedy search by GCC 12 it was slower.
     template <int R, int P>
     MEMREC_APART static void multiply_groups(const int16_t* a, int64_t stride, const int32_t*, const int8_t* panel, int64_t,
                                              int64_t depth, Ints (&out)[R][P]) {
