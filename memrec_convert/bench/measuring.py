@@ -15,6 +15,8 @@ from memrec_convert.bench.timing import Timing, calls_in_a_row, time_interleaved
 LEAST_REPETITIONS, MOST_REPETITIONS = 9, 1000
 HELD_BYTES = 256 << 20
 """Ids are drawn before the timing; beyond these bytes of them, ids come again, long after the caches forgot them."""
+DRAWN_AT_ONCE = 256
+"""So many samples are drawn together, or those of one call: drawing for each small call by itself takes longer."""
 
 Row = dict[str, Any]
 
@@ -46,7 +48,7 @@ def time_stage(
     repetitions = count_repetitions(contenders, source, batch, seconds / (2 * calls))
     held = max(2, min(2 * calls * repetitions, HELD_BYTES // max(1, drawn.nbytes * len(contenders))))
     # Nobody looks up what another one has just brought into the caches: each has its own samples.
-    prepared = [[one.prepare(draw) for draw in source.draw_calls(held, batch)] for one in contenders]
+    prepared = [_prepare(one, source, held, batch) for one in contenders]
     runs = {
         f"{number}": lambda repetition, one=one, own=own: one.run(own[repetition % held])
         for number, (one, own) in enumerate(zip(contenders, prepared, strict=True))
@@ -56,6 +58,13 @@ def time_stage(
         make_row(one, timing, batch, lookups, repetitions * calls)
         for one, timing in zip(contenders, timings, strict=True)
     ]
+
+
+def _prepare(one: Contender, source: Source, calls: int, batch: int) -> list[Any]:
+    """What a contender takes in so many calls, drawn a few calls at a time: what it does not keep is freed between."""
+    at_once = max(1, DRAWN_AT_ONCE // batch)
+    sizes = [min(at_once, calls - start) for start in range(0, calls, at_once)]
+    return [one.prepare(draw) for size in sizes for draw in source.draw_calls(size, batch)]
 
 
 def count_repetitions(contenders: Sequence[Contender], source: Source, batch: int, seconds: float) -> int:
