@@ -45,13 +45,11 @@ class Source(Protocol):
         """{"source": "log" or "zipf", ...}."""
 
 
-def make_draw(dense: Tensor, ids: Tensor) -> Draw:
-    """A draw of one id per sample and input; what the original's modules are called with is made here, untimed."""
-    return make_draws(dense, ids, calls=1)[0]
-
-
 def make_draws(dense: Tensor, ids: Tensor, *, calls: int) -> list[Draw]:
-    """`make_draw` of dense [calls * B, n] and ids [calls * B, inputs], cut into calls that share no address."""
+    """Draws of one id per sample and input, of dense [calls * B, n] and ids [calls * B, inputs], B samples to a call.
+
+    No two share an address. What the original's modules are called with is made here, untimed.
+    """
     batch = len(ids) // calls
     grids = ids.reshape(calls, batch, ids.shape[1])
     columns, offsets = grids.transpose(1, 2).contiguous(), torch.arange(batch).repeat(calls, 1)
@@ -87,7 +85,7 @@ class LogSource:
 def _bags_of(ids: Tensor | tuple[Bag, ...]) -> tuple[Bag, ...]:
     if not isinstance(ids, Tensor):
         return ids
-    return make_draw(ids, ids).columns
+    return make_draws(ids, ids, calls=1)[0].columns
 
 
 def _join_bags(parts: Sequence[tuple[Bag, ...]]) -> list[tuple[Tensor, Tensor]]:

@@ -61,6 +61,11 @@ def check_types(tmp_path_factory):
     return check
 
 
+def test_the_package_says_that_it_is_typed():
+    """Without its marker, mypy would take nothing from the package where it is installed."""
+    assert (ROOT / "memrec_convert" / "py.typed").is_file()
+
+
 def test_a_script_without_mistakes_passes_mypy(check_types):
     """The verbs, their choices and their results are typed for those who use them."""
     assert check_types(SCRIPT).startswith("Success")

@@ -116,6 +116,7 @@ def make_artifacts(folder: Path) -> list[Path]:
 def test_mutated_artifacts_are_refused_or_harmless(library: Library, tmp_path: Path, cases: int) -> None:
     """Changed files, half of them with fitting digests, through open, lookups and verify.
 
+    The core has 1,000 of them and the tier `engines` 4,000.
     `.ci/sanitize` has 20,000 of them, in a program built with AddressSanitizer and UndefinedBehaviorSanitizer.
     """
     given, asked = os.environ.get("MEMREC_TEST_MUTATE"), int(os.environ.get("MEMREC_TEST_CASES", cases))

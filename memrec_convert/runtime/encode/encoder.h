@@ -3,8 +3,8 @@
 // A row less its centre, in the metric, is a point. Which entries lie near a point is asked in integers: points and entries
 // as int8, each point and each codebook with a scale of its own. Among the best four the exact distance decides, and that
 // is summed in one order on every machine: 16 sums of every 16th square, folded in halves, nothing fused. So codes and
-// distances of finite rows have the same bits on every instruction set; ties go to the lower number. In one or two dimensions more than four of many
-// entries may be as near as int8 can tell; the best of four of them is taken then.
+// distances have the same bits on every instruction set where the points are finite; ties go to the lower number. In one or
+// two dimensions more than four of many entries may be as near as int8 can tell; the best of four of them is taken then.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,7 @@ struct Book {
     Lines<float> entries;               // [size, width], zeros past dim
     std::vector<float> half_norms;      // |entry|^2 / 2, past the last entry beyond all scores
     Lines<int8_t> quick;                // [quick_rows, quick_stride], and kSpare bytes more
-    Lines<int16_t> wide;                // the quick rows as int16
+    Lines<int16_t> wide;                // quick as int16, for products of pairs
     std::vector<int32_t> sums;          // of the quick rows
 };
 

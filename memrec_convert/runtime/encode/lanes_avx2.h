@@ -3,12 +3,6 @@
 
 #include "products/tile_avx2.h"
 
-#if defined(_MSC_VER) && !defined(__clang__)
-#define MEMREC_APART __declspec(noinline)
-#else
-#define MEMREC_APART __attribute__((noinline))
-#endif
-
 namespace memrec {
 namespace {
 
@@ -20,8 +14,7 @@ inline void fold_quarters(float* to, __m128 a, __m128 b, __m128 c, __m128 d) {
 
 inline __m128 fold_half(__m256 a) { return _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)); }
 
-// Pairs of int16 on both sides, made once where both are used for many products: half the work of widening them in each.
-// A panel holds, pair by pair, that of each of its 16 columns.
+// Pairs of int16 on both sides, widened once and not in each product. A panel holds, pair by pair, those of its 16 columns.
 struct Avx2Pairs {
     using Ints = Avx2Ints;
     static constexpr int rows_at_once = 4, panels_at_once = 1;
@@ -83,13 +76,7 @@ struct Avx2Pairs {
 };
 
 #if defined(__AVXVNNI__)
-struct AvxVnniGroups : AvxVnniTile {
-    static constexpr bool in_pairs = false;
-    static void copy_four_groups(const int8_t* rows, int64_t stride, int8_t* panel) { copy_groups(rows, stride, 16, panel); }
-    static void copy_rest(const int8_t* rows, int64_t stride, int64_t depth, int8_t* panel) {
-        copy_groups(rows, stride, depth, panel);
-    }
-};
+struct AvxVnniGroups : AvxVnniTile, InGroups {};
 #endif
 
 template <class Tile>

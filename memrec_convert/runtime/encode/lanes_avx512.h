@@ -7,7 +7,7 @@
 namespace memrec {
 namespace {
 
-struct Avx512Lanes : Avx512Tile {
+struct Avx512Lanes : Avx512Tile, InGroups {
     using Cut = Uncut;
     using Floats = __m512;
     static Floats load(const float* p) { return _mm512_loadu_ps(p); }
@@ -28,10 +28,6 @@ struct Avx512Lanes : Avx512Tile {
     static float largest(Floats a) { return _mm512_reduce_max_ps(a); }
     static void round(int8_t* to, Floats a) {
         _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a)));
-    }
-    static constexpr bool in_pairs = false;
-    static void copy_rest(const int8_t* rows, int64_t stride, int64_t depth, int8_t* panel) {
-        copy_groups(rows, stride, depth, panel);
     }
     // As copy_groups for sixteen bytes of each row: four times four words change places within quarters of registers.
     static void copy_four_groups(const int8_t* rows, int64_t stride, int8_t* panel) {

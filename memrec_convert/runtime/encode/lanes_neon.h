@@ -6,13 +6,8 @@
 namespace memrec {
 namespace {
 
-struct NeonLanes : NeonTile {
+struct NeonLanes : NeonTile, InGroups {
     using Cut = Uncut;
-    static constexpr bool in_pairs = false;
-    static void copy_rest(const int8_t* rows, int64_t stride, int64_t depth, int8_t* panel) {
-        copy_groups(rows, stride, depth, panel);
-    }
-    static void copy_four_groups(const int8_t* rows, int64_t stride, int8_t* panel) { copy_groups(rows, stride, 16, panel); }
     struct Floats {
         float32x4_t of[4];
     };

@@ -12,8 +12,10 @@
 
 #if defined(_MSC_VER) && !defined(__clang__)
 #define MEMREC_ALWAYS __forceinline
+#define MEMREC_APART __declspec(noinline)
 #else
 #define MEMREC_ALWAYS inline __attribute__((always_inline))
+#define MEMREC_APART __attribute__((noinline))
 #endif
 
 namespace memrec {
@@ -28,6 +30,15 @@ class Uncut {
 
   private:
     int64_t depth_;
+};
+
+// How the points of a search become panels where products are of groups of four bytes.
+struct InGroups {
+    static constexpr bool in_pairs = false;
+    static void copy_four_groups(const int8_t* rows, int64_t stride, int8_t* panel) { copy_groups(rows, stride, 16, panel); }
+    static void copy_rest(const int8_t* rows, int64_t stride, int64_t depth, int8_t* panel) {
+        copy_groups(rows, stride, depth, panel);
+    }
 };
 
 template <class Isa, int R, int P, class Epilogue>
