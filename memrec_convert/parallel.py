@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Made = TypeVar("Made")
 
 
 def usable_cores() -> int:
@@ -69,7 +70,8 @@ class Pass(Generic[Item, Result]):
     """What a crew shares: `function` of each of the items, `block` items at a time by one member.
 
     The name tells a pass, and what its results depend on, from all others. Results consist of plain values, tensors,
-    arrays and the dataclasses `classes`.
+    arrays and the dataclasses `classes`. costs: about how long each item takes, in any unit; none where all take alike,
+    or they rise or fall along the list.
     """
 
     name: str
@@ -78,6 +80,23 @@ class Pass(Generic[Item, Result]):
     workers: int = 1
     block: int = 1
     classes: Sequence[type] = ()
+    costs: Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        if self.costs and len(self.costs) != len(self.items):
+            raise ValueError(f"{len(self.costs)} costs of {len(self.items)} items")
+
+
+@dataclass(frozen=True)
+class Job(Generic[Made]):
+    """A pass, and what is made of its results, which `join` takes in the items' order."""
+
+    work: Pass[Any, Any]
+    join: Callable[[Iterator[Any]], Made]
+
+    def finish(self, crew: Crew | None = None) -> Made:
+        """What comes of it, by a crew; by the threads of this process where none is named."""
+        return self.join((crew or ALONE).run(self.work))
 
 
 class Crew:
@@ -108,13 +127,21 @@ class Crew:
         workers: int = 1,
         block: int = 1,
         classes: Sequence[type] = (),
+        costs: Sequence[float] = (),
     ) -> Iterator[Result]:
         """The results of a `Pass`, in the items' order; every member gets all of them."""
-        return self.run(Pass(name, function, items, workers, block, classes))
+        return self.run(Pass(name, function, items, workers, block, classes, costs))
 
     def run(self, work: Pass[Item, Result]) -> Iterator[Result]:
         """The same of a pass that is put together already."""
         return ordered_map(work.function, work.items, workers=work.workers)
+
+    def finish(self, jobs: Sequence[Job[Made]]) -> list[Made]:
+        """What comes of jobs that need nothing of each other: members share them all, and wait for each other once.
+
+        Their items have costs in one unit.
+        """
+        return [job.finish(self) for job in jobs]
 
     def count(
         self, name: str, function: Callable[[Sequence[int]], Sequence[np.ndarray]], units: int

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,9 @@ from memrec_convert.kernels.encoder import code_each_depth, find_nearest, in_met
 LARGEST_SHIFT = 7
 MOST_STAGES = 16
 """Stages of a list: so many entries are sure to have room above the largest sum before them."""
+
+_READING, _EXTENDING = 8, 16
+"""What reading a row takes, and what one more token does beside its search, in entries compared."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,15 @@ def encode_rows(
 def books_in_metric(stages: Sequence[Stage], metric: Tensor, *, scale: float) -> list[Tensor]:
     """Each stage's entries times the metric, float32 [size, dim]: what rows in the metric are coded by."""
     return [in_metric(stage.values(scale), metric) for stage in stages]
+
+
+def count_search_work(sizes: Sequence[int], dim: int, *, beam: int = 1) -> np.ndarray:
+    """About what one row takes by its depth, from -1 (not coded) to the last stage: float64 [stages + 2], relative."""
+    held, work = 1, [_READING, _READING]
+    for size in sizes:
+        work.append(work[-1] + held * (size + _EXTENDING))
+        held = min(beam, held * min(2, size))
+    return np.array(work, dtype=np.float64) * dim
 
 
 def seeded_generator(*parts: int) -> torch.Generator:

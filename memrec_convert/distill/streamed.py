@@ -7,8 +7,9 @@ depth that it got, and packs the codes as it goes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +20,14 @@ from memrec_convert.distill.curves import TableFit, codec_distance
 from memrec_convert.distill.held import HeldCodes
 from memrec_convert.distill.refine import refine_table
 from memrec_convert.distill.rows import CHUNKS_PER_RANGE, RowReader, TensorRows, chunk_bounds
-from memrec_convert.distill.stages import Stage, books_in_metric, encode_rows
+from memrec_convert.distill.stages import Stage, books_in_metric, count_search_work, encode_rows
 from memrec_convert.distill.survey import Survey
 from memrec_convert.encoding.bits import pack_codes
 from memrec_convert.encoding.build import LevelContent
 from memrec_convert.encoding.codecs import CODECS
 from memrec_convert.encoding.spec import TableSpec
 from memrec_convert.kernels.encoder import search_codes
-from memrec_convert.parallel import ALONE, Crew
+from memrec_convert.parallel import Job, Pass
 
 MOST_CANDIDATES = 1 << 25
 """Ids of all tables together that may get into a level: each is held with what it loses there, some 16 bytes."""
@@ -101,35 +102,43 @@ def measure_levels(
     ids: np.ndarray,
     *,
     workers: int,
-    crew: Crew = ALONE,
     label: str = "",
-) -> np.ndarray:
-    """What each of these rising ids loses at each level, float32 [levels, ids]; a level as in `code_table`."""
-    rows, dim = reader.shape
-    losses = np.empty((len(levels), len(ids)), dtype=np.float32)
-    deepest = max((level for level in levels if isinstance(level, int)), default=0)
+) -> Job[np.ndarray]:
+    """What each of these rising ids loses at each level, float32 [levels, ids]; a level as in `code_table`.
 
-    def measure(bounds: tuple[int, int]) -> tuple[int, Tensor, np.ndarray]:
-        low, high = np.searchsorted(ids, bounds)
-        own = ids[low:high].astype(np.int64)
-        numbers = own - bounds[0]
+    `label` names the pass to a crew, here and below.
+    """
+    rows, dim = reader.shape
+    deepest = max((level for level in levels if isinstance(level, int)), default=0)
+    bounds = chunk_bounds(rows, dim)
+    starts = np.searchsorted(ids, [start for start, _ in bounds] + [rows])
+
+    def measure(number: int) -> tuple[Tensor, np.ndarray]:
+        part = bounds[number]
+        own = ids[starts[number] : starts[number + 1]].astype(np.int64)
+        numbers = own - part[0]
         if not len(numbers):
-            return int(low), torch.zeros(len(levels), 0), np.zeros(0, dtype=np.float32)
-        if len(own) * SPARSE < bounds[1] - bounds[0]:
+            return torch.zeros(len(levels), 0), np.zeros(0, dtype=np.float32)
+        if len(own) * SPARSE < part[1] - part[0]:
             chunk = torch.from_numpy(reader.read_ids(own))
         else:
-            chunk = torch.from_numpy(reader.read_rows(*bounds)[numbers])
+            chunk = torch.from_numpy(reader.read_rows(*part)[numbers])
         _, distances = encode_rows(chunk, survey.metric, stages[:deepest], scale=survey.scale, centre=survey.centre)
         wanted = [
             distances[level] if isinstance(level, int) else codec_distance(chunk, survey.metric, level)
             for level in levels
         ]
-        return int(low), torch.stack(wanted), survey.weights[slice(*bounds)][numbers]
+        return torch.stack(wanted), survey.weights[slice(*part)][numbers]
 
-    bounds = chunk_bounds(rows, dim)
-    for low, distances, weights in crew.map(label, measure, bounds, workers=workers, block=CHUNKS_PER_RANGE):
-        losses[:, low : low + len(weights)] = distances.numpy() * weights
-    return losses
+    def join(found: Iterator[tuple[Tensor, np.ndarray]]) -> np.ndarray:
+        losses = np.empty((len(levels), len(ids)), dtype=np.float32)
+        for low, (distances, weights) in zip(starts, found, strict=False):
+            losses[:, low : low + len(weights)] = distances.numpy() * weights
+        return losses
+
+    costs = np.diff(starts) * count_search_work([stage.size for stage in stages[:deepest]], dim)[-1]
+    shared: dict[str, Any] = {"workers": workers, "block": CHUNKS_PER_RANGE, "costs": costs.tolist()}
+    return Job(Pass(label, measure, range(len(bounds)), **shared), join)
 
 
 def refine_on_sample(fit: TableFit, stages: Sequence[Stage], depths: np.ndarray, *, workers: int) -> tuple[Stage, ...]:
@@ -151,10 +160,9 @@ def code_rows(
     held: HeldCodes | None = None,
     lost: Column | None = None,
     beam: int = BEAM,
-    crew: Crew = ALONE,
     label: str = "",
-) -> CodedRows:
-    """Every row coded as its level (int8 [rows], -1: the base) asks, in one pass; `label` names it to the crew.
+) -> Job[CodedRows]:
+    """Every row coded as its level (int8 [rows], -1: the base) asks, in one pass.
 
     held: codes that rows had before, which they keep where those still serve. `lost` (float32 [rows]) takes what each
     row loses.
@@ -168,21 +176,27 @@ def code_rows(
         before = None if held is None else (held, bounds[0])
         return _code_chunk(chunk, survey, books, spec, *own, before=before, beam=beam)
 
-    base = np.zeros(spec.tensors()["base"][1] if spec.base_bits() else 0, dtype=np.uint8)
-    members = [_Held() for _ in spec.levels]
-    loss, kept = 0.0, 0
     bounds = chunk_bounds(rows, dim)
-    found = crew.map(label, code, bounds, workers=workers, block=CHUNKS_PER_RANGE, classes=(_Chunk,))
-    for (start, stop), chunk in zip(bounds, found, strict=True):
-        first = start * spec.base_bits() // 8  # chunks begin at multiples of 8 rows, so at whole bytes
-        base[first : first + len(chunk.base)] = chunk.base
-        loss += float(chunk.lost.sum(dtype=np.float64))
-        kept += chunk.kept
-        if lost is not None:
-            lost[start:stop] = chunk.lost
-        for one, (numbers, codes, parts) in zip(members, chunk.members, strict=True):
-            one.add(numbers + start, codes, parts)
-    return CodedRows(base, tuple(one.joined() for one in members), loss, kept)
+
+    def join(found: Iterator[_Chunk]) -> CodedRows:
+        base = np.zeros(spec.tensors()["base"][1] if spec.base_bits() else 0, dtype=np.uint8)
+        members = [_Held() for _ in spec.levels]
+        loss, kept = 0.0, 0
+        for (start, stop), chunk in zip(bounds, found, strict=True):
+            first = start * spec.base_bits() // 8  # chunks begin at multiples of 8 rows, so at whole bytes
+            base[first : first + len(chunk.base)] = chunk.base
+            loss += float(chunk.lost.sum(dtype=np.float64))
+            kept += chunk.kept
+            if lost is not None:
+                lost[start:stop] = chunk.lost
+            for one, (numbers, codes, parts) in zip(members, chunk.members, strict=True):
+                one.add(numbers + start, codes, parts)
+        return CodedRows(base, tuple(one.joined() for one in members), loss, kept)
+
+    per_row = count_search_work([stage.size for stage in stages], dim, beam=beam)
+    costs = [float(per_row[depths_of(spec, levels[slice(*part)]) + 1].sum()) for part in bounds]
+    shared: dict[str, Any] = {"workers": workers, "block": CHUNKS_PER_RANGE, "classes": (_Chunk,), "costs": costs}
+    return Job(Pass(label, code, bounds, **shared), join)
 
 
 @dataclass(frozen=True)

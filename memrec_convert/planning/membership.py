@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from memrec_convert.encoding.spec import TableSpec, count_row_bytes
+from memrec_convert.kernels.placing import place_ids
 from memrec_convert.parallel import ordered_map
 from memrec_convert.planning.forms import FormChoice, spec_of
 from memrec_convert.planning.search import CountFile
@@ -23,8 +24,6 @@ _UNUSED = 1e-5
 
 _IDS_PER_PART = 1 << 18
 """Ids that a thread places at a time."""
-_IDS_IN_CACHE = 1 << 14
-"""Ids of which a processor's own cache holds all losses."""
 
 _FIXED_LEVEL_BYTES = 500
 """About what a level costs before any id is in it: header entries, digests, the index's own frame."""
@@ -177,36 +176,15 @@ def _place(table: LevelCandidates, price: float, workers: int = 1) -> tuple[Form
 
 def _cheapest(losses: np.ndarray, priced: Sequence[np.float32], open_levels: Sequence[int], workers: int) -> _Placed:
     """The open level of least loss of every row; ties go to the earlier, the base first."""
-    candidates, levels = losses.shape[1], len(losses)
-    found = np.zeros(candidates, dtype=np.int8)
+    candidates = losses.shape[1]
+    found, sums = np.zeros(candidates, dtype=np.int8), np.zeros((4, len(losses)))
+    prices, opened = np.array(priced, dtype=np.float32), np.array(open_levels, dtype=np.int64)
 
     def place(start: int) -> np.ndarray:
-        sums = np.zeros((4, levels))
-        for first in range(start, min(start + _IDS_PER_PART, candidates), _IDS_IN_CACHE):
-            part = slice(first, min(first + _IDS_IN_CACHE, start + _IDS_PER_PART, candidates))
-            sums += _place_part(losses[:, part], priced, open_levels, found[part])
-        return sums
+        part = slice(start, min(start + _IDS_PER_PART, candidates))
+        return place_ids(losses[:, part], prices, opened, found[part])
 
-    sums = np.zeros((4, levels))
     workers = workers if candidates > _IDS_PER_PART else 1
     for own in ordered_map(place, range(0, candidates, _IDS_PER_PART), workers=workers):
         sums += own
     return _Placed(found, *sums)
-
-
-def _place_part(
-    losses: np.ndarray, priced: Sequence[np.float32], open_levels: Sequence[int], kinds: np.ndarray
-) -> np.ndarray:
-    """Fills `kinds` (int8 [rows], all 0: the base) and returns the sums of `_Placed`, float64 [4, 1 + levels]."""
-    base = losses[0]
-    lost, best, second = base.copy(), base.copy(), np.full(len(base), np.inf, dtype=np.float32)
-    for number in open_levels:
-        own = losses[number + 1] + priced[number]
-        better = own < best
-        np.minimum(second, np.maximum(best, own), out=second)
-        np.minimum(best, own, out=best)
-        np.maximum(kinds, better.view(np.int8) * np.int8(number + 1), out=kinds)
-        np.putmask(lost, better, losses[number + 1])
-    kind, least = kinds.astype(np.intp), len(losses)
-    sums = (np.bincount(kind, values, minlength=least) for values in (lost, base - best, second - best))
-    return np.stack([np.bincount(kind, minlength=least).astype(np.float64), *sums])

@@ -133,10 +133,8 @@ def test_a_second_call_goes_on_from_the_work_folder(tiny, tmp_path, monkeypatch,
     monkeypatch.setattr(fitting, "measure_table", lambda *_, **__: pytest.fail("fitted again"))
     monkeypatch.setattr(fitting, "measure_lists", lambda *_, **__: pytest.fail("fitted again"))
     with monkeypatch.context() as patch:
-        patch.setattr("memrec_convert.conversion.steps.assembly.code_rows", lambda *_, **__: pytest.fail("coded again"))
-        patch.setattr(
-            "memrec_convert.conversion.steps.assembly.refine_table", lambda *_, **__: pytest.fail("coded again")
-        )
+        for coding in ("distill.streamed._code_chunk", "conversion.steps.coding.building.refine_table"):
+            patch.setattr(f"memrec_convert.{coding}", lambda *_, **__: pytest.fail("coded again"))
         convert(tiny.bare, "12kB", out=tmp_path / "two.safetensors", work=work, threads=1)
     first = (tmp_path / "one.safetensors").read_bytes()
     assert first == (tmp_path / "none.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()

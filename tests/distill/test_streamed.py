@@ -107,7 +107,7 @@ def test_levels_are_measured_as_a_whole_table_is():
     whole = code_table(reader, survey, stages, levels, workers=1).losses
     ids = np.array([0, 5, 700, 2999, 3000], dtype=np.int32)
     for workers in (1, 3):
-        found = measure_levels(reader, survey, stages, levels, ids, workers=workers)
+        found = measure_levels(reader, survey, stages, levels, ids, workers=workers).finish()
         np.testing.assert_allclose(found, whole[:, ids], rtol=1e-5, atol=1e-12)
 
 
@@ -121,7 +121,7 @@ def test_one_pass_codes_every_row(monkeypatch):
     found = []
     for workers in (1, 3):
         reader.read = 0
-        coded = code_rows(reader, survey, stages, spec, levels, workers=workers)
+        coded = code_rows(reader, survey, stages, spec, levels, workers=workers).finish()
         assert reader.read == ROWS
         codebook = torch.cat([stage.codebook for stage in stages])
         found.append(
@@ -150,7 +150,7 @@ def test_refining_on_the_sample_helps_the_whole_table():
     )
     depths = np.full(ROWS, len(SIZES), dtype=np.int8)
     refined = refine_on_sample(fit, stages, depths, workers=1)
-    before, after = (code_rows(reader, survey, one, spec, levels, workers=1).loss for one in (stages, refined))
+    before, after = (code_rows(reader, survey, one, spec, levels, workers=1).finish().loss for one in (stages, refined))
     assert after < before
 
 

@@ -19,7 +19,7 @@ from memrec_convert.conversion.ranks.alive import Watch
 from memrec_convert.conversion.ranks.joining import is_ranked, look_at_files
 from memrec_convert.errors import CheckpointError, LogError, OptionError, RankError
 from memrec_convert.file_digest import FilesDigest
-from memrec_convert.parallel import ALONE
+from memrec_convert.parallel import ALONE, Job, Pass
 
 
 @pytest.fixture
@@ -205,6 +205,65 @@ def test_who_takes_what(block):
 
     run_ranks(3, run)
     assert [takers[number] for number in range(7)] == [0, 1, 2, 2, 1, 0, 0]
+
+
+def test_dear_blocks_are_shared_evenly():
+    """By what they cost, wherever they stand; a rank with one dear block takes no other."""
+    takers: dict[int, int] = {}
+    costs = [1.0, 1.0, 9.0, 1.0, 2.0, 5.0, 1.0, 1.0]
+
+    def run(one):
+        return list(one.map("a pass", lambda n: takers.update({n: one.wire.rank}) or n, range(8), costs=costs))
+
+    assert run_ranks(2, run) == [list(range(8))] * 2
+    loads = [sum(costs[n] for n, taker in takers.items() if taker == rank) for rank in range(2)]
+    assert loads == [11.0, 10.0]
+    with pytest.raises(ValueError, match="7 costs of 8 items"):
+        Pass("a pass", len, range(8), costs=costs[:7])
+
+
+def job(name, made, count, *, block=1, cost=1.0):
+    """Of so many squares the sum; `made` takes what has been made."""
+
+    def square(number):
+        made.append((name, number))
+        return number * number
+
+    return Job(Pass(name, square, range(count), block=block, costs=[cost] * count), lambda found: (name, sum(found)))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_jobs_are_shared_together(size):
+    """Each item of each is made once, every rank has all results, and one job may be empty or dear."""
+    made: list[tuple[str, int]] = []
+    shapes = [("a", 5, 2, 1.0), ("b", 0, 1, 1.0), ("c", 1, 1, 30.0), ("d", 7, 3, 0.5)]
+    jobs = [job(name, made, count, block=block, cost=cost) for name, count, block, cost in shapes]
+    expected = [(name, sum(n * n for n in range(count))) for name, count, _, _ in shapes]
+    assert ALONE.finish(jobs) == expected
+    assert sorted(made) == sorted((name, n) for name, count, _, _ in shapes for n in range(count))
+    made.clear()
+    assert run_ranks(size, lambda one: one.finish(jobs)) == [expected] * size
+    assert sorted(made) == sorted((name, n) for name, count, _, _ in shapes for n in range(count))
+
+
+def test_of_several_jobs_what_is_held_is_not_made_again(tmp_path):
+    """By one process too; a rank that holds nothing gets it from the others."""
+    made: list[tuple[str, int]] = []
+    jobs = [job("a", made, 4, block=2), job("b", made, 3)]
+    stores = [FitStore(tmp_path / str(rank), {}) for rank in range(2)]
+    for store in stores:
+        store.folder.mkdir()
+    for _ in range(2):
+        assert run_ranks(2, lambda one: one.keeping(stores[one.wire.rank]).finish(jobs)) == [[("a", 14), ("b", 5)]] * 2
+        assert len(made) == 7
+    assert all(len(list(store.folder.iterdir())) for store in stores)
+    made.clear()
+    keeping = crew.KeepingCrew(stores[0])
+    assert keeping.finish(jobs) == [("a", 14), ("b", 5)]
+    assert 0 < len(made) < 7
+    made.clear()
+    assert keeping.finish(jobs) == [("a", 14), ("b", 5)]
+    assert made == []
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])

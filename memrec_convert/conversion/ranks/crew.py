@@ -14,10 +14,11 @@ from safetensors.torch import load, save
 from memrec_convert.conversion.inputs.kept_fits import NO_STORE, FitStore, flatten, restore
 from memrec_convert.conversion.ranks.wire import Wire
 from memrec_convert.errors import RankError
-from memrec_convert.parallel import Crew, Pass, ordered_map
+from memrec_convert.parallel import Crew, Job, Pass, ordered_map
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class KeepingCrew(Crew):
     def run(self, work: Pass[Item, Result]) -> Iterator[Result]:
         """As any crew's; blocks are found in the store, or put there."""
         blocks = _Blocks(work, self.store)
-        for number in range(len(blocks)):
-            yield from blocks.make(number)
+        for results in blocks.make_all(range(len(blocks))):
+            yield from results
 
 
 @dataclass(frozen=True)
@@ -56,15 +57,42 @@ class RankedCrew(Crew):
         return replace(self, store=store)
 
     def run(self, work: Pass[Item, Result]) -> Iterator[Result]:
-        """As any crew's; blocks that no store holds are taken in turn, to and fro."""
-        blocks = _Blocks(work, self.store)
-        owners = self._share_out(blocks)
-        own = {number: blocks.pack(number) for number, owner in enumerate(owners) if owner == self.wire.rank}
-        sizes = np.array([len(own.get(number, b"")) for number in range(len(blocks))], dtype=np.int64)
-        sizes = self.wire.gather(sizes).max(axis=0) if len(blocks) else sizes
-        for number, owner in enumerate(owners):
-            content = self.wire.spread(owner, own.pop(number, None), int(sizes[number]))
-            yield from _unpack(content, work.classes)
+        """As any crew's; blocks that no store holds are shared out by what they cost."""
+        return next(self._share([work]))
+
+    def finish(self, jobs: Sequence[Job[Made]]) -> list[Made]:
+        """As any crew's; the blocks of all jobs are shared out at once."""
+        return [job.join(found) for job, found in zip(jobs, self._share([job.work for job in jobs]), strict=True)]
+
+    def _share(self, passes: Sequence[Pass[Any, Any]]) -> Iterator[Iterator[Any]]:
+        """The results of each pass, which are to be taken to their end before those of the next one."""
+        of_pass = [_Blocks(work, self.store) for work in passes]
+        all_blocks = [(blocks, number) for blocks in of_pass for number in range(len(blocks))]
+        owners = self._share_out(of_pass, all_blocks)
+        own, first = list[bytes](), 0
+        for blocks in of_pass:
+            part = range(len(blocks))
+            mine = [number for number in part if owners[first + number] == self.wire.rank]
+            made = dict(zip(mine, blocks.pack_all(mine), strict=True))
+            own += [made.get(number, b"") for number in part]
+            first += len(blocks)
+        sizes = np.array([len(content) for content in own], dtype=np.int64)
+        sizes = self.wire.gather(sizes).max(axis=0) if len(own) else sizes
+        first = 0
+        for blocks in of_pass:
+            part = range(first, first + len(blocks))
+            yield self._spread(own, [owners[n] for n in part], [int(sizes[n]) for n in part], first, blocks.work)
+            first += len(blocks)
+
+    def _spread(
+        self, own: list[bytes], owners: Sequence[int], sizes: Sequence[int], first: int, work: Pass[Any, Any]
+    ) -> Iterator[Any]:
+        """The results of one pass, whose blocks begin at the `first` of `own`; each is let go once it is sent."""
+        for number, (owner, nbytes) in enumerate(zip(owners, sizes, strict=True), first):
+            content, own[number] = own[number], b""
+            yield from _unpack(
+                self.wire.spread(owner, content if owner == self.wire.rank else None, nbytes), work.classes
+            )
 
     def decide(self, name: str, make: Callable[[], Result], classes: Sequence[type] = ()) -> Result:
         """What rank 0 makes, at every rank."""
@@ -100,15 +128,19 @@ class RankedCrew(Crew):
         """Whether every rank has something."""
         return bool(self.wire.gather(np.array([held], dtype=np.uint8)).all())
 
-    def _share_out(self, blocks: _Blocks) -> list[int]:
+    def _share_out(self, of_pass: Sequence[_Blocks], all_blocks: Sequence[tuple[_Blocks, int]]) -> list[int]:
         """The rank that each block's content comes from."""
-        self._agree_on(f"{blocks.work.name}, {len(blocks)}")
-        if not len(blocks):
+        self._agree_on("; ".join(f"{blocks.work.name}, {len(blocks)}" for blocks in of_pass))
+        if not all_blocks:
             return []
-        held = self.wire.gather(np.array([blocks.is_held(n) for n in range(len(blocks))], dtype=np.uint8))
+        held = self.wire.gather(np.array([blocks.is_held(n) for blocks, n in all_blocks], dtype=np.uint8))
         missing = np.flatnonzero(held.max(axis=0) == 0)
         owners = held.argmax(axis=0)
-        owners[missing] = _to_and_fro(len(missing), self.wire.size)
+        if all(blocks.work.costs for blocks in of_pass if len(blocks)):
+            costs = np.array([blocks.cost(n) for blocks, n in all_blocks])
+            owners[missing] = _by_cost(costs[missing], self.wire.size)
+        else:
+            owners[missing] = _to_and_fro(len(missing), self.wire.size)
         return [int(owner) for owner in owners]
 
     def _agree_on(self, name: str) -> None:
@@ -150,6 +182,10 @@ class _Blocks:
     def _name(self, number: int) -> str:
         return f"{self.work.name}, part {number} of {len(self)}"
 
+    def cost(self, number: int) -> float:
+        """What its items cost together."""
+        return float(sum(self.work.costs[number * self.work.block : (number + 1) * self.work.block]))
+
     def is_held(self, number: int) -> bool:
         """Whether the store has it."""
         return self.store.find(self._name(number), self.work.classes) is not None
@@ -164,9 +200,13 @@ class _Blocks:
         found: list[Any] = self.store.recall(self._name(number), run, self.work.classes)
         return found
 
-    def pack(self, number: int) -> bytes:
+    def make_all(self, numbers: Sequence[int]) -> Iterator[list[Any]]:
+        """The same of several blocks, in their order; those of one item by the pass's threads."""
+        return ordered_map(self.make, numbers, workers=self.work.workers if self.work.block == 1 else 1)
+
+    def pack_all(self, numbers: Sequence[int]) -> Iterator[bytes]:
         """The same as bytes."""
-        return _pack(self.make(number), self.work.classes)
+        return (_pack(results, self.work.classes) for results in self.make_all(numbers))
 
 
 def _to_and_fro(tasks: int, size: int) -> np.ndarray:
@@ -176,6 +216,15 @@ def _to_and_fro(tasks: int, size: int) -> np.ndarray:
     """
     places = np.arange(tasks) % (2 * size)
     owners: np.ndarray = np.minimum(places, 2 * size - 1 - places)
+    return owners
+
+
+def _by_cost(costs: np.ndarray, size: int) -> np.ndarray:
+    """Who of so many takes each task: the dearest first, each to whoever has least to do so far."""
+    owners, loads = np.zeros(len(costs), dtype=np.int64), np.zeros(size)
+    for task in np.argsort(-costs, kind="stable"):
+        owners[task] = np.argmin(loads)
+        loads[owners[task]] += costs[task]
     return owners
 
 

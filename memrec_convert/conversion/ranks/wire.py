@@ -12,7 +12,8 @@ from torch import Tensor
 
 from memrec_convert.conversion.ranks.alive import Watch
 
-SECONDS_BETWEEN_LOOKS = 0.001
+SECONDS_BETWEEN_LOOKS = 20e-6, 0.001
+"""Between the first two looks whether an exchange is made, and between the last ones: they double in between."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,11 @@ class Wire:
     def _wait(self, begin: Any) -> None:  # noqa: ANN401 - torch.distributed's own work
         """Until the exchange is made; RankError where a rank that takes part in it is gone."""
         try:
-            work = begin()
+            work, (pause, longest) = begin(), SECONDS_BETWEEN_LOOKS
             while not work.is_completed():
                 self.watch.check()
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+                time.sleep(pause)
+                pause = min(2 * pause, longest)
             work.wait()
         except RuntimeError as error:  # how torch tells of a connection that was closed
             raise self.watch.explain(f"the ranks lost each other: {str(error).splitlines()[0]}") from error

@@ -10,7 +10,9 @@ import numpy as np
 from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.subject import BatchSource, Progress, Subject, join_groups
 from memrec_convert.conversion.options import Options
-from memrec_convert.conversion.steps.assembly import Search, assign_members, build_tables
+from memrec_convert.conversion.steps.coding.building import build_tables
+from memrec_convert.conversion.steps.coding.members import assign_members
+from memrec_convert.conversion.steps.coding.search import Search
 from memrec_convert.conversion.steps.fitting import Fitted
 from memrec_convert.conversion.steps.hashed_base import NAME as HASHED_BASE
 from memrec_convert.conversion.steps.hashed_base import try_hashed_base

@@ -254,7 +254,7 @@ class _Place:
             held=held,
             lost=survey.values,
             beam=BEAM if self.is_large else WIDE_BEAM,
-        )
+        ).finish()
 
     def estimate_fresh(
         self, survey: Survey, stages: Sequence[Stage], learned: AgeingSample, judged: AgeingSample

@@ -173,14 +173,16 @@ def _fit_curves(
         for site, own in zip(subject.sites, lists, strict=True)
     ]
     tasks = [(number, group) for number, own in enumerate(groups) for group in own]
-    order = sorted(range(len(tasks)), key=lambda n: -count_list_work(measured[tasks[n][0]], tasks[n][1], logged=logged))
+    costs = [float(count_list_work(measured[number], group, logged=logged)) for number, group in tasks]
+    order = sorted(range(len(tasks)), key=lambda n: -costs[n])
 
     def fit(turn: int) -> tuple[tuple[ListCurve, tuple[Stage, ...]], ...]:
         number, group = tasks[turn]
         return measure_lists(measured[number], group, seed=options.seed, logged=logged)
 
     workers = min(options.workers, MOST_LARGE_FITS) if subject.large_bytes else options.workers
-    made = subject.crew.map(f"lists, {about}", fit, order, workers=workers, classes=(ListCurve, Stage))
+    shared: dict[str, Any] = {"classes": (ListCurve, Stage), "costs": [costs[n] for n in order]}
+    made = subject.crew.map(f"lists, {about}", fit, order, workers=workers, **shared)
     of_task = dict(zip(order, made, strict=True))
     found = iter([of_task[turn] for turn in range(len(tasks))])
     for one, own in zip(measured, groups, strict=True):
@@ -199,7 +201,9 @@ def fit_chosen(subject: Subject, fitted: Fitted, keys: Iterable[ListKey], option
     workers = min(options.workers, MOST_LARGE_FITS) if subject.large_bytes else options.workers
     workers = even_out(workers, len(missing))
     name = f"stages of {missing}, {fitted.source}"
-    found = subject.crew.map(name, fit, missing, workers=workers, classes=(Stage,))
+    samples = [fitted.fits[number].sample.rows.residual.numel() for number, _ in missing]
+    costs = [float(values * sum(sizes)) for values, (_, sizes) in zip(samples, missing, strict=True)]
+    found = subject.crew.map(name, fit, missing, workers=workers, classes=(Stage,), costs=costs)
     fitted.stages.update(zip(missing, found, strict=True))
 
 

@@ -14,7 +14,9 @@ import numpy as np
 
 from memrec_convert.conversion.inputs.subject import Subject
 from memrec_convert.conversion.options import Options
-from memrec_convert.conversion.steps.assembly import Search, assign_members, build_tables
+from memrec_convert.conversion.steps.coding.building import build_tables
+from memrec_convert.conversion.steps.coding.members import assign_members
+from memrec_convert.conversion.steps.coding.search import Search
 from memrec_convert.conversion.steps.fitting import Fitted
 from memrec_convert.distill.hashed import HashedFit, HashedTable, fit_hashed
 from memrec_convert.distill.rows import TensorRows, gather_rows, is_large

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from memrec_convert.conversion.inputs.subject import Progress
-from memrec_convert.conversion.steps.assembly import Search, make_module
+from memrec_convert.conversion.steps.assembly import make_module
+from memrec_convert.conversion.steps.coding.search import Search
 from memrec_convert.conversion.steps.outcome import Candidate
 from memrec_convert.distill.curves import SAMPLE_ROWS
 from memrec_convert.distill.hashed import HashedTable, fit_hashed

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from memrec_convert.conversion.inputs.subject import Progress, Subject, TableSite
 from memrec_convert.conversion.options import Options
-from memrec_convert.conversion.steps.assembly import code_anew, make_module, split_frame, swap_tables, table_at
+from memrec_convert.conversion.steps.assembly import make_module, split_frame, swap_tables, table_at
+from memrec_convert.conversion.steps.coding.building import code_anew
 from memrec_convert.conversion.steps.fitting import Fitted
 from memrec_convert.conversion.steps.outcome import Candidate
 from memrec_convert.conversion.steps.teaching import make_mark, teach

@@ -7,6 +7,7 @@
 #include "encode/encoder.h"
 #include "encode/means.h"
 #include "encode/paths.h"
+#include "encode/placing.h"
 #include "encode/sums.h"
 #include "state.h"
 
@@ -168,6 +169,23 @@ PyObject* add_to_normal(PyObject*, PyObject* const* args, Py_ssize_t count) {
     auto* normal = given.address<double>();
     auto* right = given.address<double>();
     return memrec::freely([&] { memrec::add_to_normal(named, normal, right); });
+}
+
+// (losses, stride, ids, levels, priced, open, opened, kinds, sums); see placing.h
+PyObject* place_ids(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    Arguments given("place_ids", args, count, 9);
+    if (!given) return nullptr;
+    memrec::Offers offers{};
+    offers.losses = given.address<const float>();
+    offers.stride = given.number();
+    offers.ids = given.number();
+    offers.levels = given.number();
+    offers.priced = given.address<const float>();
+    offers.open = given.address<const int64_t>();
+    offers.opened = given.number();
+    auto* kinds = given.address<int8_t>();
+    auto* sums = given.address<double>();
+    return memrec::freely([&] { memrec::place_ids(offers, kinds, sums); });
 }
 
 // (values, count, dim, bits, levels, planes, distances); see paths.h

@@ -11,6 +11,7 @@ PyObject* transform_rows(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* add_by_nearest(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* square_norms(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* add_to_normal(PyObject*, PyObject* const* args, Py_ssize_t count);
+PyObject* place_ids(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* find_paths(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* solve_positive(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* sum_moment(PyObject*, PyObject* const* args, Py_ssize_t count);

@@ -386,6 +386,7 @@ PyMethodDef methods[] = {
     {"add_by_nearest", as_function(add_by_nearest), METH_FASTCALL, "Weighted sums of the points of each centre."},
     {"square_norms", as_function(square_norms), METH_FASTCALL, "The squared length of each row, in double."},
     {"add_to_normal", as_function(add_to_normal), METH_FASTCALL, "What coded rows add to the normal equations of entries."},
+    {"place_ids", as_function(place_ids), METH_FASTCALL, "The level of each id at a price."},
     {"find_paths", as_function(find_paths), METH_FASTCALL, "Codes rows in bit planes by the best paths."},
     {"move_rows", as_function(move_rows), METH_FASTCALL, "A step of Adam on the rows that a batch names."},
     {"round_int8", as_function(round_int8), METH_FASTCALL, "What int8 rows would hold of float rows."},

@@ -17,7 +17,8 @@ from memrec_convert.conversion.inputs.metering import Stopwatch
 from memrec_convert.conversion.inputs.preparing import Job, prepare, stay_silent
 from memrec_convert.conversion.inputs.subject import Subject
 from memrec_convert.conversion.options import InputChoices, LogPaths
-from memrec_convert.conversion.steps.assembly import Search, replace_tables
+from memrec_convert.conversion.steps.assembly import replace_tables
+from memrec_convert.conversion.steps.coding.search import Search
 from memrec_convert.conversion.steps.fitting import Fitted, fit_subject
 from memrec_convert.conversion.steps.outcome import describe_wish
 from memrec_convert.conversion.steps.published_form import fit_published

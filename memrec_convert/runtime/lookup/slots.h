@@ -6,17 +6,10 @@
 #include <cstring>
 
 #include "hashing.h"
+#include "inlining.h"
 #include "prefetch.h"
 #include "scratch.h"
 #include "tables.h"
-
-#if defined(_MSC_VER) && !defined(__clang__)
-#define MEMREC_INLINE
-#define MEMREC_APART
-#else
-#define MEMREC_INLINE __attribute__((always_inline))  // a closure that is called keeps its captures in memory
-#define MEMREC_APART __attribute__((noinline))     // what is rarely needed leaves the registers to the rest
-#endif
 
 // Loops over independent products of 64 bits, where the instruction set has them in lanes.
 #if defined(__AVX512DQ__)

@@ -8,15 +8,8 @@
 //   store(int32_t*, Ints)
 #pragma once
 
+#include "inlining.h"
 #include "panels.h"
-
-#if defined(_MSC_VER) && !defined(__clang__)
-#define MEMREC_ALWAYS __forceinline
-#define MEMREC_APART __declspec(noinline)
-#else
-#define MEMREC_ALWAYS inline __attribute__((always_inline))
-#define MEMREC_APART __attribute__((noinline))
-#endif
 
 namespace memrec {
 namespace {
