@@ -12,7 +12,7 @@ import numpy as np
 
 from memrec_convert.artifact.metadata import DIGEST_BYTES, digest_bytes
 from memrec_convert.errors import ArtifactError, OutputError, PatchError
-from memrec_convert.patches.blocks import change_block, edit_base, old_bytes
+from memrec_convert.patches.blocks import EditedBase, change_block, old_bytes
 from memrec_convert.patches.description import Description, block_bytes, split_patch
 from memrec_convert.results import Result
 from memrec_convert.safe_files import as_path, check_target, refuse_same, write_file
@@ -100,12 +100,11 @@ def _pieces(description: Description, base: np.ndarray, blocks: memoryview, wher
         if not part.blocks:
             for start in range(part.start, part.start + part.held, _PIECE):
                 yield base[start : min(start + _PIECE, part.start + part.held)].data
-        source, place = base, part
-        if part.edits:
-            source = edit_base(base, part, blocks[taken : taken + part.edits], where)
-            taken, place = taken + part.edits, part.model_copy(update={"start": 0, "held": part.bytes})
+        edited = EditedBase(base, part, blocks[taken : taken + part.edits], where) if part.edits else None
+        taken += part.edits
         for number, block in enumerate(part.blocks):
-            held = old_bytes(source, place, number * step, min((number + 1) * step, part.bytes))
+            first, last = number * step, min((number + 1) * step, part.bytes)
+            held = edited.take(last - first) if edited else old_bytes(base, part, first, last)
             made = change_block(held, block, blocks[taken : taken + block.stored], part.entry_bits, where)
             taken += block.stored
             yield np.ascontiguousarray(made).data

@@ -8,6 +8,7 @@ from memrec_convert.errors import PatchError
 from memrec_convert.patches.description import (
     Block,
     Part,
+    block_bytes,
     compress,
     count_entries,
     decompress,
@@ -29,18 +30,51 @@ def tell_edits(part: Part, removed: np.ndarray, inserted: np.ndarray) -> bytes:
     return compress(b"".join(np.packbits(one, bitorder="little").tobytes() for one in padded))
 
 
+class EditedBase:
+    """The bytes of a part once its entries were taken out and put in, block by block in order."""
+
+    def __init__(self, old: np.ndarray, part: Part, stored: memoryview, where: str) -> None:
+        marks = np.frombuffer(decompress(stored, edit_bytes(part), where), np.uint8)
+        before = -(-count_entries(part.held, part.entry_bits) // 8)
+        self._gone, self._come, self._bits = marks[:before], marks[before:], part.entry_bits
+        self._held = old[part.start : part.start + part.held]
+        self._left = _as_entries(self._held[:0], self._bits)
+        self._read = self._taken = 0
+
+    def take(self, nbytes: int) -> np.ndarray:
+        """The next bytes (uint8), zeros where no old entry stands; of whole bytes of marks, but for the part's last."""
+        entries = count_entries(nbytes, self._bits)
+        come = _unpack(self._come, 8 * self._taken // self._bits, entries)
+        self._taken += nbytes
+        places = np.flatnonzero(~come)
+        kept = self._take_kept(len(places))
+        made = np.zeros((entries, kept.shape[1]), np.uint8)
+        made[places[: len(kept)]] = kept
+        flat: np.ndarray = np.packbits(made, bitorder="little") if self._bits % 8 else made.reshape(-1)
+        return flat[:nbytes]
+
+    def _take_kept(self, count: int) -> np.ndarray:
+        """Up to so many old entries that are not taken out, those that follow the last ones."""
+        step, found, number = block_bytes(self._bits), [self._left], len(self._left)
+        while number < count and self._read < len(self._held):
+            piece = _as_entries(self._held[self._read : self._read + step], self._bits)
+            found.append(piece[~_unpack(self._gone, 8 * self._read // self._bits, len(piece))])
+            number += len(found[-1])
+            self._read += step
+        kept = np.concatenate(found)
+        self._left = kept[count:]
+        return kept[:count]
+
+
+def _unpack(marks: np.ndarray, first: int, count: int) -> np.ndarray:
+    """So many marks (bool) from the `first` on, which begins a byte."""
+    return np.unpackbits(marks[first // 8 : -(-(first + count) // 8)], bitorder="little")[:count].astype(bool)
+
+
 def edit_base(old: np.ndarray, part: Part, stored: memoryview, where: str) -> np.ndarray:
-    """The bytes of a part (uint8) once its entries were taken out and put in, zeros where there is no old one."""
-    marks = np.frombuffer(decompress(stored, edit_bytes(part), where), np.uint8)
-    before, after = (count_entries(nbytes, part.entry_bits) for nbytes in (part.held, part.bytes))
-    removed = np.unpackbits(marks[: -(-before // 8)], bitorder="little")[:before].astype(bool)
-    inserted = np.unpackbits(marks[-(-before // 8) :], bitorder="little")[:after].astype(bool)
-    kept = _as_entries(old[part.start : part.start + part.held], part.entry_bits)[~removed]
-    places = np.flatnonzero(~inserted)[: len(kept)]
-    made = np.zeros((after, kept.shape[1]), np.uint8)
-    made[places] = kept[: len(places)]
-    flat = np.packbits(made, bitorder="little") if part.entry_bits % 8 else made.reshape(-1)
-    return flat[: part.bytes]
+    """All bytes of an edited part at once (uint8)."""
+    edited, step = EditedBase(old, part, stored, where), block_bytes(part.entry_bits)
+    return np.concatenate([edited.take(min(step, part.bytes - first)) for first in range(0, part.bytes, step)])
 
 
 def tell_block(base: np.ndarray, new: np.ndarray, entry_bits: int) -> tuple[Block, bytes]:

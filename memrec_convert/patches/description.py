@@ -20,9 +20,8 @@ MAGIC = b"memrecP1"
 FRONT_BYTES = len(MAGIC) + 8
 BLOCK_BITS = 1 << 25
 MOST_ENTRY_BITS = 1 << 16
-MOST_EDITED_ENTRIES = 1 << 22
-MOST_EDITED_BYTES = 1 << 25
-"""Of a part in which entries are taken out and put in, and of what it starts from: both are held whole, unpacked."""
+MOST_EDITED_ENTRIES = 1 << 28
+"""Of a part in which entries are taken out and put in, and of what it starts from: a bit of each is held."""
 
 _MOST_COMMAS = 1 << 17
 """In a description: what bounds the objects that are made of it, whatever they are. A thousand tables take 40,000."""
@@ -98,10 +97,8 @@ def edit_bytes(part: Part) -> int:
 
 
 def may_be_edited(part: Part) -> bool:
-    """Whether a part and its old bytes are few enough to be held whole, a byte per bit where bits are unpacked."""
-    entries = count_entries(max(part.held, part.bytes), part.entry_bits)
-    width = part.entry_bits if part.entry_bits % 8 else part.entry_bits // 8
-    return entries <= MOST_EDITED_ENTRIES and entries * width <= MOST_EDITED_BYTES
+    """Whether a part and its old bytes have few enough entries for their marks to be held."""
+    return count_entries(max(part.held, part.bytes), part.entry_bits) <= MOST_EDITED_ENTRIES
 
 
 def compress(data: bytes) -> bytes:
