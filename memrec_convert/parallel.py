@@ -164,13 +164,18 @@ ALONE = Crew()
 
 
 @contextmanager
-def cpu_by_default() -> Iterator[None]:
-    """New tensors are on the CPU, whatever `torch.set_default_device` says."""
+def plain_tensors() -> Iterator[None]:
+    """New tensors are float32 on the CPU, whatever `torch.set_default_device` and `torch.set_default_dtype` say."""
     import torch
 
     elsewhere = torch.empty(0).device.type != "cpu"  # torch.get_default_device fails in some releases
-    with torch.device("cpu") if elsewhere else nullcontext():
-        yield
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu") if elsewhere else nullcontext():
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 @contextmanager

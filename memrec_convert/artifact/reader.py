@@ -37,7 +37,7 @@ from memrec_convert.lookup import (
 from memrec_convert.lookup.copying import replace_references
 from memrec_convert.lookup.memory import settle
 from memrec_convert.models import build_model, settle_compute
-from memrec_convert.parallel import cpu_by_default
+from memrec_convert.parallel import plain_tensors
 from memrec_convert.safe_files import as_path
 from memrec_convert.units import parse_budget
 
@@ -119,7 +119,7 @@ def load(
         raise ModelError(
             f"into is a {type(into).__name__}; expected a fresh instance of the class that was compressed."
         )
-    with cpu_by_default():
+    with plain_tensors():
         artifact = read_artifact(path)
         model = _build(artifact, into)
         settle_compute(model, compute or artifact.metadata.compute, asked=compute is not None)

@@ -39,7 +39,7 @@ from memrec_convert.evaluation.goal import Goal, choose_goal
 from memrec_convert.evaluation.scoring import Forward
 from memrec_convert.lookup import CompressedTable, describe_module, hasten, is_plain, named_tables, refuse_other_state
 from memrec_convert.lookup.copying import remember_settings
-from memrec_convert.parallel import cpu_by_default, single_threaded_torch
+from memrec_convert.parallel import plain_tensors, single_threaded_torch
 from memrec_convert.report import Report
 from memrec_convert.safe_files import as_path, check_target
 from memrec_convert.units import parse_budget
@@ -102,7 +102,7 @@ def compress(
     restore(small)
     setattr(small, METADATA_ATTRIBUTE, outcome.shrunk.metadata)
     warnings = (*_warn_of_wrapper(model, prefix), *warnings, *outcome.warnings)
-    with cpu_by_default():
+    with plain_tensors():
         return small, _report(subject, outcome, inner, watch, warnings)
 
 
@@ -230,7 +230,7 @@ def save(model: nn.Module, path: str | Path, *, force: bool = False) -> int:
         known = Metadata(modules={}, architecture=None, dense="fp32", profile={"weights": "unknown"}, plan=plan, seed=0)
     _, aliases = collect_tensors(model, dense=known.dense)
     nbytes = write_model(path, model, replace(known, modules=modules, aliases=aliases))
-    with cpu_by_default():
+    with plain_tensors():
         read_artifact(path)  # this checks the digest of every tensor
     return nbytes
 

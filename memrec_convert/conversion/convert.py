@@ -14,6 +14,7 @@ from memrec_convert.artifact.reader import read_artifact
 from memrec_convert.artifact.writer import write_model
 from memrec_convert.conversion.gating import NO_BOUNDS, Bounds, shrink_within
 from memrec_convert.conversion.inputs.from_class import choose_log_goal, read_own_class
+from memrec_convert.conversion.inputs.plain_torch import plain_torch
 from memrec_convert.conversion.inputs.preparing import Job, prepare, profile_facts, source_at_hand, source_facts
 from memrec_convert.conversion.inputs.workspace import open_workspace
 from memrec_convert.conversion.measuring.judging import Judgement
@@ -73,6 +74,7 @@ def convert(
     return found
 
 
+@plain_torch()
 def convert_shared(
     path: str | Path,
     budget: str | int | None,

@@ -24,6 +24,7 @@ from memrec_convert.conversion.inputs.from_checkpoint import (
     read_choices,
     run_on_batch,
 )
+from memrec_convert.conversion.inputs.plain_torch import plain_torch
 from memrec_convert.conversion.inputs.readings import try_readings, warn_of_auc
 from memrec_convert.conversion.measuring.ablation import ablate
 from memrec_convert.conversion.measuring.figures import compare_figures, report_ablation, report_groups
@@ -71,6 +72,7 @@ class Evaluation(Result):
     against: str | None = None
 
 
+@plain_torch()
 def evaluate(
     path: str | Path,
     eval: LogPaths,

@@ -9,6 +9,7 @@ from typing import Any
 
 from typing_extensions import Unpack
 
+from memrec_convert.conversion.inputs.plain_torch import plain_torch
 from memrec_convert.conversion.inputs.preparing import Job, prepare, profile_facts, source_at_hand
 from memrec_convert.conversion.inputs.workspace import open_workspace
 from memrec_convert.conversion.measuring.precision import settle_dense
@@ -53,6 +54,7 @@ class Plan(Result):
     curve: tuple[Mapping[str, Any], ...] | None = None
 
 
+@plain_torch()
 def plan(
     path: str | Path, budget: str | int | None = None, *, curve: bool = False, **choices: Unpack[InputChoices]
 ) -> Plan:

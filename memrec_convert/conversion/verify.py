@@ -13,6 +13,7 @@ from memrec_convert.artifact.reader import Artifact, build_modules, check_archit
 from memrec_convert.artifact.reader import check_digests as check_digests
 from memrec_convert.artifact.verification import check_disjoint, check_header
 from memrec_convert.checkpoint import SourceModel, read_facts, read_source
+from memrec_convert.conversion.inputs.plain_torch import plain_torch
 from memrec_convert.distill.rows import read_chunks
 from memrec_convert.errors import ArtifactError
 from memrec_convert.lookup import CompressedModule
@@ -33,6 +34,7 @@ class Verified(Result):
     against: Mapping[str, Any] | None = None
 
 
+@plain_torch()
 def verify(path: str | Path, *, against: str | Path | None = None) -> Verified:
     """Checks an artifact from its first byte to its last; ArtifactError at the first thing that is wrong.
 

@@ -11,6 +11,7 @@ from typing import Any
 from memrec_convert.artifact.metadata import METADATA_ATTRIBUTE, Metadata
 from memrec_convert.artifact.reader import load, read_artifact
 from memrec_convert.choices import Inputs, PlaceName, values_of
+from memrec_convert.conversion.inputs.plain_torch import plain_torch
 from memrec_convert.errors import ArtifactError, ExportError, OptionError, OutputError
 from memrec_convert.exports.golden import make_golden
 from memrec_convert.exports.onnx_file import ONNX
@@ -40,6 +41,7 @@ class Exported(Result):
     files: Mapping[str, int]
 
 
+@plain_torch()
 def export(
     path: str | Path,
     *,

@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 from memrec_convert.conversion.inputs.from_checkpoint import LogBatches
 from memrec_convert.conversion.inputs.kept_fits import FitStore, open_work
 from memrec_convert.conversion.inputs.metering import Stopwatch
+from memrec_convert.conversion.inputs.plain_torch import plain_torch
 from memrec_convert.conversion.inputs.preparing import Job, prepare, profile_facts, source_facts
 from memrec_convert.conversion.options import LATER, InputChoices, LogPaths
 from memrec_convert.errors import LogError, OptionError
@@ -43,6 +44,7 @@ class Compared(Result):
     budgets: tuple[Mapping[str, Any], ...]
 
 
+@plain_torch()
 def compare(
     path: str | Path,
     budget: str | int | Sequence[str | int] | None = None,

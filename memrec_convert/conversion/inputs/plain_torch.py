@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from memrec_convert.evaluation.scoring import Forward
-from memrec_convert.parallel import cpu_by_default
+from memrec_convert.parallel import plain_tensors
 
 
 @contextmanager
@@ -35,11 +35,9 @@ def plain_torch() -> Iterator[Callable[[Forward], Forward]]:
         return run
 
     with ExitStack() as stack:
-        stack.callback(torch.set_default_dtype, dtype)
         for one in (torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False)):
             stack.enter_context(one)
         if hasattr(torch.compiler, "set_stance"):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(cpu_by_default())
-        torch.set_default_dtype(torch.float32)
+        stack.enter_context(plain_tensors())
         yield as_called
