@@ -83,7 +83,7 @@ class Pass(Generic[Item, Result]):
     costs: Sequence[float] = ()
 
     def __post_init__(self) -> None:
-        if self.costs and len(self.costs) != len(self.items):
+        if len(self.costs) not in (0, len(self.items)):
             raise ValueError(f"{len(self.costs)} costs of {len(self.items)} items")
 
 

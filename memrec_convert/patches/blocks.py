@@ -16,6 +16,8 @@ from memrec_convert.patches.description import (
     payload_bytes,
 )
 
+_ENTRIES_AT_ONCE = 1 << 18
+
 
 def old_bytes(base: np.ndarray, part: Part, first: int, last: int) -> np.ndarray:
     """Bytes first..last-1 of a part as they are before its changes: zeros where the old file has none (uint8)."""
@@ -31,18 +33,26 @@ def tell_edits(part: Part, removed: np.ndarray, inserted: np.ndarray) -> bytes:
 
 
 class EditedBase:
-    """The bytes of a part once its entries were taken out and put in, block by block in order."""
+    """The bytes of a part once its entries were taken out and put in, block by block in order.
+
+    A part of a block at a time is held by entries: those of single bits take 9 bytes each.
+    """
 
     def __init__(self, old: np.ndarray, part: Part, stored: memoryview, where: str) -> None:
         marks = np.frombuffer(decompress(stored, edit_bytes(part), where), np.uint8)
         before = -(-count_entries(part.held, part.entry_bits) // 8)
         self._gone, self._come, self._bits = marks[:before], marks[before:], part.entry_bits
         self._held = old[part.start : part.start + part.held]
+        self._step = min(block_bytes(part.entry_bits), part.entry_bits * _ENTRIES_AT_ONCE // 8)
         self._left = _as_entries(self._held[:0], self._bits)
         self._read = self._taken = 0
 
     def take(self, nbytes: int) -> np.ndarray:
         """The next bytes (uint8), zeros where no old entry stands; of whole bytes of marks, but for the part's last."""
+        parts = [self._take_part(min(self._step, nbytes - first)) for first in range(0, nbytes, self._step)]
+        return np.concatenate(parts)
+
+    def _take_part(self, nbytes: int) -> np.ndarray:
         entries = count_entries(nbytes, self._bits)
         come = _unpack(self._come, 8 * self._taken // self._bits, entries)
         self._taken += nbytes
@@ -55,7 +65,7 @@ class EditedBase:
 
     def _take_kept(self, count: int) -> np.ndarray:
         """Up to so many old entries that are not taken out, those that follow the last ones."""
-        step, found, number = block_bytes(self._bits), [self._left], len(self._left)
+        step, found, number = self._step, [self._left], len(self._left)
         while number < count and self._read < len(self._held):
             piece = _as_entries(self._held[self._read : self._read + step], self._bits)
             found.append(piece[~_unpack(self._gone, 8 * self._read // self._bits, len(piece))])

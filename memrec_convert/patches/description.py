@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from memrec_convert.artifact.layout import LARGEST_HEADER, canonical_json
 from memrec_convert.artifact.metadata import DIGEST_BYTES, digest_bytes
+from memrec_convert.artifact.quoting import show_value
 from memrec_convert.errors import PatchError
 
 MAGIC = b"memrecP1"
@@ -142,7 +143,7 @@ def split_patch(data: memoryview, where: str) -> tuple[Description, memoryview]:
         description = Description.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = " > ".join(map(str, first["loc"])) or "the whole"
+        place = " > ".join(map(show_value, first["loc"])) or "the whole"
         raise _damaged(where, f"its description is none: {place}: {first['msg']}") from None
     blocks = body[FRONT_BYTES + stored :]
     _check(description, len(blocks), where)
@@ -171,6 +172,9 @@ def _check(description: Description, nbytes: int, where: str) -> None:
                 raise _damaged(where, f"a block of {place} changes {block.changed} entries")
             if block.difference and part.entry_bits % 8:
                 raise _damaged(where, f"{place} has differences of {part.entry_bits} bits")
+    # Of no old byte more than one part is made by edits, so that the work is bounded by the size of both files.
+    if sum(part.held for part in description.parts if part.edits) > description.old.bytes:
+        raise _damaged(where, "its edited parts take more bytes than the old file has")
     if total != nbytes:
         raise _damaged(where, f"its blocks take {total} bytes, and it has {nbytes} for them")
     if sum(part.bytes for part in description.parts) != description.new.bytes:

@@ -109,6 +109,27 @@ def test_an_edited_part_beyond_the_bound_is_refused(folder: Path, tmp_path: Path
     assert not (tmp_path / "made").exists()
 
 
+def test_no_old_byte_is_edited_twice(folder: Path, tmp_path: Path) -> None:
+    """A thousand parts that each read the whole old file would take a thousand times as long as it has bytes."""
+    old = describe((folder / "patch").read_bytes())["old"]
+    part, frame = edit_of(old["bytes"], 8, 8)
+    told = part.model_dump() | {"blocks": [{}]}
+    new = {"bytes": 8 * 1000, "digest": "0" * 32}
+    (tmp_path / "bomb").write_bytes(forge({"format": 1, "old": old, "new": new, "parts": [told] * 1000}, frame * 1000))
+    with pytest.raises(PatchError, match="its edited parts take more bytes than the old file has"):
+        apply(folder / "old", tmp_path / "bomb", out=tmp_path / "made")
+
+
+def test_a_long_name_in_a_description_is_cut(folder: Path, tmp_path: Path) -> None:
+    """The sentence stays one line that a terminal holds."""
+    old = describe((folder / "patch").read_bytes())["old"]
+    (tmp_path / "odd").write_bytes(forge({"format": 1, "old": old, "new": old, "parts": [], "x\n" * 100_000: 1}))
+    with pytest.raises(PatchError, match="its description is none") as caught:
+        apply(folder / "old", tmp_path / "odd", out=tmp_path / "made")
+    assert len(str(caught.value)) < 500 + len(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "parts",
     [

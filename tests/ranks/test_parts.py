@@ -222,6 +222,19 @@ def test_dear_blocks_are_shared_evenly():
         Pass("a pass", len, range(8), costs=costs[:7])
 
 
+def test_what_costs_nothing_is_shared_too():
+    """Every rank takes some of it."""
+    takers: list[int] = []
+    run_ranks(3, lambda one: list(one.map("a pass", lambda _: takers.append(one.wire.rank), range(6), costs=[0.0] * 6)))
+    assert sorted(takers) == [0, 0, 1, 1, 2, 2]
+
+
+def test_ranks_with_other_costs_are_told_so():
+    """They would share out otherwise, and wait for blocks that nobody makes."""
+    found = run_ranks(2, lambda one: list(one.map("a pass", str, range(3), costs=[1.0, 2.0, 3.0 + one.wire.rank])))
+    assert all("rank 1 has come to another step than rank 0 (here: a pass" in str(error) for error in found)
+
+
 def job(name, made, count, *, block=1, cost=1.0):
     """Of so many squares the sum; `made` takes what has been made."""
 

@@ -130,13 +130,16 @@ class RankedCrew(Crew):
 
     def _share_out(self, of_pass: Sequence[_Blocks], all_blocks: Sequence[tuple[_Blocks, int]]) -> list[int]:
         """The rank that each block's content comes from."""
-        self._agree_on("; ".join(f"{blocks.work.name}, {len(blocks)}" for blocks in of_pass))
+        # The costs too: where they differ, so would the owners, and each rank would wait for another one's block.
+        self._agree_on(
+            "; ".join(f"{blocks.work.name}, {len(blocks)}, {[*map(float, blocks.work.costs)]}" for blocks in of_pass)
+        )
         if not all_blocks:
             return []
         held = self.wire.gather(np.array([blocks.is_held(n) for blocks, n in all_blocks], dtype=np.uint8))
         missing = np.flatnonzero(held.max(axis=0) == 0)
         owners = held.argmax(axis=0)
-        if all(blocks.work.costs for blocks in of_pass if len(blocks)):
+        if all(len(blocks.work.costs) for blocks in of_pass if len(blocks)):
             costs = np.array([blocks.cost(n) for blocks, n in all_blocks])
             owners[missing] = _by_cost(costs[missing], self.wire.size)
         else:
@@ -221,10 +224,11 @@ def _to_and_fro(tasks: int, size: int) -> np.ndarray:
 
 def _by_cost(costs: np.ndarray, size: int) -> np.ndarray:
     """Who of so many takes each task: the dearest first, each to whoever has least to do so far."""
-    owners, loads = np.zeros(len(costs), dtype=np.int64), np.zeros(size)
+    owners, loads, numbers = np.zeros(len(costs), dtype=np.int64), np.zeros(size), np.zeros(size, dtype=np.int64)
     for task in np.argsort(-costs, kind="stable"):
-        owners[task] = np.argmin(loads)
-        loads[owners[task]] += costs[task]
+        owner = owners[task] = np.lexsort((numbers, loads))[0]  # those that cost nothing are shared evenly too
+        loads[owner] += costs[task]
+        numbers[owner] += 1
     return owners
 
 
