@@ -49,8 +49,11 @@ def build_tables(
     # A large table has all threads.
     workers = 1 if refined else workers
     finished = dict(zip(kept, ordered_map(keep, kept, workers=workers), strict=True))
-    jobs = [(number, _code_large(search, members, number, stages)) for number, stages in refined.items()]
-    jobs += [(own[-1], _build_small(search, members, own, workers)) for own in search.split(small)]
+    jobs = [(sites[number].rows, _code_large(search, members, number, stages)) for number, stages in refined.items()]
+    jobs += [
+        (sum(sites[number].rows for number in own), _build_small(search, members, own, workers))
+        for own in search.split(small)
+    ]
     for found in search.finish(jobs):
         finished |= found
     modules, losses = list[CompressedModule](), [finished[number][1] for number in range(len(specs))]

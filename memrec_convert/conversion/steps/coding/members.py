@@ -68,7 +68,7 @@ def _list_candidates(search: Search, choices: Sequence[FormChoice]) -> list[Leve
     small = {n: choice for n, choice in replaced.items() if n not in large}
     shares = search.code_small(small)
     found = {number: list[LevelCandidates]() for number in large}
-    shares += [(n, _find_candidates(search, n, choice, found[n], most=most)) for n, choice in large.items()]
+    shares += [(sites[n].rows, _find_candidates(search, n, choice, found[n], most=most)) for n, choice in large.items()]
     search.finish(shares)
     return [
         found[number][0] if number in large else _candidates_of(search, number, choice)

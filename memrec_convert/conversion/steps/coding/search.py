@@ -25,6 +25,7 @@ _TRELLIS_WORK = 64
 """What a fine codec's encoder does, which searches, in entries compared."""
 
 Made = TypeVar("Made")
+Thing = TypeVar("Thing")
 
 
 @dataclass(frozen=True)
@@ -62,39 +63,29 @@ class Search:
         return found
 
     def code_small(self, choices: Mapping[int, FormChoice]) -> list[tuple[int, Job[None]]]:
-        """The jobs after which `code` and `weigh_stored` know these tables in these forms, and the tables' numbers."""
+        """The jobs after which `code` and `weigh_stored` know these tables in these forms, each with its rows."""
         wanted = {number: (number, choice.sizes) for number, choice in choices.items()}
-        jobs = [(number, self._code(*key)) for number, key in wanted.items() if key not in self.coded]
+        rows = [site.rows for site in self.subject.sites]
+        jobs = [(rows[number], self._code(*key)) for number, key in wanted.items() if key not in self.coded]
         codecs = {
             (number, level.codec): None
             for number, choice in choices.items()
             for level in choice.levels
             if level.codec not in ("", "int8") and (number, level.codec) not in self.stored
         }
-        return jobs + [(number, self._weigh(number, codec)) for number, codec in codecs]
+        return jobs + [(rows[number], self._weigh(number, codec)) for number, codec in codecs]
 
     def finish(self, jobs: Sequence[tuple[int, Job[Made]]]) -> list[Made]:
-        """What comes of jobs, each with the number of a table that it is about.
+        """What comes of jobs, each with the number of rows that it is about.
 
         Of as many at a time as have `ROWS_SHARED` rows: until they are all through, results are held twice.
         """
-        of_table = dict[int, list[Job[Made]]]()
-        for number, job in jobs:
-            of_table.setdefault(number, []).append(job)
-        shares = [[job for number in own for job in of_table[number]] for own in self.split(list(of_table))]
-        return [made for share in shares for made in self.subject.crew.finish(share)]
+        shares = _in_groups(jobs, [rows for rows, _ in jobs])
+        return [made for share in shares for made in self.subject.crew.finish([job for _, job in share])]
 
     def split(self, numbers: Sequence[int]) -> list[list[int]]:
         """These tables in groups of at most `ROWS_SHARED` rows, or of one table."""
-        groups, rows = list[list[int]](), 0
-        for number in numbers:
-            own = self.subject.sites[number].rows
-            if not groups or rows + own > ROWS_SHARED:
-                groups.append([])
-                rows = 0
-            groups[-1].append(number)
-            rows += own
-        return groups
+        return _in_groups(numbers, [self.subject.sites[number].rows for number in numbers])
 
     def _code(self, number: int, sizes: tuple[int, ...]) -> Job[None]:
         reader, fit, stages = self.subject.sites[number].reader, self.fitted.fits[number], self.stages(number, sizes)
@@ -124,3 +115,15 @@ class Search:
         rows, dim = reader.shape
         costs = [float(rows * dim * (_TRELLIS_WORK if codec in FINE_CODECS else 1))]
         return Job(Pass(f"{codec} rows of {number}", make, [number], costs=costs), join)
+
+
+def _in_groups(things: Sequence[Thing], rows: Sequence[int]) -> list[list[Thing]]:
+    """Things that have so many rows each, in groups of at most `ROWS_SHARED` rows, or of one thing."""
+    groups, together = list[list[Thing]](), 0
+    for one, own in zip(things, rows, strict=True):
+        if not groups or together + own > ROWS_SHARED:
+            groups.append([])
+            together = 0
+        groups[-1].append(one)
+        together += own
+    return groups
