@@ -65,13 +65,13 @@ def _list_candidates(search: Search, choices: Sequence[FormChoice]) -> list[Leve
     most = MOST_CANDIDATES // max(1, sum(is_large(site.reader.shape) for site in sites))
     replaced = {number: choice for number, choice in enumerate(choices) if not choice.kept}
     large = {n: choice for n, choice in replaced.items() if is_large(sites[n].reader.shape)}
-    small = {n: choice for n, choice in replaced.items() if n not in large}
-    shares = search.code_small(small)
-    found = {number: list[LevelCandidates]() for number in large}
-    shares += [(sites[n].rows, _find_candidates(search, n, choice, found[n], most=most)) for n, choice in large.items()]
-    search.finish(shares)
+    jobs: list[tuple[int, Job[Any]]] = [
+        (sites[n].rows, _find_candidates(search, n, choice, most=most)) for n, choice in large.items()
+    ]
+    jobs += search.code_small({n: choice for n, choice in replaced.items() if n not in large})
+    found = dict(zip(large, search.finish(jobs), strict=False))  # what is known of small tables, `search` holds
     return [
-        found[number][0] if number in large else _candidates_of(search, number, choice)
+        found[number] if number in large else _candidates_of(search, number, choice)
         for number, choice in enumerate(choices)
     ]
 
@@ -90,10 +90,8 @@ def _candidates_of(search: Search, number: int, choice: FormChoice) -> LevelCand
     return LevelCandidates(choice, site.rows, site.dim, tuple(stage.shift for stage in coded.stages), losses)
 
 
-def _find_candidates(
-    search: Search, number: int, choice: FormChoice, found: list[LevelCandidates], *, most: int
-) -> Job[None]:
-    """What adds to `found` the ids of a large table that the plan's levels may take, and what they lose there."""
+def _find_candidates(search: Search, number: int, choice: FormChoice, *, most: int) -> Job[LevelCandidates]:
+    """The ids of a large table that the plan's levels may take, and what they lose there."""
     site, fit = search.subject.sites[number], search.fitted.fits[number]
     stages = search.stages(number, choice.sizes)
     levels = [choice.base_depth, *(level.codec or level.depth for level in choice.levels)]
@@ -103,8 +101,8 @@ def _find_candidates(
     label = f"levels of {number} {choice.sizes} {levels} {len(ids)}"
     measured = measure_levels(site.reader, fit.survey, stages, levels, ids, workers=search.options.workers, label=label)
 
-    def join(results: Iterator[Any]) -> None:
-        losses, shifts = measured.join(results), tuple(stage.shift for stage in stages)
-        found.append(LevelCandidates(choice, site.rows, site.dim, shifts, losses, ids))
+    def join(found: Iterator[Any]) -> LevelCandidates:
+        losses, shifts = measured.join(found), tuple(stage.shift for stage in stages)
+        return LevelCandidates(choice, site.rows, site.dim, shifts, losses, ids)
 
     return Job(measured.work, join)
