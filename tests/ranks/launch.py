@@ -99,10 +99,10 @@ def pull_cable(link: str, pulled: Path) -> None:
     pulled.touch()
 
 
-def run_command(arguments: Sequence[str]) -> None:
-    """The command line."""
+def run_command(arguments: Sequence[str], how: str = "main") -> None:
+    """The command line: `main` of it, or `run` as where it is a process of its own."""
     sys.argv = ["memrec-convert", *arguments]
-    importlib.import_module("memrec_convert.cli").main()
+    getattr(importlib.import_module("memrec_convert.cli"), how)()
 
 
 class Launched:
@@ -200,4 +200,4 @@ if __name__ == "__main__":
     if own == victim:
         at, link, pulled = cut.split()
         count_steps(int(at), partial(pull_cable, link, Path(pulled)))
-    run_command(sys.argv[1:])
+    run_command(sys.argv[1:], "run")
