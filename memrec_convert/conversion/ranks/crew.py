@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -67,32 +68,27 @@ class RankedCrew(Crew):
     def _share(self, passes: Sequence[Pass[Any, Any]]) -> Iterator[Iterator[Any]]:
         """The results of each pass, which are to be taken to their end before those of the next one."""
         of_pass = [_Blocks(work, self.store) for work in passes]
-        all_blocks = [(blocks, number) for blocks in of_pass for number in range(len(blocks))]
-        owners = self._share_out(of_pass, all_blocks)
-        own, first = list[bytes](), 0
-        for blocks in of_pass:
-            part = range(len(blocks))
-            mine = [number for number in part if owners[first + number] == self.wire.rank]
-            made = dict(zip(mine, blocks.pack_all(mine), strict=True))
-            own += [made.get(number, b"") for number in part]
-            first += len(blocks)
-        sizes = np.array([len(content) for content in own], dtype=np.int64)
-        sizes = self.wire.gather(sizes).max(axis=0) if len(own) else sizes
-        first = 0
-        for blocks in of_pass:
-            part = range(first, first + len(blocks))
-            yield self._spread(own, [owners[n] for n in part], [int(sizes[n]) for n in part], first, blocks.work)
-            first += len(blocks)
+        owners = _by_pass(self._share_out(of_pass), of_pass)
+        own = [
+            blocks.pack_all([number for number, taker in enumerate(takers) if taker == self.wire.rank])
+            for blocks, takers in zip(of_pass, owners, strict=True)
+        ]
+        sizes = [
+            len(made.get(number, b""))
+            for blocks, made in zip(of_pass, own, strict=True)
+            for number in range(len(blocks))
+        ]
+        if sizes:
+            sizes = self.wire.gather(np.array(sizes, dtype=np.int64)).max(axis=0).tolist()
+        for work, takers, made, nbytes in zip(passes, owners, own, _by_pass(sizes, of_pass), strict=True):
+            yield self._spread(work, takers, made, nbytes)
 
     def _spread(
-        self, own: list[bytes], owners: Sequence[int], sizes: Sequence[int], first: int, work: Pass[Any, Any]
+        self, work: Pass[Any, Any], owners: Sequence[int], made: dict[int, bytes], sizes: Sequence[int]
     ) -> Iterator[Any]:
-        """The results of one pass, whose blocks begin at the `first` of `own`; each is let go once it is sent."""
-        for number, (owner, nbytes) in enumerate(zip(owners, sizes, strict=True), first):
-            content, own[number] = own[number], b""
-            yield from _unpack(
-                self.wire.spread(owner, content if owner == self.wire.rank else None, nbytes), work.classes
-            )
+        """The results of one pass, of whose blocks some were made here; each is let go once it is sent."""
+        for number, (owner, nbytes) in enumerate(zip(owners, sizes, strict=True)):
+            yield from _unpack(self.wire.spread(owner, made.pop(number, None), nbytes), work.classes)
 
     def decide(self, name: str, make: Callable[[], Result], classes: Sequence[type] = ()) -> Result:
         """What rank 0 makes, at every rank."""
@@ -128,19 +124,20 @@ class RankedCrew(Crew):
         """Whether every rank has something."""
         return bool(self.wire.gather(np.array([held], dtype=np.uint8)).all())
 
-    def _share_out(self, of_pass: Sequence[_Blocks], all_blocks: Sequence[tuple[_Blocks, int]]) -> list[int]:
-        """The rank that each block's content comes from."""
+    def _share_out(self, of_pass: Sequence[_Blocks]) -> list[int]:
+        """The rank that each block's content comes from, pass by pass."""
         # The costs too: where they differ, so would the owners, and each rank would wait for another one's block.
         self._agree_on(
             "; ".join(f"{blocks.work.name}, {len(blocks)}, {[*map(float, blocks.work.costs)]}" for blocks in of_pass)
         )
-        if not all_blocks:
+        held_here = [blocks.is_held(number) for blocks in of_pass for number in range(len(blocks))]
+        if not held_here:
             return []
-        held = self.wire.gather(np.array([blocks.is_held(n) for blocks, n in all_blocks], dtype=np.uint8))
+        held = self.wire.gather(np.array(held_here, dtype=np.uint8))
         missing = np.flatnonzero(held.max(axis=0) == 0)
         owners = held.argmax(axis=0)
         if all(len(blocks.work.costs) for blocks in of_pass if len(blocks)):
-            costs = np.array([blocks.cost(n) for blocks, n in all_blocks])
+            costs = np.array([blocks.cost(number) for blocks in of_pass for number in range(len(blocks))])
             owners[missing] = _by_cost(costs[missing], self.wire.size)
         else:
             owners[missing] = _to_and_fro(len(missing), self.wire.size)
@@ -207,9 +204,16 @@ class _Blocks:
         """The same of several blocks, in their order; those of one item by the pass's threads."""
         return ordered_map(self.make, numbers, workers=self.work.workers if self.work.block == 1 else 1)
 
-    def pack_all(self, numbers: Sequence[int]) -> Iterator[bytes]:
-        """The same as bytes."""
-        return (_pack(results, self.work.classes) for results in self.make_all(numbers))
+    def pack_all(self, numbers: Sequence[int]) -> dict[int, bytes]:
+        """The same as bytes, by number."""
+        packed = (_pack(results, self.work.classes) for results in self.make_all(numbers))
+        return dict(zip(numbers, packed, strict=True))
+
+
+def _by_pass(values: Sequence[int], of_pass: Sequence[_Blocks]) -> list[list[int]]:
+    """A value for each block, pass by pass."""
+    rest = iter(values)
+    return [list(islice(rest, len(blocks))) for blocks in of_pass]
 
 
 def _to_and_fro(tasks: int, size: int) -> np.ndarray:

@@ -53,7 +53,8 @@ void compare(const Offers& offers, int64_t first, int64_t count, Block& block) {
     std::fill(block.kinds, block.kinds + count, 0);
     for (int64_t n = 0; n < offers.opened; ++n) {
         const int64_t level = offers.open[n];
-        offer(offers.losses + (level + 1) * offers.stride + first, offers.priced[level], static_cast<int32_t>(level + 1), count, block);
+        const float* losses = offers.losses + (level + 1) * offers.stride + first;
+        offer(losses, offers.priced[level], static_cast<int32_t>(level + 1), count, block);
     }
 }
 

@@ -17,7 +17,8 @@ struct Offers {
 };
 
 // kinds [ids]: the open level of least loss plus 1, 0: the base; ties go to the earlier one.
-// sums [4, levels]: how many are there, what they lose, what they gain over the base, and lose more in the next best level, the prices counted but in what they lose.
+// sums [4, levels]: how many are there, what they lose without the prices, what they gain over the base with them, and what
+// they would lose more in the next best level.
 void place_ids(const Offers& offers, int8_t* kinds, double* sums);
 
 }  // namespace memrec

@@ -64,10 +64,11 @@ def build_tables(
     return modules, sum(losses)
 
 
-def _name_finished(members: Membership, number: int) -> str:
+def _name_finished(search: Search, members: Membership, number: int) -> str:
     """What the tensors of a finished table depend on beside its fit."""
     digest = hashlib.blake2b(np.ascontiguousarray(members.levels[number]).data, digest_size=16).hexdigest()
-    return f"tensors of {number} {members.specs[number].to_json()} {members.choices[number].sizes} {digest}"
+    own = f"tensors of {number} {members.specs[number].to_json()} {members.choices[number].sizes} {digest}"
+    return own if search.refine else f"plain {own}"
 
 
 def _build_small(
@@ -85,12 +86,10 @@ def _build_small(
         depths = depths_of(members.specs[number], members.levels[number])
         often = ROUNDS * count_search_work(sizes, dim, beam=BEAM)
         costs.append(float((often + count_search_work(sizes, dim, beam=WIDE_BEAM))[depths + 1].sum()))
-    names = [_name_finished(members, number) for number in numbers]
-    name = f"{'' if search.refine else 'plain '}{hashlib.blake2b(repr(names).encode(), digest_size=16).hexdigest()}"
-    shared: dict[str, Any] = {"workers": even_out(workers, len(numbers)), "costs": costs}
-    return Job(
-        Pass(f"small tables {name}", build, numbers, **shared), lambda found: dict(zip(numbers, found, strict=True))
-    )
+    names = [_name_finished(search, members, number) for number in numbers]
+    digest = hashlib.blake2b(repr(names).encode(), digest_size=16).hexdigest()
+    work = Pass(f"small tables {digest}", build, numbers, workers=even_out(workers, len(numbers)), costs=costs)
+    return Job(work, lambda found: dict(zip(numbers, found, strict=True)))
 
 
 def _build_replaced(search: Search, number: int, spec: TableSpec, choice: FormChoice, levels: np.ndarray) -> _Finished:
@@ -128,7 +127,7 @@ def _refine_large(search: Search, members: Membership) -> dict[int, tuple[Stage,
         work = count_search_work([stage.size for stage in own], sites[number].dim, beam=BEAM)
         costs.append(float(work[depths + 1].sum()))
     shared: dict[str, Any] = {"workers": even_out(search.options.workers, len(specs)), "costs": costs}
-    name = f"refined {[_name_finished(members, number) for number in specs]}"
+    name = f"refined {[_name_finished(search, members, number) for number in specs]}"
     found = subject.crew.map(name, refine, list(specs), classes=(Stage,), **shared)
     return dict(zip(specs, found, strict=True))
 
@@ -137,7 +136,7 @@ def _code_large(search: Search, members: Membership, number: int, stages: Sequen
     """A large table: one pass over the rows."""
     site, survey = search.subject.sites[number], search.fitted.fits[number].survey
     spec, levels = members.specs[number], members.levels[number]
-    label = f"{'' if search.refine else 'plain '}{_name_finished(members, number)}"
+    label = _name_finished(search, members, number)
     coding = code_rows(site.reader, survey, stages, spec, levels, workers=search.options.workers, label=label)
 
     def join(found: Iterator[Any]) -> dict[int, _Finished]:

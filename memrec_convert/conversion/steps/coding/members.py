@@ -60,10 +60,9 @@ def _assign(
 def _list_candidates(search: Search, choices: Sequence[FormChoice]) -> list[LevelCandidates]:
     """Per table what its rows lose in the levels of the form that is chosen for it."""
     sites = search.subject.sites
-    chosen = [(number, choice.sizes) for number, choice in enumerate(choices) if not choice.kept]
-    fit_chosen(search.subject, search.fitted, chosen, search.options)
-    most = MOST_CANDIDATES // max(1, sum(is_large(site.reader.shape) for site in sites))
     replaced = {number: choice for number, choice in enumerate(choices) if not choice.kept}
+    fit_chosen(search.subject, search.fitted, [(n, one.sizes) for n, one in replaced.items()], search.options)
+    most = MOST_CANDIDATES // max(1, sum(is_large(site.reader.shape) for site in sites))
     large = {n: choice for n, choice in replaced.items() if is_large(sites[n].reader.shape)}
     jobs: list[tuple[int, Job[Any]]] = [
         (sites[n].rows, _find_candidates(search, n, choice, most=most)) for n, choice in large.items()
